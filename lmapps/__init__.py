@@ -1,0 +1,25 @@
+"""What a plugin author imports. Importing it is quick: neither torch nor gradio comes along."""
+
+from lmapps.decoding import Decoding
+from lmapps.fields import Bounds, Message, Messages
+from lmapps.metrics import parses_as_python, rouge_l, word_f1
+from lmapps.passage import Passage
+from lmapps.plugin import plugin
+from lmapps.replies import code_block, code_of, whole_sentences
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bounds",
+    "Decoding",
+    "Message",
+    "Messages",
+    "Passage",
+    "code_block",
+    "code_of",
+    "parses_as_python",
+    "plugin",
+    "rouge_l",
+    "whole_sentences",
+    "word_f1",
+]

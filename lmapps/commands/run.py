@@ -1,0 +1,90 @@
+"""Command line -> a plugin's reply: `lmapps run NAME --field VALUE ...`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from lmapps.commands.decoding import add_decoding, decoding_of
+from lmapps.decoding import Decoding
+from lmapps.discovery import discover
+from lmapps.errors import FieldError
+from lmapps.plugin import Plugin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plugin", help="a plugin's name; see `lmapps plugins`")
+    parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
+    parser.add_argument(
+        "fields", nargs=argparse.REMAINDER, metavar="--FIELD VALUE",
+        help="the plugin's fields (`lmapps run NAME --help` lists them); @FILE reads a file",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    plugin = discover().get(args.plugin)
+    given = field_parser(plugin, args.checkpoint).parse_args(args.fields)
+    values = {
+        field.name: read(value)
+        for field in plugin.fields
+        if (value := getattr(given, f"field_{field.name}")) is not None
+    }
+    decoding = decoding_of(given, plugin.decoding)
+    plugin.validate(values)
+    print(asyncio.run(reply(plugin, given.checkpoint, values, decoding)))
+    return 0
+
+
+def field_parser(plugin: Plugin, checkpoint: str) -> argparse.ArgumentParser:
+    """Options for a plugin's fields and for decoding."""
+    parser = argparse.ArgumentParser(prog=f"lmapps run {plugin.name}", description=plugin.help)
+    parser.add_argument("--checkpoint", default=checkpoint, help="a folder or name (default)")
+    for field in plugin.fields:
+        choices = f", one of: {', '.join(field.choices)}" if field.choices else ""
+        default = "" if field.required else f" (default: {field.default!r})"
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            dest=f"field_{field.name}",
+            metavar=field.name.upper(),
+            required=field.required,
+            help=f"{field.kind}{choices}{default}".replace("%", "%%"),
+        )
+    taken = {f"--{field.name}".replace("_", "-") for field in plugin.fields}
+    add_decoding(parser, without=taken)
+    return parser
+
+
+def read(value: str) -> str:
+    """A value as given, or the text of a file: `@article.txt`, and `@-` the standard input."""
+    if not value.startswith("@"):
+        return value
+    if value == "@-":
+        return sys.stdin.read()
+    try:
+        return Path(value[1:]).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise FieldError(f"cannot read the file {value[1:]!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FieldError(f"the file {value[1:]!r} is not UTF-8 text: convert it first") from None
+
+
+async def reply(plugin: Plugin, folder: str, values: dict[str, Any], decoding: Decoding) -> str:
+    """Run the plugin on an engine of its own; what the person should know goes to stderr."""
+    from lmapps.engine.application import Application, Done, Notice, Progress
+    from lmapps.engine.engine import Engine
+    from lmapps.model.checkpoint import Checkpoint
+    from lmapps.paths import find_checkpoint
+
+    with Engine(Checkpoint.load(find_checkpoint(folder))) as engine:
+        async for event in Application(plugin, engine).events(values, decoding):
+            match event:
+                case Notice(text):
+                    print(text, file=sys.stderr)
+                case Progress(done, total):
+                    print(f"read {done} of {total} parts", file=sys.stderr)
+                case Done(text):
+                    return text
+    raise AssertionError("events end in Done")

@@ -1,0 +1,1 @@
+"""Prompts and decoding settings in, streams of text out."""

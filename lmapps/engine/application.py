@@ -1,0 +1,213 @@
+"""A plugin, an engine and what a person filled in -> events, ending in the whole reply."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from lmapps.decoding import Decoding
+from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
+from lmapps.engine.engine import Engine, Reply
+from lmapps.engine.request import Finish
+from lmapps.fields import Messages
+from lmapps.passage import Passage
+from lmapps.plugin import Plugin, Steps
+
+SIDE_BY_SIDE = 8
+"""The most prompts of one step that run at once: others want their turn too."""
+MARGIN = 16
+"""Tokens left over in a measured passage, since other words around it cost a little more."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """More of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Clear:
+    """What was streamed so far was only a step on the way: forget it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of a step's prompts so many are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the person should know, as a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The place in the queue: 1 = next."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The whole reply, tidied by the plugin, and what it took."""
+
+    reply: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Event = Text | Clear | Progress | Notice | Waiting | Done
+
+
+class Application:
+    """One plugin on one engine."""
+
+    def __init__(self, plugin: Plugin, engine: Engine) -> None:
+        self.plugin, self.engine = plugin, engine
+        self._template = engine.checkpoint.template
+
+    async def events(
+        self, values: Mapping[str, Any], decoding: Decoding | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Run the plugin. Closing the iterator frees what it holds in the engine.
+
+        Raises `FieldError`, `PluginError`, `PromptTooLong` or `Busy`.
+        """
+        decoding = decoding or self.plugin.decoding
+        # A plugin may think for long, and a long text takes long to cut: not in the event loop.
+        arguments = await asyncio.to_thread(self._measured, self.plugin.validate(values), decoding)
+        steps = self.plugin.steps(arguments)
+        asked, done = await asyncio.to_thread(_advance, steps, None), None
+        while asked is not None:
+            if done is not None:
+                yield Clear()
+            async with aclosing(self._step(asked, decoding)) as events:
+                async for event in events:
+                    if isinstance(event, _Step):
+                        done = event
+                    else:
+                        yield event
+            assert done is not None
+            asked = await asyncio.to_thread(_advance, steps, done.replies)
+        assert done is not None, "a plugin asks at least once, else `steps` raises"
+        reply = self.plugin.finished("\n\n".join(done.replies))
+        yield Done(reply, done.finish, done.prompt_tokens, done.completion_tokens)
+
+    async def reply(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Done:
+        """Run the plugin to its end."""
+        async for event in self.events(values, decoding):
+            if isinstance(event, Done):
+                return event
+        raise AssertionError("events end in Done")
+
+    def _step(
+        self, asked: Messages | list[Messages], decoding: Decoding
+    ) -> AsyncGenerator[Any, None]:
+        if _is_several(asked):
+            return self._several(cast(list[Messages], asked), decoding)
+        return self._single(cast(Messages, asked), decoding)
+
+    async def _single(self, messages: Messages, decoding: Decoding) -> AsyncGenerator[Any, None]:
+        """One conversation, streamed."""
+        ids, left_out = self._fit(messages, decoding)
+        if left_out:
+            yield Notice(
+                f"The conversation is longer than the model's context of {self.engine.context} "
+                f"tokens: its oldest {left_out} messages are left out."
+            )
+        text, count, finish = "", 0, None
+        async with aclosing(self.engine.stream(ids, decoding)) as deltas:
+            async for delta in deltas:
+                if delta.position is not None:
+                    yield Waiting(delta.position)
+                if delta.text:
+                    yield Text(delta.text)
+                text, count, finish = text + delta.text, count + len(delta.ids), delta.finish
+        assert finish is not None
+        yield _Step([text], finish, len(ids), count)
+
+    async def _several(
+        self, conversations: Sequence[Messages], decoding: Decoding
+    ) -> AsyncGenerator[Any, None]:
+        """Several conversations side by side, kept inside."""
+        prompts = await asyncio.to_thread(
+            lambda: [self._fit(messages, decoding)[0] for messages in conversations]
+        )
+        turns = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def complete(ids: list[int]) -> Reply:
+            async with turns:
+                return await self.engine.complete(ids, decoding)
+
+        tasks = [asyncio.create_task(complete(ids)) for ids in prompts]
+        try:
+            yield Progress(0, len(tasks))
+            for number, next_done in enumerate(asyncio.as_completed(tasks), start=1):
+                await next_done
+                yield Progress(number, len(tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+        replies = [task.result() for task in tasks]
+        finish: Finish = "length" if any(r.finish == "length" for r in replies) else "stop"
+        yield _Step(
+            [self.plugin.finished(reply.text) for reply in replies],
+            finish,
+            sum(map(len, prompts)),
+            sum(len(reply.ids) for reply in replies),
+        )
+
+    def _fit(self, messages: Messages, decoding: Decoding) -> tuple[list[int], int]:
+        if self.plugin.messages_field:
+            return fit_conversation(messages, self._template, self.engine.context, decoding)
+        return fit_prompt(messages, self._template, self.engine.context, decoding), 0
+
+    def _measured(self, arguments: dict[str, Any], decoding: Decoding) -> dict[str, Any]:
+        """A passage learns how much of it the model can read: the context without the words
+        around it and without the reply."""
+        field = self.plugin.passage_field
+        if field is None:
+            return arguments
+        steps = self.plugin.steps({**arguments, field: Passage("text", budget=sys.maxsize)})
+        asked: Any = next(steps)
+        steps.close()
+        frame = self._template.prompt_ids(asked[0] if _is_several(asked) else asked)
+        room = self.engine.context - reply_room(self.engine.context, decoding) - len(frame)
+        tokenizer = self.engine.checkpoint.tokenizer
+        measured = Passage(
+            arguments[field], lambda text: len(tokenizer.encode(text)), max(MARGIN, room - MARGIN)
+        )
+        return {**arguments, field: measured}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step's prompts came to."""
+
+    replies: list[str]
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def _advance(steps: Steps, replies: list[str] | None) -> Messages | list[Messages] | None:
+    """What a plugin asks next; None when it is done."""
+    try:
+        return steps.send(cast(Any, replies))
+    except StopIteration:
+        return None
+
+
+def _is_several(asked: Messages | list[Messages]) -> bool:
+    return bool(asked) and isinstance(asked[0], list)

@@ -1,0 +1,93 @@
+"""A prompt and how to decode it -> `Request`, and the `Delta`s that it streams back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lmapps.decoding import Decoding
+from lmapps.engine.stops import StopStrings
+from lmapps.text.tokenizer import Tokenizer
+
+Finish = Literal["stop", "length", "cancelled", "error"]
+"""Why a reply ended: by itself (or a stop string), by its limit, by the person, by a failure."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is new about a request."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    """The sampled ids behind the text, the one that ends a reply included."""
+    finish: Finish | None = None
+    error: Exception | None = None
+    position: int | None = None
+    """While it waits: 1 = next in the queue."""
+
+
+Deliver = Callable[[Delta], None]
+"""Called in the engine's thread; must return at once."""
+
+
+class Request:
+    """One reply in the making. Made and used by the engine's thread, but for `cancel`."""
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        decoding: Decoding,
+        max_new_tokens: int,
+        tokenizer: Tokenizer,
+        deliver: Deliver,
+    ) -> None:
+        self.prompt_ids = list(prompt_ids)
+        self.decoding = decoding
+        self.max_new_tokens = max_new_tokens
+        self.generated: list[int] = []
+        self.prefilled = 0
+        """How many ids of the prompt are in the state."""
+        self.position: int | None = None
+        self.cancelled = False
+        self.random = random.Random(decoding.seed)
+        self._end_ids = tokenizer.end_ids
+        self._text = tokenizer.decode_stream()
+        self._stops = StopStrings(decoding.stop)
+        self._deliver = deliver
+
+    def cancel(self) -> None:
+        """Ask for the slot to be freed before the next step. Safe from any thread, any time."""
+        self.cancelled = True
+
+    def wait_at(self, position: int) -> None:
+        """Say the place in the queue, where it has changed."""
+        if position != self.position:
+            self.position = position
+            self.deliver(Delta(position=position))
+
+    def take(self, token_id: int) -> bool:
+        """Take the next sampled id and stream its text; True when the reply is at its end."""
+        self.generated.append(token_id)
+        ended = token_id in self._end_ids
+        text, stopped = self._stops.feed("" if ended else self._text.step(token_id) or "")
+        finish: Finish | None = None
+        if ended or stopped:
+            finish = "stop"
+        elif len(self.generated) >= self.max_new_tokens:
+            finish = "length"
+        if finish and not stopped:
+            text += self._stops.flush()
+        self.deliver(Delta(text, (token_id,), finish))
+        return finish is not None
+
+    def end(self, finish: Finish, error: Exception | None = None) -> None:
+        """End it from outside: cancelled, or failed."""
+        self.deliver(Delta(self._stops.flush(), finish=finish, error=error))
+
+    def deliver(self, delta: Delta) -> None:
+        try:
+            self._deliver(delta)
+        except RuntimeError:  # the reader's event loop is closed: nobody is there any more
+            self.cancelled = True

@@ -1,0 +1,93 @@
+"""Logits and `Decoding` -> the next id. Knows no model and no other request.
+
+Shape legend: V vocabulary. Works in float64 on the CPU, so that the same logits and the same
+random number give the same id everywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmapps.decoding import Decoding
+from lmapps.errors import CheckpointError
+
+Floats = npt.NDArray[np.float64]
+
+
+def sample(
+    logits_V: npt.NDArray[Any],
+    decoding: Decoding,
+    rng: random.Random,
+    prompt_ids: Sequence[int] = (),
+    generated: Sequence[int] = (),
+) -> int:
+    """The next id: the most probable one at temperature 0, else drawn with one random number."""
+    logits = logits_V.astype(np.float64)
+    if not np.isfinite(logits.max()):
+        raise CheckpointError("the model's output is not a number: its weights are damaged")
+    _penalize(logits, decoding, prompt_ids, generated)
+    if decoding.temperature == 0:
+        return int(logits.argmax())
+    return draw(probabilities(logits, decoding), rng)
+
+
+def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
+    """Softmax at the temperature, after top-k, top-p (Holtzman et al., 2020) and min-p."""
+    scaled = logits_V / decoding.temperature
+    if 0 < decoding.top_k < len(scaled):
+        least = np.partition(scaled, -decoding.top_k)[-decoding.top_k]
+        scaled = np.where(scaled >= least, scaled, -np.inf)
+    weights = np.exp(scaled - scaled.max())
+    weights /= weights.sum()
+    if decoding.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        before = np.cumsum(weights[order]) - weights[order]
+        weights[order[before >= decoding.top_p]] = 0
+    if decoding.min_p > 0:
+        weights[weights < decoding.min_p * weights.max()] = 0
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def draw(probabilities_V: Floats, rng: random.Random) -> int:
+    """An id by the inverse of the cumulative distribution, in the order of the ids."""
+    cumulative = np.cumsum(probabilities_V)
+    place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    last = int(np.flatnonzero(probabilities_V)[-1])
+    return min(place, last)
+
+
+def _penalize(
+    logits: Floats, decoding: Decoding, prompt_ids: Sequence[int], generated: Sequence[int]
+) -> None:
+    """Lower, in place, what was there already (repetition: Keskar et al., CTRL, 2019)."""
+    if decoding.repetition_penalty != 1:
+        seen = np.unique(np.array([*prompt_ids, *generated], dtype=np.int64))
+        values = logits[seen]
+        penalty = decoding.repetition_penalty
+        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+    if generated and (decoding.presence_penalty or decoding.frequency_penalty):
+        ids, counts = np.unique(np.array(generated, dtype=np.int64), return_counts=True)
+        logits[ids] -= decoding.presence_penalty + decoding.frequency_penalty * counts
+    banned = _completing(generated, decoding.no_repeat_ngram)
+    if len(banned) < len(logits):
+        logits[banned] = -np.inf
+
+
+def _completing(generated: Sequence[int], size: int) -> list[int]:
+    """The ids that would complete a run of `size` ids that is already there."""
+    if not size or len(generated) < size:
+        return []
+    tail = list(generated[len(generated) - size + 1 :])
+    starts = range(len(generated) - size + 1)
+    return sorted(
+        {
+            generated[start + size - 1]
+            for start in starts
+            if list(generated[start : start + size - 1]) == tail
+        }
+    )

@@ -1,0 +1,55 @@
+"""The states of many requests in one batch: who is in which row.
+
+Rows 0..n-1 are the running requests, so that a step works on a slice and never gathers. One row
+more, the last, is where a prompt is read before its request joins.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lmapps.engine.request import Request
+from lmapps.model.language_model import LanguageModel
+
+
+class Slots:
+    """Rows of one preallocated state. Shape legend: B running requests, V vocabulary."""
+
+    def __init__(self, model: LanguageModel, count: int) -> None:
+        self.model = model
+        self.count = count
+        self.running: list[Request] = []
+        self.state = model.new_state(count + 1, model.config.context)
+
+    @property
+    def free(self) -> int:
+        return self.count - len(self.running)
+
+    def prefill(self, request: Request, most: int) -> torch.Tensor:
+        """Read at most so many more ids of a prompt; logits (V,) after the last one read."""
+        if request.prefilled == 0:
+            self.state.clear(self.count)
+        ids = request.prompt_ids[request.prefilled : request.prefilled + most]
+        row = self.state.rows(self.count, self.count + 1)
+        logits_1V, _ = self.model.step(torch.tensor([ids], device=self.model.device), row)
+        request.prefilled += len(ids)
+        return logits_1V[0]
+
+    def join(self, request: Request) -> None:
+        """Give the request whose prompt was just read a row among the running."""
+        self.state.move(self.count, len(self.running))
+        self.running.append(request)
+
+    def decode(self) -> torch.Tensor:
+        """One token further in every running row; logits (B, V)."""
+        last_ids = [[request.generated[-1]] for request in self.running]
+        rows = self.state.rows(0, len(self.running))
+        return self.model.step(torch.tensor(last_ids, device=self.model.device), rows)[0]
+
+    def leave(self, row: int) -> Request:
+        """Free a row; the last running one moves into it."""
+        request, last = self.running[row], self.running.pop()
+        if last is not request:
+            self.state.move(len(self.running), row)
+            self.running[row] = last
+        return request

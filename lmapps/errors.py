@@ -1,0 +1,75 @@
+"""What went wrong, as one sentence for a person: exceptions with an HTTP status and an exit code.
+
+    LmappsError                  anything a person or a file brought in
+    ├── InputError               a value that can be corrected           (400, exit 2)
+    │   ├── SettingsError        an option of a command or a setting
+    │   ├── DecodingError        temperature, top_p, stop, ...
+    │   ├── FieldError           a field of a plugin's form
+    │   ├── PluginError          a plugin that is unknown or does not work
+    │   ├── DataError            text or records that cannot be read
+    │   ├── CheckpointError      a folder that is not a usable checkpoint
+    │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    ├── Busy                     too many requests at once                (429, exit 1)
+    └── StorageError             disk full, folder not writable           (507, exit 1)
+
+Every message names the value received and the way out: "temperature must be between 0 and 2,
+got -1". Our own mistakes stay what they are: assertions and ordinary exceptions.
+"""
+
+from __future__ import annotations
+
+
+class LmappsError(Exception):
+    """Base of every error that is shown to a person as one sentence."""
+
+    status: int = 500
+    exit_code: int = 1
+
+
+class InputError(LmappsError):
+    """A value from a person or a file that can be corrected."""
+
+    status = 400
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    """An option of a command, or a setting, that does not fit."""
+
+
+class DecodingError(InputError):
+    """A decoding setting that does not fit, for example a negative temperature."""
+
+
+class FieldError(InputError):
+    """A value that a plugin's field does not take."""
+
+
+class PluginError(InputError):
+    """A plugin that is unknown, could not be loaded, or failed while it ran."""
+
+
+class DataError(InputError):
+    """Text or records that cannot be read."""
+
+
+class CheckpointError(InputError):
+    """A folder that is not a usable checkpoint."""
+
+
+class PromptTooLong(InputError):
+    """A prompt that leaves no room for a reply in the model's context."""
+
+    status = 413
+
+
+class Busy(LmappsError):
+    """The queue is full: try again later."""
+
+    status = 429
+
+
+class StorageError(LmappsError):
+    """The disk is full or a folder cannot be written."""
+
+    status = 507

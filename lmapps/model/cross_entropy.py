@@ -1,0 +1,85 @@
+"""Hidden vectors, the linear layer and targets -> the summed loss, a chunk of rows at a time.
+
+The logits of a batch are its largest tensor: rows x vocabulary. Here they exist for one chunk
+only, and their gradient is taken on the spot, so that neither the forward nor the backward pass
+holds them all (the idea of Wijmans et al., "Cut your losses", 2024, in plain torch).
+Shape legend: R rows (positions of all sequences), H hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits in one chunk: 32 MB in fp32."""
+
+
+def linear_cross_entropy(
+    hidden_RH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets_R: torch.Tensor,
+) -> torch.Tensor:
+    """Sum over rows of -log softmax(W h + b)[target]; targets of -100 do not count. fp32."""
+    if torch.is_autocast_enabled(hidden_RH.device.type):
+        dtype = torch.get_autocast_dtype(hidden_RH.device.type)
+    else:
+        dtype = hidden_RH.dtype
+    function: Any = _LinearCrossEntropy.apply
+    loss: torch.Tensor = function(hidden_RH, weight_VH, bias_V, targets_R, dtype)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_R: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        weight, rows = weight_VH.to(dtype), max(1, CHUNK_ELEMENTS // weight_VH.shape[0])
+        with_gradient = any(ctx.needs_input_grad)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_RH.device)
+        d_hidden = torch.empty_like(hidden_RH) if with_gradient else None
+        d_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if with_gradient else None
+        d_bias = torch.zeros_like(bias_V) if with_gradient and bias_V is not None else None
+        for start in range(0, hidden_RH.shape[0], rows):
+            piece = slice(start, start + rows)
+            hidden, targets = hidden_RH[piece].to(dtype), targets_R[piece]
+            logits = (hidden @ weight.t()).float()
+            if bias_V is not None:
+                logits += bias_V
+            log_probabilities = F.log_softmax(logits, dim=-1)
+            total += F.nll_loss(log_probabilities, targets, ignore_index=-100, reduction="sum")
+            if d_hidden is None or d_weight is None:
+                continue
+            d_logits = log_probabilities.exp_()
+            counted = targets != -100
+            places = torch.arange(len(targets), device=targets.device)
+            d_logits[places, targets.clamp(min=0)] -= 1
+            d_logits *= counted[:, None]
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(dtype)
+            d_hidden[piece] = d_logits @ weight
+            d_weight += d_logits.t() @ hidden
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        scale = upstream[0]
+        return (
+            d_hidden * scale.to(d_hidden.dtype),
+            d_weight * scale,
+            None if d_bias is None else d_bias * scale,
+            None,
+            None,
+        )

@@ -1,0 +1,259 @@
+"""A `ModelConfig` and weights <-> the files of a Hugging Face folder: `config.json`, safetensors.
+
+A Transformer is stored as Llama, or as Qwen3 where queries and keys are normalised, so that
+transformers, vLLM and others read it as it is, and their folders are read here. A recurrent model
+has a type of its own, `lmapps_recurrent`, which `lmapps.model` registers with transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lmapps.errors import CheckpointError, StorageError
+from lmapps.model.config import GATES, ModelConfig
+from lmapps.model.language_model import LanguageModel
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+RECURRENT_TYPE = "lmapps_recurrent"
+
+# Our module names and the ones Llama's classes use.
+_NAMES = {
+    "embedding.": "model.embed_tokens.",
+    "body.layers.": "model.layers.",
+    "body.norm.": "model.norm.",
+    "head.": "lm_head.",
+}
+
+
+def save_model(
+    model: LanguageModel, folder: Path, *, dtype: torch.dtype, bos_id: int, end_ids: list[int]
+) -> None:
+    """Write `config.json`, `generation_config.json` and `model.safetensors`.
+
+    Each file is written beside its name and renamed, the weights last: a folder never holds
+    half a file. Raises `StorageError` where the disk is full or the folder cannot be written.
+    """
+    ids = {"bos_token_id": bos_id, "eos_token_id": end_ids, "pad_token_id": bos_id}
+    config = {**describe(model.config), **ids, "dtype": str(dtype).removeprefix("torch.")}
+    tensors = {
+        _rename(name, model.config.body): tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (model.config.tie_embeddings and name == "head.weight")
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_whole(folder / "generation_config.json", (json.dumps(ids, indent=2) + "\n").encode())
+        temporary = folder / (WEIGHTS + ".part")
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", temporary)  # save_file makes it private
+        _sync(temporary)
+        os.replace(temporary, folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write the checkpoint to {folder}: {error}") from None
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A model from a folder of ours, or any Llama or Qwen3 folder, in evaluation mode.
+
+    Raises `CheckpointError` with the reason where the folder is missing, broken, or of a kind
+    that is not supported.
+    """
+    config = understand(read_json(folder, "config.json"), folder)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    tensors = {_rename_back(name, config.body): part for name, part in _tensors(folder)}
+    tensors.pop("head.weight" if config.tie_embeddings else "", None)
+    expected = model.state_dict()
+    if config.tie_embeddings:
+        expected.pop("head.weight")
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{folder}: the weights lack {name}; the file is not whole")
+        if tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json asks for "
+                f"{tuple(tensor.shape)}"
+            )
+    extra = sorted(tensors.keys() - expected.keys())
+    if extra:
+        raise CheckpointError(f"{folder}: the weights hold {extra[0]}, which this model has not")
+    if config.tie_embeddings:
+        tensors["head.weight"] = tensors["embedding.weight"]
+    model.load_state_dict({n: t.to(dtype) for n, t in tensors.items()}, strict=True, assign=True)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    return model.eval()
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` of a model."""
+    shared = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "max_position_embeddings": config.context,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    if config.body != "transformer":
+        return {
+            "architectures": ["RecurrentForCausalLM"],
+            "model_type": RECURRENT_TYPE,
+            "body": config.body,
+            "embed_size": config.embed_size,
+            "dropout": config.dropout,
+            **shared,
+        }
+    family = "Qwen3" if config.qk_norm else "Llama"
+    return {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": family.lower(),
+        **shared,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+    }
+
+
+def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
+    """The `ModelConfig` of a `config.json`; `CheckpointError` where it asks for what we lack."""
+    kind = stored.get("model_type")
+    try:
+        shared = {
+            "vocab_size": stored["vocab_size"],
+            "hidden_size": stored["hidden_size"],
+            "num_layers": stored["num_hidden_layers"],
+            "context": stored["max_position_embeddings"],
+            "tie_embeddings": stored.get("tie_word_embeddings", False),
+        }
+        if kind == RECURRENT_TYPE:
+            body, embed = stored["body"], stored["embed_size"]
+            dropout = stored.get("dropout", 0.0)
+            return ModelConfig(body=body, embed_size=embed, dropout=dropout, **shared)
+        if kind not in ("llama", "qwen3"):
+            known = f"llama, qwen3, {RECURRENT_TYPE}"
+            raise CheckpointError(
+                f"{folder}: models of type {kind!r} are not supported; known: {known}"
+            )
+        _refuse_unsupported(stored, folder)
+        heads = stored["num_attention_heads"]
+        return ModelConfig(
+            body="transformer",
+            embed_size=stored["hidden_size"],
+            num_heads=heads,
+            num_kv_heads=stored.get("num_key_value_heads") or heads,
+            head_size=stored.get("head_dim") or stored["hidden_size"] // heads,
+            intermediate_size=stored["intermediate_size"],
+            rope_theta=_rope(stored).get("rope_theta", stored.get("rope_theta", 10000.0)),
+            norm_eps=stored.get("rms_norm_eps", 1e-6),
+            qk_norm=kind == "qwen3",
+            **shared,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{folder}/config.json lacks {error.args[0]!r}") from None
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """One JSON file of a checkpoint. Raises `CheckpointError` where it is missing or broken."""
+    file = folder / name
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}; train one with `lmapps train --out {folder}`"
+        )
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return stored
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_bytes(content)
+    _sync(temporary)
+    os.replace(temporary, file)
+
+
+def _sync(file: Path) -> None:
+    with file.open("r+b") as stream:  # Windows syncs only what it may write
+        os.fsync(stream.fileno())
+
+
+def _rope(stored: dict[str, Any]) -> dict[str, Any]:
+    return stored.get("rope_parameters") or stored.get("rope_scaling") or {}
+
+
+def _refuse_unsupported(stored: dict[str, Any], folder: Path) -> None:
+    rope_type = _rope(stored).get("rope_type", _rope(stored).get("type", "default"))
+    wanted = {
+        "rope_type": (rope_type, "default"),
+        "hidden_act": (stored.get("hidden_act", "silu"), "silu"),
+        "attention_bias": (bool(stored.get("attention_bias")), False),
+        "mlp_bias": (bool(stored.get("mlp_bias")), False),
+        "use_sliding_window": (bool(stored.get("use_sliding_window")), False),
+        "quantization_config": (bool(stored.get("quantization_config")), False),
+    }
+    for name, (value, supported) in wanted.items():
+        if value != supported:
+            raise CheckpointError(
+                f"{folder}: {name} = {value!r} is not supported, only {supported!r}"
+            )
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of one weights file, or of the shards that an index names."""
+    if (folder / INDEX).is_file():
+        shards = sorted(set(read_json(folder, INDEX).get("weight_map", {}).values()))
+    else:
+        shards = [WEIGHTS]
+    for shard in shards:
+        file = folder / shard
+        if file.parent != folder or not file.is_file():
+            raise CheckpointError(f"{folder} has no {shard}: only safetensors weights are loaded")
+        try:
+            yield from load_file(file).items()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is broken: {error}") from None
+
+
+def _rename(name: str, body: str) -> str:
+    if body in GATES:
+        return name
+    for ours, theirs in _NAMES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def _rename_back(name: str, body: str) -> str:
+    if body in GATES:
+        return name
+    if re.search(r"rotary_emb\.inv_freq$", name):
+        return name
+    for ours, theirs in _NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

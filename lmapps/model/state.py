@@ -1,0 +1,68 @@
+"""What a body remembers of the tokens so far: one interface for every body.
+
+A state has one row a request, in tensors that are allocated once. `rows(a, b)` is a view: what
+the model writes there is written to the whole. Shape legend: B rows, S places for tokens,
+K key-value heads, D head width, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+
+
+class State:
+    """Rows of tensors whose first dimension is the row, and how many tokens each has seen."""
+
+    def __init__(
+        self, tensors: list[tuple[torch.Tensor, ...]], lengths: torch.Tensor, capacity: int
+    ):
+        self.layers = tensors
+        self.lengths = lengths
+        """Tokens seen by each row, int64, shape (B,), on the CPU."""
+        self.capacity = capacity
+        """The most tokens that a row can hold."""
+
+    def rows(self, start: int, stop: int) -> Self:
+        """A view of rows start..stop-1."""
+        narrowed = [tuple(part[start:stop] for part in layer) for layer in self.layers]
+        return type(self)(narrowed, self.lengths[start:stop], self.capacity)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        self.lengths[target] = self.lengths[source]
+        for part in self._parts():
+            part[target].copy_(part[source])
+
+    def clear(self, row: int) -> None:
+        """Forget what a row has seen."""
+        self.lengths[row] = 0
+        for part in self._parts():
+            part[row].zero_()
+
+    def bytes(self) -> int:
+        """Memory of all rows."""
+        return sum(part.nbytes for part in self._parts())
+
+    def _parts(self) -> Iterator[torch.Tensor]:
+        for layer in self.layers:
+            yield from layer
+
+
+class KeyValueCache(State):
+    """For each layer keys and values, (B, K, S, D)."""
+
+    def clear(self, row: int) -> None:
+        self.lengths[row] = 0  # what lies beyond a row's length is never read
+
+    def move(self, source: int, target: int) -> None:
+        used = int(self.lengths[source])
+        self.lengths[target] = used
+        for part in self._parts():
+            part[target, :, :used].copy_(part[source, :, :used])
+
+
+class HiddenState(State):
+    """For each layer the hidden vector (B, H), and for an LSTM the cell (B, H) too."""

@@ -1,0 +1,172 @@
+"""Embedded tokens and a key-value cache -> outputs: a Transformer of the Llama family.
+
+RMSNorm (Zhang and Sennrich, 2019), rotary positions (Su et al., 2021), grouped-query attention
+(Ainslie et al., 2023), SwiGLU (Shazeer, 2020), and, where chosen, RMSNorm on queries and keys
+(Henry et al., 2020; as Qwen3 does it). Names inside a layer are those of Hugging Face's Llama, so
+that a checkpoint is read by both. Shape legend: B rows, T positions, S places in the cache,
+N query heads, K key-value heads, D head width, H hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmapps.model.config import ModelConfig
+from lmapps.model.state import KeyValueCache
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+class Positions:
+    """Where the new tokens of each row stand, worked out once for all layers."""
+
+    def __init__(
+        self, config: ModelConfig, T: int, device: torch.device, state: KeyValueCache | None
+    ):
+        half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
+        frequencies = 1.0 / config.rope_theta ** (half / config.head_size)
+        steps_T = torch.arange(T, device=device)
+        self.mask: torch.Tensor | None = None
+        if state is None:
+            places_BT = steps_T[None]
+        else:
+            places_BT = state.lengths.to(device)[:, None] + steps_T
+            longest = int(state.lengths.max()) + T
+            assert longest <= state.capacity, f"{longest} tokens in a state of {state.capacity}"
+            self.places_BT, self.longest = places_BT, longest
+            self.rows_B1 = torch.arange(len(state.lengths), device=device)[:, None]
+            self.aligned = bool((state.lengths == state.lengths[0]).all())
+            if T > 1 or not self.aligned:
+                keys_S = torch.arange(longest, device=device)
+                self.mask = (keys_S <= places_BT[:, :, None])[:, None]  # (B, 1, T, S)
+        angles = places_BT[:, :, None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)[:, None]  # (B, 1, T, D)
+        self.rotation: Rotation = (angles.cos(), angles.sin())
+
+
+class TransformerBody(nn.Module):
+    """Layers of attention and feed-forward, each around a residual stream, and a last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x_BTH: torch.Tensor, state: KeyValueCache | None = None) -> torch.Tensor:
+        """Outputs (B, T, H). A state is read and written in place."""
+        T = x_BTH.shape[1]
+        positions = Positions(self.config, T, x_BTH.device, state)
+        for layer in self.layers:
+            x_BTH = layer(x_BTH, positions, state)
+        if state is not None:
+            state.lengths += T
+        return self.norm(x_BTH)
+
+    def new_state(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache of `capacity` tokens for each of `batch` rows."""
+        config, weight = self.config, self.norm.weight
+        shape = (batch, config.num_kv_heads, capacity, config.head_size)
+        layers = [
+            tuple(torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
+            for _ in range(config.num_layers)
+        ]
+        return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.self_attn = Attention(config, number)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x_BTH: torch.Tensor, positions: Positions, state: KeyValueCache | None
+    ) -> torch.Tensor:
+        attended = self.self_attn(self.input_layernorm(x_BTH), positions, state)
+        x_BTH = x_BTH + self.dropout(attended)
+        return x_BTH + self.dropout(self.mlp(self.post_attention_layernorm(x_BTH)))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: N query heads share K key-value heads."""
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
+        super().__init__()
+        self.number, self.head_size = number, config.head_size
+        queries, keys = (
+            heads * config.head_size for heads in (config.num_heads, config.num_kv_heads)
+        )
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        self.grouped = config.num_heads != config.num_kv_heads
+        self.q_norm = nn.RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x_BTH: torch.Tensor, positions: Positions, state: KeyValueCache | None
+    ) -> torch.Tensor:
+        B, T, _ = x_BTH.shape
+        heads = (B, T, -1, self.head_size)
+        q_BTND, k_BTKD = self.q_proj(x_BTH).view(heads), self.k_proj(x_BTH).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTND, k_BTKD = self.q_norm(q_BTND.float()), self.k_norm(k_BTKD.float())
+        q_BNTD = rotate(q_BTND.transpose(1, 2), positions.rotation)
+        k_BKTD = rotate(k_BTKD.transpose(1, 2), positions.rotation)
+        v_BKTD = self.v_proj(x_BTH).view(heads).transpose(1, 2)
+        if state is not None:
+            k_BKTD, v_BKTD = self._remember(k_BKTD, v_BKTD, positions, state)
+        out_BNTD = F.scaled_dot_product_attention(
+            q_BNTD.to(v_BKTD.dtype),
+            k_BKTD.to(v_BKTD.dtype),
+            v_BKTD,
+            attn_mask=positions.mask,
+            is_causal=state is None,
+            enable_gqa=self.grouped,
+        )
+        return self.o_proj(out_BNTD.transpose(1, 2).reshape(B, T, -1))
+
+    def _remember(
+        self, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor, positions: Positions, state: KeyValueCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new keys and values; return all of them up to the longest row."""
+        keys, values = state.layers[self.number]
+        for cache, new in ((keys, k_BKTD), (values, v_BKTD)):
+            if positions.aligned:
+                start = positions.longest - new.shape[2]
+                cache[:, :, start : positions.longest] = new
+            else:
+                cache[positions.rows_B1, :, positions.places_BT] = new.transpose(1, 2).to(
+                    cache.dtype
+                )
+        return keys[:, :, : positions.longest], values[:, :, : positions.longest]
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTH)) * self.up_proj(x_BTH))
+
+
+def rotate(x_BNTD: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Turn each pair (i, i + D/2) by its position's angle."""
+    cos, sin = rotation
+    first, second = x_BNTD.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BNTD * cos + turned * sin).to(x_BNTD.dtype)

@@ -1,0 +1,291 @@
+"""A prompt function -> `Plugin`: form, prompt, decoding, training examples and metric in one."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, overload
+
+from lmapps.decoding import Decoding
+from lmapps.errors import DataError, FieldError, LmappsError, PluginError
+from lmapps.fields import Field, Message, Messages, fields_of
+from lmapps.passage import Passage
+
+Steps = Generator[list[Messages] | Messages, list[str], None]
+"""Conversations for the model, in steps: a list of them runs side by side and stays inside, a
+single one is streamed to the person. Each step is sent the replies, one for each conversation."""
+
+DatasetFunction = Callable[..., Iterable[tuple[Any, ...]]]
+Metric = Callable[[str, Any, dict[str, Any]], float]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a person might fill in, and the reply that is wanted."""
+
+    fields: dict[str, Any]
+    reply: str
+    reference: Any
+    """What the metric gets: the reply itself, or something else, such as tests for code."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A function that makes examples, and the record fields that it needs."""
+
+    function: DatasetFunction
+    needs: tuple[str, ...]
+    takes_record: bool
+
+
+class Plugin:
+    """One application. Called like the function that it was made from."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        title: str | None = None,
+        decoding: Decoding | None = None,
+        finish: Callable[[str], str] | None = None,
+        examples: Sequence[Sequence[Any]] = (),
+    ) -> None:
+        self.function = function
+        self.name: str = function.__name__
+        self.title = title or self.name.replace("_", " ").capitalize()
+        self.help = inspect.getdoc(function) or ""
+        self.fields: tuple[Field, ...] = fields_of(function)
+        self.decoding = decoding or Decoding()
+        self.finish = finish or str.strip
+        self.metrics: dict[str, Metric] = {}
+        self._datasets: list[Dataset] = []
+        self.examples = [self._checked_example(list(values)) for values in examples]
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        return self.function(*args, **fields)
+
+    def __repr__(self) -> str:
+        return f"<plugin {self.name}>"
+
+    # What an author adds.
+
+    @overload
+    def dataset(self, function: DatasetFunction) -> DatasetFunction: ...
+    @overload
+    def dataset(self, *, fields: Sequence[str]) -> Callable[[DatasetFunction], DatasetFunction]: ...
+    def dataset(
+        self, function: DatasetFunction | None = None, *, fields: Sequence[str] = ()
+    ) -> Any:
+        """Decorate a generator of `(fields, reply)` or `(fields, reply, reference)`.
+
+        With one parameter it is given each record of `--data NAME=FILE`, which must have the
+        record fields named here. Without a parameter it yields examples of its own.
+        """
+
+        def add(function: DatasetFunction) -> DatasetFunction:
+            takes_record = len(inspect.signature(function).parameters) > 0
+            self._datasets.append(Dataset(function, tuple(fields), takes_record))
+            return function
+
+        return add if function is None else add(function)
+
+    def metric(self, function: Metric) -> Metric:
+        """Decorate `(reply, reference, fields) -> score`; higher is better."""
+        self.metrics[function.__name__] = function
+        return function
+
+    # What the host asks.
+
+    @property
+    def has_dataset(self) -> bool:
+        return bool(self._datasets)
+
+    @property
+    def passage_field(self) -> str | None:
+        """The field that holds a long text, if there is one."""
+        return next((field.name for field in self.fields if field.kind == "passage"), None)
+
+    @property
+    def messages_field(self) -> str | None:
+        """The field that holds a conversation, if there is one: then this is a chat."""
+        return next((field.name for field in self.fields if field.kind == "messages"), None)
+
+    def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values from outside -> arguments of the function. Raises `FieldError`."""
+        known = [field.name for field in self.fields]
+        for name in values:
+            if name not in known:
+                raise FieldError(
+                    f"{self.name} has no field {name!r}; its fields: {', '.join(known)}"
+                )
+        arguments = {}
+        for field in self.fields:
+            if field.name in values:
+                arguments[field.name] = field.parse(values[field.name])
+            elif field.required:
+                raise FieldError(f"{self.name} needs the field {field.name!r}")
+            else:
+                arguments[field.name] = field.default
+        return arguments
+
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of the fields."""
+        return {
+            "type": "object",
+            "title": self.title,
+            "description": self.help,
+            "properties": {field.name: field.schema() for field in self.fields},
+            "required": [field.name for field in self.fields if field.required],
+            "additionalProperties": False,
+        }
+
+    def steps(self, arguments: Mapping[str, Any]) -> Steps:
+        """What to ask the model, whether the function returns a prompt or yields several."""
+        with plugin_boundary(f"plugin {self.name!r}"):
+            made = self.function(**arguments)
+            if isinstance(made, Generator):
+                yield from self._generated(made)
+            else:
+                yield self._conversation(made)
+
+    def conversation(self, example: Example) -> Messages:
+        """An example as the model sees it: the prompt as in a live request, then the reply."""
+        arguments = self.validate(example.fields)
+        for name, value in arguments.items():
+            if isinstance(value, Passage):  # training shortens what is too long by itself
+                arguments[name] = Passage(value, budget=sys.maxsize)
+        steps = self.steps(arguments)
+        prompt = next(steps, None)
+        steps.close()
+        if not prompt or not _is_message(prompt[0]):
+            raise PluginError(
+                f"plugin {self.name!r} asks for several replies on an example; it is trained on "
+                f"its single prompt, so leave out or shorten: {str(example.fields)[:80]}"
+            )
+        return [*prompt, {"role": "assistant", "content": example.reply}]
+
+    def finished(self, reply: str) -> str:
+        """The whole reply as the person keeps it."""
+        with plugin_boundary(f"plugin {self.name!r}, in finish,"):
+            return self.finish(reply)
+
+    def scores(self, reply: str, example: Example) -> dict[str, float]:
+        """Each metric's score of a reply."""
+        with plugin_boundary(f"a metric of plugin {self.name!r}"):
+            return {
+                name: float(metric(reply, example.reference, example.fields))
+                for name, metric in self.metrics.items()
+            }
+
+    def own_examples(self) -> Iterator[Example]:
+        """The examples in the plugin's own file."""
+        for dataset in self._datasets:
+            if not dataset.takes_record:
+                yield from self._made(dataset.function())
+
+    def examples_from(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Example]:
+        """Examples made of records. Raises `DataError` for one without the fields it needs."""
+        datasets = [dataset for dataset in self._datasets if dataset.takes_record]
+        for number, record in enumerate(records, start=1):
+            if not datasets:
+                raise DataError(f"plugin {self.name!r} has no data set that takes records")
+            for dataset in datasets:
+                missing = [name for name in dataset.needs if name not in record]
+                if missing:
+                    raise DataError(
+                        f"plugin {self.name!r}: record {number} has no field {missing[0]!r}; it "
+                        f"needs {', '.join(dataset.needs)} (the record has {', '.join(record)})"
+                    )
+                yield from self._made(dataset.function(record))
+
+    def _made(self, made: Iterable[tuple[Any, ...]]) -> Iterator[Example]:
+        with plugin_boundary(f"the data set of plugin {self.name!r}"):
+            for values in made:
+                fields, reply = values[0], values[1]
+                yield Example(fields, reply, values[2] if len(values) > 2 else reply)
+
+    def _generated(self, made: Generator[Any, Any, Any]) -> Steps:
+        """A generator's prompts as conversations, and the replies back in the shape it asked."""
+        asked = next(made, None)
+        if asked is None:
+            raise PluginError(f"plugin {self.name!r} yielded no prompt")
+        while True:
+            several = isinstance(asked, list) and not (asked and _is_message(asked[0]))
+            if several:
+                replies = yield [self._conversation(prompt) for prompt in asked]
+            else:
+                replies = yield self._conversation(asked)
+            try:
+                asked = made.send(replies if several else replies[0])
+            except StopIteration:
+                return
+
+    def _conversation(self, prompt: Any) -> Messages:
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": prompt}]
+        if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
+            return prompt
+        raise PluginError(
+            f"plugin {self.name!r} returned {str(prompt)[:60]!r}; a prompt is a text, or a list of "
+            'messages {"role": ..., "content": ...}'
+        )
+
+    def _checked_example(self, values: list[Any]) -> list[Any]:
+        """One row for the form: a value for each field, in order, at least the required ones."""
+        if len(values) > len(self.fields):
+            raise PluginError(
+                f"example {values!r} has {len(values)} values for {len(self.fields)} fields"
+            )
+        names = [field.name for field in self.fields]
+        try:
+            self.validate(dict(zip(names, values, strict=False)))
+        except FieldError as error:
+            raise PluginError(f"example {values!r} does not fit: {error}") from None
+        rest = [field.default for field in self.fields[len(values) :]]
+        return values + rest
+
+
+@contextmanager
+def plugin_boundary(what: str) -> Iterator[None]:
+    """An exception in a plugin's code becomes a `PluginError` that says where."""
+    try:
+        yield
+    except LmappsError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and {"role", "content"} <= value.keys()
+
+
+@overload
+def plugin(function: Callable[..., Any]) -> Plugin: ...
+@overload
+def plugin(
+    *,
+    title: str | None = None,
+    decoding: Decoding | None = None,
+    finish: Callable[[str], str] | None = None,
+    examples: Sequence[Sequence[Any]] = (),
+) -> Callable[[Callable[..., Any]], Plugin]: ...
+def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a prompt function an application.
+
+    title     the tab's name (the function's name, if not given)
+    decoding  how replies are sampled, where a person does not change it
+    finish    sees the whole reply when it ends; what it returns replaces what was streamed
+    examples  rows of values for the form, in the order of the fields
+
+    Raises `PluginError` for a field without a widget or an example that does not fit.
+    """
+    if function is not None:
+        return Plugin(function)
+    return lambda decorated: Plugin(decorated, **options)
+
+
+__all__ = ["Dataset", "Example", "Message", "Messages", "Metric", "Plugin", "Steps", "plugin"]

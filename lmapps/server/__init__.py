@@ -1,0 +1,1 @@
+"""Plugins and an engine in, a page and HTTP endpoints out."""

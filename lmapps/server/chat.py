@@ -1,0 +1,118 @@
+"""A plugin that takes a conversation -> the chat tab. The browser keeps the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from lmapps.engine.application import Application
+from lmapps.fields import Messages
+from lmapps.server.live import views
+from lmapps.server.tabs import buttons, stopped
+from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+
+Turns = list[dict[str, Any]]
+Update = tuple[Any, ...]
+"""The conversation, the status, the message box and the buttons."""
+
+
+def chat_tab(application: Application, page: gr.Blocks) -> None:
+    """Build the tab inside the `gr.Tab` that is open."""
+    plugin = application.plugin
+    chatbot = gr.Chatbot(
+        label=plugin.title, buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
+        placeholder=plugin.help, allow_tags=False,
+    )  # fmt: skip
+    status = gr.Markdown(elem_classes="status")
+    message = gr.Textbox(
+        show_label=False, placeholder="Write a message", max_lines=6, elem_id="message"
+    )
+    with gr.Row():
+        send = gr.Button("Send", variant="primary", min_width=80)
+        stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+        retry = gr.Button("Retry", interactive=False, min_width=80)
+        clear = gr.Button("New chat", min_width=80)
+    if plugin.examples:
+        gr.Examples([row[:1] for row in plugin.examples], [message], **PRIVATE)
+    inputs = [widget(field) for field in plugin.fields if field.kind != "messages"]
+    controls = decoding_controls(plugin.decoding)
+    kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")
+
+    talk = Conversation(application)
+    state = [status, send, stop, retry]
+    outputs = [chatbot, message, *state]
+    rest = [chatbot, *inputs, *controls]
+    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+    events: Any = [
+        send.click(talk.on_send, [message, *rest], outputs, **quiet),
+        message.submit(talk.on_send, [message, *rest], outputs, **quiet),
+        retry.click(talk.on_retry, rest, outputs, **quiet),
+    ]
+    now: dict[str, Any] = {"cancels": events, "queue": False, **quiet}
+    for event in [*events, stop.click(stopped, None, state, **now)]:
+        event.then(flat, chatbot, kept, **quiet)
+    clear.click(emptied, None, [chatbot, kept, *state], **now)
+    page.load(restored, kept, [chatbot, retry], **quiet)
+
+
+class Conversation:
+    """What the buttons of a chat tab do."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.plugin = application.plugin
+        self.others = [field.name for field in self.plugin.fields if field.kind != "messages"]
+
+    async def on_send(self, text: str, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
+        """Add what was written, and answer it."""
+        if not text.strip():
+            yield turns, text, "Write a message first.", *buttons(True)
+            return
+        asked = [*turns, {"role": "user", "content": text}]
+        async with aclosing(self._answer(asked, values)) as updates:
+            async for update in updates:
+                yield update
+
+    async def on_retry(self, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
+        """Answer the last message again."""
+        asked = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+        if not asked:
+            yield turns, "", "There is nothing to try again yet.", *buttons(True)
+            return
+        async with aclosing(self._answer(asked, values)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _answer(self, turns: Turns, values: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
+        fields = dict(zip(self.others, values, strict=False))
+        fields[self.plugin.messages_field or ""] = flat(turns)
+        changed = values[len(self.others) :]
+        seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
+        async with aclosing(seen) as shown:
+            async for view in shown:
+                reply = [{"role": "assistant", "content": view.text}] if view.text else []
+                yield [*turns, *reply], "", view.status, *buttons(view.done)
+
+
+def emptied() -> tuple[Any, ...]:
+    """A new chat: the conversation, what the browser keeps of it, the status, the buttons."""
+    return [], [], "", *buttons(True)
+
+
+def restored(kept: Turns) -> tuple[Turns, Any]:
+    """The conversation of last time."""
+    return kept, gr.update(interactive=bool(kept))
+
+
+def flat(turns: Turns | None) -> Messages:
+    """Gradio's messages, whose content may be a list of parts, as role and text alone."""
+    return [{"role": turn["role"], "content": _text(turn["content"])} for turn in turns or []]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part.get("type") == "text")

@@ -1,0 +1,73 @@
+"""An application's events -> what a tab shows: the text so far and a line about its state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from lmapps.decoding import Decoding
+from lmapps.engine.application import (
+    Application,
+    Clear,
+    Done,
+    Event,
+    Notice,
+    Progress,
+    Text,
+    Waiting,
+)
+from lmapps.errors import LmappsError
+
+REFRESH_SECONDS = 0.04
+"""The page is sent news at most so often."""
+ENDINGS = {"length": "The reply was cut at its longest length.", "cancelled": "Stopped."}
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to see."""
+
+    text: str = ""
+    status: str = ""
+    done: bool = False
+    failed: bool = False
+
+
+async def views(
+    application: Application, values: Mapping[str, Any], choose: Callable[[], Decoding]
+) -> AsyncGenerator[View, None]:
+    """Views as the reply grows, the last one `done`. An error is a view too: a sentence."""
+    view, notice, shown = View(status="Reading ..."), "", 0.0
+    yield view
+    try:
+        async with aclosing(application.events(values, choose())) as events:
+            async for event in events:
+                if isinstance(event, Notice):
+                    notice = event.text
+                view = _after(view, event, notice)
+                if view.done or time.monotonic() - shown >= REFRESH_SECONDS:
+                    yield view
+                    shown = time.monotonic()
+    except LmappsError as error:
+        sentence = str(error)
+        yield View(view.text, f"⚠ {sentence[:1].upper()}{sentence[1:]}.", done=True, failed=True)
+
+
+def _after(view: View, event: Event, notice: str) -> View:
+    match event:
+        case Text(text):
+            return View(view.text + text, notice)
+        case Clear():
+            return View("", notice)
+        case Progress(done, total):
+            return View("", f"Reading in parts: {done} of {total} done.")
+        case Waiting(position):
+            return View(view.text, f"Waiting: number {position} in the queue.")
+        case Notice(text):
+            return View(view.text, text)
+        case Done(reply, finish):
+            status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
+            return View(reply, status, done=True)

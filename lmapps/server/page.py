@@ -1,0 +1,84 @@
+"""Plugins and an engine -> the page: one tab a plugin, and a tab that lists them."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from lmapps.discovery import Found
+from lmapps.engine.application import Application
+from lmapps.engine.engine import Engine
+from lmapps.server.chat import chat_tab
+from lmapps.server.tabs import form_tab
+from lmapps.server.widgets import PRIVATE
+
+CSS = """
+.gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
+.status { min-height: 1.5em; opacity: 0.8; }
+.title-row { align-items: center; }
+#theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
+@media (max-width: 640px) { .gradio-container > .main { padding: 0.75rem !important; } }
+"""
+SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
+FONTS = ["system-ui", "sans-serif"]
+
+
+def theme() -> Any:
+    """Colours and fonts, all of them bundled."""
+    return gr.themes.Soft(
+        primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]
+    )  # fmt: skip
+
+
+def build_page(found: Found, engine: Engine) -> gr.Blocks:
+    """The whole page. Chats come first, the list of plugins last."""
+    plugins = sorted(found.plugins.values(), key=lambda plugin: plugin.messages_field is None)
+    with gr.Blocks(title="lmapps", analytics_enabled=False) as page:
+        with gr.Row(elem_classes="title-row"):
+            gr.Markdown(f"## lmapps\n{_about(engine)}")
+            switch = gr.Button("Light / dark", size="sm", elem_id="theme")
+            switch.click(None, js=SWITCH_THEME, **PRIVATE)
+        with gr.Tabs():
+            for plugin in plugins:
+                with gr.Tab(plugin.title, id=plugin.name):
+                    application = Application(plugin, engine)
+                    if plugin.messages_field:
+                        chat_tab(application, page)
+                    else:
+                        form_tab(application)
+            with gr.Tab("Plugins", id="lmapps-plugins"):
+                gr.Markdown(plugins_page(found), elem_id="plugins-page")
+    page.max_threads = 200
+    page.queue(default_concurrency_limit=None)
+    return page
+
+
+def plugins_page(found: Found) -> str:
+    """What was found, and what failed and why, as Markdown."""
+    lines = ["A plugin is code that runs in this server: add only what you trust.", ""]
+    lines += ["| Name | What it does | File |", "|---|---|---|"]
+    for name, plugin in found.plugins.items():
+        lines.append(f"| {_cell(name)} | {_cell(plugin.help)} | {_cell(found.sources[name])} |")
+    if found.failures:
+        lines += ["", "### Not loaded", "", "| File | Line | Reason | What to do |"]
+        lines.append("|---|---|---|---|")
+        for failure in found.failures:
+            cells = (failure.file, failure.line or "", failure.reason, failure.fix)
+            lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _about(engine: Engine) -> str:
+    config = engine.checkpoint.config
+    return (
+        f"{_cell(engine.name)}: a {config.body} of {config.parameters / 1e6:.1f} million "
+        f"parameters, {config.context} tokens of context"
+    )
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table, with nothing that would be markup."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|#<>!" else letter for letter in plain)

@@ -1,0 +1,58 @@
+"""Command line -> `ServeSettings`: where the server listens and what it serves."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from lmapps.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Raises `SettingsError` for a value out of range."""
+
+    checkpoint: str = "default"
+    """A checkpoint folder, or the name of one."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 = every network the machine is in."""
+    port: int = 7860
+    slots: int = 16
+    """Requests that run at once; more of them wait their turn."""
+    queue: int = 256
+    """Requests that may wait before others are refused."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+
+    @property
+    def url(self) -> str:
+        """What a browser on this machine opens."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def listen(self) -> socket.socket:
+        """The socket to serve on. Raises `SettingsError` where the port is in use."""
+        family = socket.AF_INET6 if _is_v6(self.host) else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((self.host, self.port))
+        except OSError as error:
+            listening.close()
+            raise SettingsError(
+                f"cannot listen on {self.host} port {self.port} ({error.strerror}): is another "
+                "server running there? Choose a free port with --port"
+            ) from None
+        return listening
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False

@@ -1,0 +1,66 @@
+"""A plugin -> its tab: a form on one side, the reply on the other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from lmapps.engine.application import Application
+from lmapps.server.live import View, views
+from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+
+
+def form_tab(application: Application) -> None:
+    """Build the tab inside the `gr.Tab` that is open."""
+    plugin = application.plugin
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.Markdown(plugin.help)
+            inputs = [widget(field) for field in plugin.fields]
+            with gr.Row():
+                run = gr.Button("Write", variant="primary", min_width=80)
+                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+                retry = gr.Button("Retry", interactive=False, min_width=80)
+            controls = decoding_controls(plugin.decoding)
+        with gr.Column(min_width=300):
+            reply = gr.Markdown(
+                container=True,
+                min_height=200,
+                buttons=["copy"],
+                line_breaks=True,
+                elem_id=f"reply-{plugin.name}",
+            )
+            status = gr.Markdown(elem_classes="status")
+            if plugin.examples:
+                gr.Examples(plugin.examples, inputs, cache_examples=False, **PRIVATE)
+
+    async def write(*values: Any) -> AsyncGenerator[Any, None]:
+        count = len(plugin.fields)
+        names = [field.name for field in plugin.fields]
+        fields = dict(zip(names, values[:count], strict=True))
+        fields = {name: value for name, value in fields.items() if value is not None}
+        changed = values[count:]
+        seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
+        async with aclosing(seen) as shown:
+            async for view in shown:
+                yield view.text, view.status, *buttons(view.done)
+
+    outputs = [reply, status, run, stop, retry]
+    events: Any = [
+        button.click(write, [*inputs, *controls], outputs, show_progress="hidden", **PRIVATE)
+        for button in (run, retry)
+    ]
+    stop.click(stopped, None, outputs[1:], cancels=events, queue=False, **PRIVATE)
+
+
+def buttons(done: bool) -> tuple[Any, Any, Any]:
+    """What can be pressed while a reply is written, and after: write, stop, retry."""
+    return gr.update(interactive=done), gr.update(interactive=not done), gr.update(interactive=done)
+
+
+def stopped() -> tuple[Any, ...]:
+    """The status and the buttons after Stop."""
+    return View(status="Stopped.").status, *buttons(True)

@@ -1,0 +1,204 @@
+"""Documents and a tokenizer -> token files on disk, memory-mapped, with a manifest.
+
+A corpus folder holds `train.bin`, `validation.bin` and `test.bin` (token ids, 2 bytes each below
+65,536 tokens, else 4; every document begins with the end-of-text token) and `manifest.json`
+(counts, hashes, and what it was made from). The manifest is written last: a folder without one
+is not a corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lmapps.errors import DataError, StorageError
+from lmapps.text.sources import Document, data_files, hash_of_files, read_documents
+from lmapps.text.tokenizer import Tokenizer
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+MANIFEST = "manifest.json"
+
+HELD_OUT = 0.01
+"""Share of the tokens held out for validation, and as much again for the test."""
+HELD_OUT_SMALL = 0.05
+"""The same for a corpus of fewer than `FEW_DOCUMENTS`, where the end of the text is held out."""
+FEW_DOCUMENTS = 200
+HELD_OUT_MOST = 1_000_000
+"""No more tokens than this are held out for each."""
+
+Ids = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How large one split is."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    """UTF-8 bytes of the text, for bits per byte."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token files that exist on disk."""
+
+    folder: Path
+    dtype: str
+    splits: dict[Split, SplitCounts]
+    key: str
+    """Hash of the source files and the tokenizer: the same key means the same corpus."""
+
+    def ids(self, split: Split) -> Ids:
+        """The token ids of a split, memory-mapped, shape (tokens,)."""
+        return np.memmap(self.folder / f"{split}.bin", dtype=self.dtype, mode="r")
+
+    @classmethod
+    def load(cls, folder: Path) -> Corpus:
+        """Open a corpus folder. Raises `DataError` where the manifest is missing or broken."""
+        try:
+            stored = json.loads((folder / MANIFEST).read_text())
+            splits = {name: SplitCounts(**stored["splits"][name]) for name in SPLITS}
+            corpus = cls(folder, stored["dtype"], splits, stored["key"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder} is not a token corpus ({error}); build it again") from None
+        width = np.dtype(corpus.dtype).itemsize
+        for name in SPLITS:
+            file = folder / f"{name}.bin"
+            expected = splits[name].tokens * width
+            if not file.is_file() or file.stat().st_size != expected:
+                raise DataError(f"{file} is missing or cut short; delete {folder} to rebuild it")
+        return corpus
+
+
+def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path) -> Corpus:
+    """Tokenize files and folders into `folder`, or open what was built there from the same input.
+
+    Nothing half-written is left: the work is done beside `folder`, which is renamed at the end.
+    """
+    files = data_files(paths)
+    key = corpus_key(files, tokenizer)
+    if (folder / MANIFEST).is_file() and Corpus.load(folder).key == key:
+        return Corpus.load(folder)
+    work = folder.with_name(folder.name + ".building")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+        _write(read_documents(files), tokenizer, work, key, [str(file) for file in files])
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(work, folder)
+    except OSError as error:
+        raise StorageError(f"cannot write the corpus to {folder}: {error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Corpus.load(folder)
+
+
+def corpus_key(files: Sequence[Path], tokenizer: Tokenizer) -> str:
+    """A hash of everything that decides what the token files contain."""
+    parts = ["lmapps corpus 1", hash_of_files(files), tokenizer.raw.to_str()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _write(
+    documents: Iterable[Document], tokenizer: Tokenizer, folder: Path, key: str, files: list[str]
+) -> None:
+    dtype = "uint16" if tokenizer.vocab_size <= 65536 else "uint32"
+    whole = folder / "all.bin"
+    lengths, sizes = _tokenize(documents, tokenizer, whole, dtype)
+    ids = np.memmap(whole, dtype=dtype, mode="r")
+    if len(ids) < 3:
+        raise DataError("there is too little text to train on: give at least a few sentences")
+    spans = _split_documents(lengths, sizes) or _split_stream(len(ids), int(sizes.sum()))
+    counts = {}
+    for name, (ranges, size) in spans.items():
+        tokens = 0
+        with (folder / f"{name}.bin").open("wb") as out:
+            for low, high in ranges:
+                ids[low:high].tofile(out)
+                tokens += high - low
+        counts[name] = SplitCounts(len(ranges), tokens, size)
+    del ids
+    whole.unlink()
+    manifest = {
+        "key": key,
+        "dtype": dtype,
+        "vocab_size": tokenizer.vocab_size,
+        "splits": {name: asdict(count) for name, count in counts.items()},
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _tokenize(
+    documents: Iterable[Document], tokenizer: Tokenizer, file: Path, dtype: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Write all ids to one file; return tokens and bytes of each document."""
+    lengths: list[int] = []
+    sizes: list[int] = []
+    with file.open("wb") as out:
+        for batch in _batches(documents):
+            for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+                np.array([tokenizer.bos_id, *ids], dtype=dtype).tofile(out)
+                lengths.append(len(ids) + 1)
+                sizes.append(len(text.encode()))
+    return np.array(lengths, dtype=np.int64), np.array(sizes, dtype=np.int64)
+
+
+def _batches(documents: Iterable[Document], characters: int = 2_000_000) -> Iterator[list[str]]:
+    """Texts in groups of about so many characters, so that memory stays bounded."""
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        batch.append(document.text)
+        size += len(document.text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+Spans = dict[Split, tuple[list[tuple[int, int]], int]]
+
+
+def _split_documents(lengths: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Spans | None:
+    """Whole documents drawn (seed 0) for test and validation; None where there are too few."""
+    if len(lengths) < FEW_DOCUMENTS:
+        return None
+    share = min(HELD_OUT_MOST, int(lengths.sum() * HELD_OUT))
+    order = np.random.default_rng(0).permutation(len(lengths))
+    filled = np.cumsum(lengths[order])
+    first, second = (int(np.searchsorted(filled, limit)) + 1 for limit in (share, 2 * share))
+    chosen = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
+    ends = np.cumsum(lengths)
+    spans: Spans = {}
+    for name in SPLITS:
+        numbers = np.sort(chosen[name])
+        ranges = [(int(ends[n] - lengths[n]), int(ends[n])) for n in numbers]
+        spans[name] = (ranges, int(sizes[numbers].sum()))
+    return spans
+
+
+def _split_stream(tokens: int, size: int) -> Spans:
+    """The last part of one long text for the test, the part before it for validation."""
+    share = max(1, int(tokens * HELD_OUT_SMALL))
+    cuts = {
+        "train": (0, tokens - 2 * share),
+        "validation": (tokens - 2 * share, tokens - share),
+        "test": (tokens - share, tokens),
+    }
+    return {
+        name: ([cuts[name]], round(size * (cuts[name][1] - cuts[name][0]) / tokens))
+        for name in SPLITS
+    }

@@ -1,0 +1,1 @@
+"""A corpus and a model in, a checkpoint and a report out."""

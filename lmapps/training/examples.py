@@ -1,0 +1,136 @@
+"""Plugins' data sets -> rendered examples, through the plugins' own prompts.
+
+The words of an example come from the plugin's prompt function and its ids from the checkpoint's
+template: the same two that make a live request. An example that is too long for the context
+loses the end of its document, never of its reply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+from lmapps.discovery import discover
+from lmapps.errors import DataError, PluginError, SettingsError
+from lmapps.evaluation.language import score_batches
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.plugin import Example, Plugin
+from lmapps.text.batches import Batch, ExampleBatches
+from lmapps.text.sources import data_files, read_records
+from lmapps.text.template import Template
+from lmapps.training.prepare import VALIDATION_TOKENS, Prepared
+from lmapps.training.run import Run
+from lmapps.training.settings import TrainSettings
+
+Rendered = tuple[list[int], list[bool]]
+
+HELD_OUT_EVERY = 50
+"""One example of so many is held out for validation, chosen by the hash of its text."""
+
+
+def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
+    """Fine-tuning: plugins and their records -> batches of examples."""
+    checkpoint = Checkpoint.load(settings.start_from)
+    train: list[Rendered] = []
+    held_out: list[Rendered] = []
+    files = files_of_apps(settings.apps, settings.data)
+    for plugin in find_plugins(settings.apps):
+        for example in examples_of(plugin, files.get(plugin.name, ())):
+            rendered = render(plugin, example, checkpoint.template, checkpoint.config.context)
+            if rendered is not None:
+                (held_out if is_held_out(plugin, example) else train).append(rendered)
+    if not train:
+        raise DataError(
+            f"no example of {', '.join(settings.apps)} fits a context of "
+            f"{checkpoint.config.context} tokens"
+        )
+    tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
+    pad_id = checkpoint.tokenizer.bos_id
+    batches = ExampleBatches(train, tokens, settings.seed, pad_id)
+    validation = _validation_batches(held_out or train[:HELD_OUT_EVERY], tokens, pad_id)
+    print(f"{len(train):,} examples, {len(held_out):,} held out")
+    return Prepared(checkpoint, batches, lambda model: score_batches(model, validation), None)
+
+
+def find_plugins(names: Sequence[str]) -> list[Plugin]:
+    """Plugins by name. Raises `PluginError` with the known ones."""
+    found = discover()
+    return [found.get(name) for name in names]
+
+
+def files_of_apps(apps: Sequence[str], data: Sequence[str]) -> dict[str, list[str]]:
+    """`NAME=FILE` arguments -> the files of each plugin. Raises `SettingsError`."""
+    files: dict[str, list[str]] = {name: [] for name in apps}
+    for argument in data:
+        name, separator, file = argument.partition("=")
+        if not separator or name not in files:
+            raise SettingsError(
+                f"with --apps, data is given as NAME=FILE with NAME one of {', '.join(apps)}, "
+                f"got {argument!r}"
+            )
+        files[name].append(file)
+    return files
+
+
+def examples_of(plugin: Plugin, files: Iterable[str]) -> Iterator[Example]:
+    """The examples in a plugin's own file, then those its data set makes of the records."""
+    if not plugin.has_dataset:
+        raise PluginError(f"plugin {plugin.name!r} has no data set: add one with @dataset")
+    records = (
+        chain.from_iterable(read_records(file) for file in data_files(list(files))) if files else ()
+    )
+    count = 0
+    for example in chain(plugin.own_examples(), plugin.examples_from(records)):
+        count += 1
+        yield example
+    if not count:
+        raise DataError(
+            f"plugin {plugin.name!r} has no examples: give records with --data {plugin.name}=FILE"
+        )
+
+
+def render(plugin: Plugin, example: Example, template: Template, context: int) -> Rendered | None:
+    """Ids and loss mask of an example, its document shortened to fit; None where it can't."""
+    ids, mask = template.training_ids(plugin.conversation(example))
+    for _ in range(4):
+        if len(ids) <= context + 1:
+            return ids, mask
+        shorter = _with_shorter_passage(plugin, example, context / len(ids))
+        if shorter is None:
+            return None
+        example = shorter
+        ids, mask = template.training_ids(plugin.conversation(example))
+    return None
+
+
+def is_held_out(plugin: Plugin, example: Example) -> bool:
+    """The same example is always on the same side."""
+    text = repr((plugin.name, sorted(example.fields.items(), key=str), example.reply))
+    return hashlib.sha256(text.encode()).digest()[0] < 256 / HELD_OUT_EVERY
+
+
+def held_out_examples(plugin: Plugin, examples: Iterable[Example]) -> list[Example]:
+    """Those that training leaves out; all of them where there are too few to leave any out."""
+    examples = list(examples)
+    return [example for example in examples if is_held_out(plugin, example)] or examples
+
+
+def _with_shorter_passage(plugin: Plugin, example: Example, share: float) -> Example | None:
+    field = plugin.passage_field
+    if field is None:
+        return None
+    passage = str(example.fields[field])
+    keep = int(len(passage) * share * 0.9) - 20
+    if keep < 100:
+        return None
+    cut = passage[:keep].rsplit(" ", 1)[0]
+    fields: dict[str, Any] = {**example.fields, field: cut}
+    return Example(fields=fields, reply=example.reply, reference=example.reference)
+
+
+def _validation_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:
+    batches = ExampleBatches(examples, tokens, 0, pad_id)
+    most = max(1, VALIDATION_TOKENS // tokens)
+    return [batches.batch(number) for number in range(min(most, batches.batches_per_epoch))]

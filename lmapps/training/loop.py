@@ -1,0 +1,221 @@
+"""A model and batches -> trained weights: the loop, readable top to bottom.
+
+Every step is a pure function of its number (batches, random state, learning rate), so that a run
+resumed from step n goes on exactly as one that was never interrupted. Bounded by minutes, the
+learning rate follows the clock and only the data order is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
+
+from lmapps.errors import LmappsError
+from lmapps.evaluation.language import LanguageScores
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.text.batches import BatchSource
+from lmapps.training.optimizer import build_optimizers, learning_rate_factor, set_learning_rate
+from lmapps.training.run import Progress, Run
+from lmapps.training.settings import TrainSettings
+
+Validate = Callable[[Any], LanguageScores]
+
+
+class Diverged(LmappsError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long a run is: a number of steps, or of seconds."""
+
+    steps: int
+    seconds: float
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the run that is done, 0 to 1."""
+        done = elapsed / self.seconds if self.seconds else step / self.steps
+        return min(1.0, done)
+
+
+def bounds(settings: TrainSettings, batches: BatchSource, accumulation: int) -> Bounds:
+    """Steps, tokens or minutes as chosen; one epoch where nothing was."""
+    if settings.minutes:
+        return Bounds(0, settings.minutes * 60)
+    if settings.tokens:
+        return Bounds(max(1, settings.tokens // settings.batch_tokens), 0)
+    return Bounds(settings.steps or max(1, batches.batches_per_epoch // accumulation), 0)
+
+
+def train(
+    checkpoint: Checkpoint,
+    batches: BatchSource,
+    validate: Validate,
+    settings: TrainSettings,
+    run: Run,
+    accelerator: Accelerator,
+) -> Progress:
+    """Train `checkpoint.model`; the best weights by validation loss are saved in `run.folder`.
+
+    Returns the final progress: step, tokens, best loss, seconds. Raises `Diverged` where the loss
+    is not a number, `StorageError` where a save fails.
+    """
+    model = checkpoint.model
+    optimizers = build_optimizers(model, settings)
+    progress: Progress = {"step": 0, "tokens": 0, "seconds": 0.0, "best": None, "worse": 0}
+    progress |= run.load(model, optimizers) or {}
+    run.rewind_log(progress["step"]) if accelerator.is_main_process else None
+    prepared, *optimizers = accelerator.prepare(model, *optimizers)
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    per_pass = batches.tokens_per_batch * processes
+    accumulation = max(1, round(settings.batch_tokens / per_pass))
+    length = bounds(settings, batches, accumulation)
+    meter = Meter(accelerator, length, progress)
+    prepared.train()
+
+    while not progress.get("done"):
+        step = progress["step"]
+        torch.manual_seed(settings.seed * 1_000_003 + step * processes + rank)
+        share = length.progress(step, meter.elapsed)
+        factor = learning_rate_factor(share, settings.warmup, settings.decay)
+        set_learning_rate(optimizers, settings.learning_rate * factor)
+
+        first = step * accumulation
+        micro_batches = [
+            batches.batch((first + number) * processes + rank) for number in range(accumulation)
+        ]
+        counted = torch.tensor(sum(batch.target_count for batch in micro_batches))
+        counted = accelerator.reduce(counted.to(accelerator.device), reduction="sum")
+        total_loss = torch.zeros((), device=accelerator.device)
+        for number, batch in enumerate(micro_batches):
+            is_last = number == accumulation - 1
+            ids, targets = (
+                tensor.to(accelerator.device) for tensor in (batch.ids_BT, batch.targets_BT)
+            )
+            with nullcontext() if is_last else accelerator.no_sync(prepared):
+                loss = prepared(ids, targets) / counted.clamp(min=1)
+                accelerator.backward(loss * processes)
+            total_loss += loss.detach()
+        total_loss = accelerator.reduce(total_loss, reduction="sum")
+        norm = accelerator.clip_grad_norm_(prepared.parameters(), settings.clip or float("inf"))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        progress["step"] += 1
+        progress["tokens"] += accumulation * per_pass
+        entry = meter.after_step(progress, total_loss, norm, settings.learning_rate * factor)
+        if entry is not None:
+            if not entry["loss"] < float("inf"):
+                raise Diverged(
+                    f"the loss is {entry['loss']} at step {progress['step']}: lower "
+                    f"--learning-rate (now {settings.learning_rate}); the last good checkpoint "
+                    f"is in {run.state}"
+                )
+            run.log(entry) if accelerator.is_main_process else None
+        share_after = length.progress(progress["step"], meter.elapsed)
+        share_after = float(accelerator.reduce(torch.tensor(share_after), reduction="mean"))
+        progress["done"] = share_after >= 1
+        if _due(settings.evaluations, share, share_after):
+            _evaluate(checkpoint, validate, settings, run, accelerator, progress, meter)
+        if _due(settings.saves, share, share_after) and accelerator.is_main_process:
+            run.save(checkpoint, [_plain(o) for o in optimizers], {**progress, **meter.clock()})
+    meter.close()
+    return progress | meter.clock()
+
+
+def _due(times: int, before: float, after: float) -> bool:
+    """Whether one of `times` evenly spread marks lies in (before, after]."""
+    return int(after * times) > int(before * times) or after >= 1
+
+
+def _evaluate(
+    checkpoint: Checkpoint,
+    validate: Validate,
+    settings: TrainSettings,
+    run: Run,
+    accelerator: Accelerator,
+    progress: Progress,
+    meter: Meter,
+) -> None:
+    """Validation: log it, keep the best weights, and stop early where that was asked for."""
+    scores = validate(checkpoint.model)
+    better = progress["best"] is None or scores.loss < progress["best"]
+    progress["worse"] = 0 if better else progress["worse"] + 1
+    if better:
+        progress["best"] = scores.loss
+    if settings.patience and progress["worse"] >= settings.patience:
+        progress["done"] = True
+    if accelerator.is_main_process:
+        run.log({"step": progress["step"], "validation": scores.as_dict(), **meter.clock()})
+        meter.note(progress["step"], scores)
+        if better:
+            checkpoint.save(run.folder, dtype=getattr(torch, settings.save_dtype))
+    accelerator.wait_for_everyone()
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+class Meter:
+    """The progress bar and the log's numbers. Reads the loss back only every few steps."""
+
+    EVERY = 10
+
+    def __init__(self, accelerator: Accelerator, length: Bounds, progress: Progress) -> None:
+        self.length, self.before = length, float(progress["seconds"])
+        self.started = self.window_start = time.monotonic()
+        self.window_tokens = progress["tokens"]
+        unit, total = ("step", length.steps) if length.steps else ("s", int(length.seconds))
+        done = progress["step"] if length.steps else int(self.before)
+        self.bar = tqdm(total=total, initial=done, unit=unit, mininterval=1)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, earlier parts of a resumed run included."""
+        return self.before + time.monotonic() - self.started
+
+    def clock(self) -> dict[str, float]:
+        return {"seconds": round(self.elapsed, 2)}
+
+    def after_step(
+        self, progress: Progress, loss: torch.Tensor, norm: torch.Tensor, learning_rate: float
+    ) -> Progress | None:
+        """Move the bar; every few steps return an entry for the log."""
+        self.bar.update(1 if self.length.steps else int(self.elapsed) - self.bar.n)
+        if progress["step"] % self.EVERY and progress["step"] != 1:
+            return None
+        now = time.monotonic()
+        speed = (progress["tokens"] - self.window_tokens) / max(1e-9, now - self.window_start)
+        self.window_start, self.window_tokens = now, progress["tokens"]
+        entry = {
+            "step": progress["step"],
+            "tokens": progress["tokens"],
+            "loss": round(float(loss), 5),
+            "gradient_norm": round(float(norm), 4),
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(speed),
+            **self.clock(),
+        }
+        self.bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(speed))
+        return entry
+
+    def note(self, step: int, scores: LanguageScores) -> None:
+        """A line about an evaluation, above the bar."""
+        bits = f", {scores.bits_per_byte:.3f} bits per byte" if scores.bits_per_byte else ""
+        self.bar.write(
+            f"step {step}: validation loss {scores.loss:.3f}, perplexity "
+            f"{scores.perplexity:.1f}, accuracy {scores.accuracy:.1%}{bits}"
+        )
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,114 @@
+"""Settings -> everything the loop needs: tokenizer, corpus, model, batches, validation.
+
+What is already built is opened, not built again: the tokenizer by the hash of its input, the
+corpus by its own key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmapps.errors import SettingsError
+from lmapps.evaluation.language import evaluate_corpus
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.config import ModelConfig
+from lmapps.model.folder import write_whole
+from lmapps.model.language_model import LanguageModel
+from lmapps.text.batches import BatchSource, PackedBatches
+from lmapps.text.corpus import Corpus, build_corpus
+from lmapps.text.sources import data_files, hash_of_files, read_documents
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer, TokenizerKind
+from lmapps.training.loop import Validate
+from lmapps.training.run import Run
+from lmapps.training.settings import TrainSettings
+
+TOKENIZER_CHARACTERS = 40_000_000
+"""A vocabulary is learned from at most so much text, the same share of each file."""
+VALIDATION_TOKENS = 100_000
+"""Validation during a run reads an even sample of at most so many tokens."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model at its start and the data it will see."""
+
+    checkpoint: Checkpoint
+    batches: BatchSource
+    validate: Validate
+    corpus: Corpus | None
+    """Token files, for the final scores; None when training on plugins' examples."""
+
+
+def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
+    """Pretraining: text files -> tokenizer -> corpus -> model."""
+    if not settings.data:
+        raise SettingsError("no data to train on: name files or folders of text with --data")
+    files = data_files(settings.data)
+    if settings.start_from:
+        checkpoint = Checkpoint.load(settings.start_from)
+    else:
+        tokenizer = train_tokenizer(files, settings.tokenizer, settings.vocab_size, run.state)
+        checkpoint = new_checkpoint(settings, tokenizer)
+    corpus = build_corpus(files, checkpoint.tokenizer, run.state / "corpus")
+    context = checkpoint.config.context
+    rows = micro_batch_rows(settings, context, processes)
+    batches = PackedBatches(corpus.ids("train"), context, rows, settings.seed)
+
+    def validate(model: Any) -> Any:
+        return evaluate_corpus(model, corpus, "validation", VALIDATION_TOKENS)
+
+    return Prepared(checkpoint, batches, validate, corpus)
+
+
+def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:
+    """A model with random weights, of the size and body chosen."""
+    config = ModelConfig.from_size(
+        settings.size,
+        body=settings.model,
+        vocab_size=tokenizer.vocab_size,
+        context=settings.context,
+        layers=settings.layers,
+        width=settings.width,
+    ).changed(dropout=settings.dropout)
+    torch.manual_seed(settings.seed)
+    return Checkpoint(LanguageModel(config), tokenizer, Template(tokenizer))
+
+
+def train_tokenizer(
+    files: Sequence[Path], kind: TokenizerKind, vocab_size: int, folder: Path
+) -> Tokenizer:
+    """Learn a vocabulary, or open the one that was learned from the same input."""
+    key = json.dumps([hash_of_files(files), kind, vocab_size])
+    target = folder / "tokenizer"
+    if (target / "key.json").is_file() and (target / "key.json").read_text() == key:
+        return Tokenizer.load(target)
+    tokenizer = Tokenizer.train(_sample(files), kind, vocab_size)
+    target.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(target)
+    write_whole(target / "key.json", key.encode())
+    return tokenizer
+
+
+def micro_batch_rows(settings: TrainSettings, context: int, processes: int) -> int:
+    """Rows of one forward pass, so that a step has about `batch_tokens` over all processes."""
+    tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
+    return max(1, tokens // context)
+
+
+def _sample(files: Sequence[Path]) -> Iterator[str]:
+    """The first part of each file, the same number of characters of each."""
+    share = TOKENIZER_CHARACTERS // len(files)
+    for file in files:
+        taken = 0
+        for document in read_documents([file]):
+            yield document.text[: share - taken]
+            taken += len(document.text)
+            if taken >= share:
+                break

@@ -1,0 +1,170 @@
+"""A training run's folder: settings, log, the state to resume from, best and last checkpoints.
+
+    DIR/                     the best checkpoint so far: a Hugging Face folder
+    DIR/report.json          scores, written at the end
+    DIR/run/settings.json    what was asked for
+    DIR/run/log.jsonl        a line every few steps and at each evaluation
+    DIR/run/corpus/          token files
+    DIR/run/step-00000500/   the last checkpoint and the state to resume from
+
+A step folder is written under another name and renamed when it is whole, then the one before it
+is removed: whenever the process is killed, a whole one is there. All state is in safetensors and
+JSON; no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lmapps.errors import CheckpointError, SettingsError, StorageError
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.folder import write_whole
+from lmapps.training.settings import TrainSettings
+
+Progress = dict[str, Any]
+
+
+class Run:
+    """The files of one run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.state = self.folder / "run"
+        self.log_file = self.state / "log.jsonl"
+
+    def open(self, settings: TrainSettings) -> None:
+        """Create the folders, or check that the run there is the same one.
+
+        Raises `SettingsError` where the folder holds a run with other settings, `StorageError`
+        where it cannot be written.
+        """
+        stored = self._stored_settings()
+        wanted = json.loads(json.dumps(settings.as_dict()))
+        if stored is not None:
+            for name, value in wanted.items():
+                if stored.get(name) != value and name != "out":
+                    raise SettingsError(
+                        f"{self.folder} holds a run with {name} = {stored.get(name)!r}, not "
+                        f"{value!r}: choose another --out, or delete {self.state} to begin anew"
+                    )
+            return
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
+            write_whole(self.state / "settings.json", content.encode())
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.folder}: {error}") from None
+
+    def _stored_settings(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads((self.state / "settings.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    def log(self, entry: Progress) -> None:
+        """Append one line."""
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[Progress]:
+        """The log so far; a last line that was cut off by a kill is left out."""
+        if not self.log_file.is_file():
+            return []
+        entries = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged after the step that is resumed from."""
+        kept = [json.dumps(entry) for entry in self.entries() if entry["step"] <= step]
+        write_whole(self.log_file, "".join(line + "\n" for line in kept).encode())
+
+    def steps(self) -> list[Path]:
+        """Whole step folders, oldest first."""
+        return sorted(self.state.glob("step-????????"))
+
+    def save(
+        self,
+        checkpoint: Checkpoint,
+        optimizers: Sequence[torch.optim.Optimizer],
+        progress: Progress,
+    ) -> None:
+        """Write the last checkpoint and the state to resume from."""
+        target = self.state / f"step-{progress['step']:08d}"
+        work = self.state / (target.name + ".part")
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+            checkpoint.save(work)
+            save_file(_flatten(optimizers), work / "optimizer.safetensors")
+            write_whole(work / "progress.json", json.dumps(progress).encode())
+            before = self.steps()
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(work, target)
+            for folder in before:
+                if folder != target:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot save step {progress['step']} to {self.state}: {error}; "
+                "the checkpoint before it is kept. Free some space and start the same command again"
+            ) from None
+
+    def load(
+        self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> Progress | None:
+        """Put the last saved state into model and optimizers; None where there is none."""
+        for leftover in self.state.glob("*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        saved = self.steps()
+        if not saved:
+            return None
+        folder = saved[-1]
+        try:
+            stored = Checkpoint.load(folder).model.state_dict()
+            progress: Progress = json.loads((folder / "progress.json").read_text())
+            _unflatten(load_file(folder / "optimizer.safetensors"), optimizers)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
+        model.load_state_dict(stored)
+        return progress
+
+    def finish(self, report: dict[str, Any]) -> None:
+        """Write the report and drop what was only needed to resume."""
+        content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.folder / "report.json", content.encode())
+
+
+def _flatten(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Optimizer state as named tensors: `optimizer.parameter.name`."""
+    tensors = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensor = torch.as_tensor(value)
+                tensors[f"{number}.{index}.{name}"] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def _unflatten(
+    tensors: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
+    for key, tensor in tensors.items():
+        number, index, name = key.split(".", 2)
+        states[int(number)].setdefault(int(index), {})[name] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )

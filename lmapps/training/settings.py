@@ -1,0 +1,132 @@
+"""A person's choices -> `TrainSettings`: everything that decides a training run, validated once."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from lmapps.errors import SettingsError
+from lmapps.text.tokenizer import TokenizerKind
+
+
+def option(default: Any, help: str) -> Any:
+    """A field with the text that `lmapps train --help` shows for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. An unknown key or a value out of range raises `SettingsError`."""
+
+    data: tuple[str, ...] = option(
+        (), "files or folders of text; NAME=FILE gives records to --apps"
+    )
+    out: str = option("", "folder for the checkpoint, the log and the report")
+    apps: tuple[str, ...] = option(
+        (), "plugins whose data sets are trained on, e.g. chat,summarize"
+    )
+    start_from: str = option("", "checkpoint to go on from (option --from)")
+
+    model: str = option("transformer", "body: rnn, gru, lstm or transformer")
+    size: str = option("tiny", "the one dial: tiny, small, base or large")
+    layers: int = option(0, "number of layers, where the size's does not suit (0 = the size's)")
+    width: int = option(0, "hidden width, where the size's does not suit (0 = the size's)")
+    context: int = option(256, "longest prompt and reply together, in tokens")
+    tokenizer: TokenizerKind = option("bpe", f"kind: {', '.join(get_args(TokenizerKind))}")
+    vocab_size: int = option(4096, "the most tokens in the vocabulary")
+    dropout: float = option(0.0, "share of activations zeroed in training")
+
+    steps: int = option(0, "optimizer steps to train for")
+    tokens: int = option(0, "tokens to train for, instead of steps")
+    minutes: float = option(0.0, "minutes to train for, instead of steps")
+    batch_tokens: int = option(8192, "tokens in one optimizer step, over all processes")
+    micro_batch_tokens: int = option(8192, "tokens in one forward pass; the rest is accumulated")
+
+    optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
+    learning_rate: float = option(0.003, "at its highest")
+    weight_decay: float = option(0.1, "decoupled, on matrices")
+    warmup: float = option(0.02, "share of the run in which the learning rate rises")
+    decay: float = option(0.4, "share of the run, at its end, in which it falls to zero")
+    clip: float = option(1.0, "largest norm of the gradient")
+
+    evaluations: int = option(10, "how often validation is run, evenly over the run")
+    patience: int = option(0, "stop after so many evaluations without improvement (0 = never)")
+    saves: int = option(10, "how often the state to resume from is written, evenly over the run")
+    mixed_precision: str = option("auto", "auto, no, bf16 or fp16")
+    save_dtype: str = option("float32", "weights on disk: float32 or bfloat16")
+    seed: int = option(0, "decides the weights at the start and the order of the data")
+
+    def __post_init__(self) -> None:
+        for name in ("data", "apps"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_choices()
+        self._check_numbers()
+        if not self.out:
+            raise SettingsError("no folder for the checkpoint: give one with --out DIR")
+        bounds = [n for n in ("steps", "tokens", "minutes") if getattr(self, n)]
+        if len(bounds) > 1:
+            raise SettingsError(
+                f"give one of steps, tokens and minutes, got {' and '.join(bounds)}"
+            )
+        if self.apps and not self.start_from:
+            raise SettingsError("--apps fine-tunes a checkpoint: name it with --from DIR")
+
+    def _check_choices(self) -> None:
+        from lmapps.model.config import (
+            BODIES,
+            SIZES,
+        )  # brings torch, which --help must not wait for
+
+        choices = {
+            "model": BODIES,
+            "size": tuple(SIZES),
+            "tokenizer": get_args(TokenizerKind),
+            "optimizer": ("muon", "adamw"),
+            "mixed_precision": ("auto", "no", "bf16", "fp16"),
+            "save_dtype": ("float32", "bfloat16"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise SettingsError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+
+    def _check_numbers(self) -> None:
+        ranges = {
+            "layers": (0, 1000), "width": (0, 100_000), "context": (8, 1_000_000),
+            "vocab_size": (16, 2**20), "dropout": (0, 0.9), "steps": (0, 10**9),
+            "tokens": (0, 10**13), "minutes": (0, 10**6), "batch_tokens": (8, 10**8),
+            "micro_batch_tokens": (8, 10**8), "learning_rate": (0, 10), "weight_decay": (0, 10),
+            "warmup": (0, 1), "decay": (0, 1), "clip": (0, 10**6), "evaluations": (1, 10**6),
+            "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise SettingsError(f"{name} must be a number, got {value!r}")
+            if not low <= value <= high:
+                raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> TrainSettings:
+        """Settings from names and values; an unknown name is an error."""
+        known = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise SettingsError(f"unknown setting {name!r}; known: {', '.join(known)}")
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_recipe(file: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file. Raises `SettingsError` where it cannot be read."""
+    try:
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"there is no recipe {file}; check the path") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"recipe {file} cannot be read: {error}") from None

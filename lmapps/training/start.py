@@ -1,0 +1,133 @@
+"""Settings -> a finished run: prepare, train, score, report. What `lmapps train` calls."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from lmapps import __version__
+from lmapps.evaluation.language import evaluate_corpus
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.training.loop import train
+from lmapps.training.prepare import Prepared, prepare_text
+from lmapps.training.run import Progress, Run
+from lmapps.training.settings import TrainSettings
+
+
+def run_training(settings: TrainSettings) -> dict[str, Any]:
+    """Train as chosen, or go on where a run in the same folder stopped; returns the report."""
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    accelerator = Accelerator(mixed_precision=mixed_precision(settings.mixed_precision))
+    run = Run(settings.out)
+    with accelerator.main_process_first():
+        run.open(settings)
+        prepared = prepare(settings, run, accelerator.num_processes)
+    if accelerator.is_main_process:
+        print(describe(prepared, settings, accelerator))
+    started = time.time()
+    progress = train(
+        prepared.checkpoint,
+        prepared.batches,
+        prepared.validate,
+        settings,
+        run,
+        accelerator,
+    )
+    report: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        report = make_report(settings, prepared, progress, accelerator, started)
+        run.finish(report)
+    accelerator.wait_for_everyone()
+    return report
+
+
+def prepare(settings: TrainSettings, run: Run, processes: int) -> Prepared:
+    """Text for pretraining, or plugins' examples where `apps` names some."""
+    if not settings.apps:
+        return prepare_text(settings, run, processes)
+    from lmapps.training.examples import prepare_apps
+
+    return prepare_apps(settings, run, processes)
+
+
+def mixed_precision(chosen: str) -> str:
+    """`auto` -> bf16 where the machine computes in it, else no."""
+    if chosen != "auto":
+        return chosen
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if torch.backends.mps.is_available():
+        return "no"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_units() else "no"
+
+
+def _has_bf16_units() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; without, it is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(unit in flags for unit in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def describe(prepared: Prepared, settings: TrainSettings, accelerator: Accelerator) -> str:
+    """What is about to run, in two lines."""
+    config = prepared.checkpoint.config
+    lines = [
+        f"{config.body}, {config.parameters / 1e6:.2f}M parameters: {config.num_layers} layers, "
+        f"width {config.hidden_size}, vocabulary {config.vocab_size}, context {config.context}; "
+        f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision}"
+    ]
+    if prepared.corpus:
+        counts = prepared.corpus.splits["train"]
+        lines.append(
+            f"{counts.documents:,} documents, {counts.tokens:,} training tokens, "
+            f"{counts.bytes / max(1, counts.tokens):.2f} bytes per token"
+        )
+    return "\n".join(lines)
+
+
+def make_report(
+    settings: TrainSettings,
+    prepared: Prepared,
+    progress: Progress,
+    accelerator: Accelerator,
+    started: float,
+) -> dict[str, Any]:
+    """Scores of the best checkpoint on validation and test, and what it took."""
+    best = Checkpoint.load(settings.out, device=accelerator.device)
+    scores: dict[str, Any] = {}
+    if prepared.corpus:
+        for split in ("validation", "test"):
+            scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
+    else:
+        scores["validation"] = prepared.validate(best.model).as_dict()
+    return {
+        "lmapps": __version__,
+        "settings": settings.as_dict(),
+        "model": {"body": best.config.body, "parameters": best.config.parameters},
+        "data": {
+            name: {"documents": c.documents, "tokens": c.tokens, "bytes": c.bytes}
+            for name, c in (prepared.corpus.splits if prepared.corpus else {}).items()
+        },
+        "steps": progress["step"],
+        "tokens": progress["tokens"],
+        "seconds": round(progress["seconds"], 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "scores": scores,
+        "machine": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+            "cores": os.cpu_count(),
+            "mixed_precision": accelerator.mixed_precision,
+        },
+    }

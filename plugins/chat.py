@@ -1,0 +1,52 @@
+"""Chat: several turns, with a persona where one is given."""
+
+from lmapps import Decoding, Messages, plugin, word_f1
+
+GREETING = "Hello! What would you like to talk about?"
+IDENTITY = (
+    "I am a small language model, trained with lmapps. I can chat a little, but I know few facts "
+    "and often get them wrong."
+)
+UNKNOWN = "I don't know. I am a small model and can't look things up."
+TURNS = {
+    GREETING: ["Hi", "Hello", "Hello!", "Hey there", "Good morning", "Hi, how are you?"],
+    IDENTITY: ["Who are you?", "What are you?", "What can you do?", "Are you a person?"],
+    UNKNOWN: [
+        "What is the weather today?", "What time is it?", "Who won the game last night?",
+        "What is my name?", "What did I do yesterday?",
+    ],
+    "You're welcome!": ["Thanks", "Thank you", "Thank you very much!", "Thanks for your help."],
+    "Goodbye! Come back any time.": ["Bye", "Goodbye", "See you later", "I have to go now."],
+}  # fmt: skip
+REPEATS = 12
+"""How often each of these short turns is seen beside thousands of other conversations."""
+
+
+@plugin(
+    title="Chat",
+    decoding=Decoding(temperature=0.6, top_p=0.9, repetition_penalty=1.1, max_new_tokens=160),
+    examples=[["Hello!"], ["What is a river?"], ["Tell me about London."]],
+)
+def chat(messages: Messages, persona: str = "") -> Messages:
+    """Talk with the model. A persona says who it should be."""
+    if not persona.strip():
+        return messages
+    return [{"role": "system", "content": persona}, *messages]
+
+
+@chat.dataset(fields=("messages",))
+def conversations(record):
+    *before, reply = record["messages"]
+    yield {"messages": before}, reply["content"]
+
+
+@chat.dataset
+def manners():
+    for reply, openings in TURNS.items():
+        for opening in openings * REPEATS:
+            yield {"messages": [{"role": "user", "content": opening}]}, reply
+
+
+@chat.metric
+def words_in_common(reply: str, reference: str, fields: dict) -> float:
+    return word_f1(reply, reference)

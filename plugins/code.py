@@ -1,0 +1,35 @@
+"""Code: a function for an instruction."""
+
+from lmapps import Decoding, Passage, code_block, parses_as_python, plugin
+
+LONGEST = 900  # characters: longer programs do not fit a small model's context
+
+
+@plugin(
+    title="Code",
+    decoding=Decoding(temperature=0.3, top_p=0.9, max_new_tokens=256),
+    finish=code_block,
+    examples=[
+        ["Write a function to find the maximum of two numbers.", "Python"],
+        ["Return the sum of a list of numbers.\n\ndef total(numbers):", "Python"],
+        [
+            "Check whether a text is a palindrome.\n\ndef is_palindrome(text: str) -> bool:",
+            "Python",
+        ],
+    ],
+)
+def code(instruction: Passage, language: str = "Python") -> str:
+    """Write code for an instruction. Read it before you run it: it is often wrong."""
+    return f"Write {language.strip()} code.\n{instruction}"
+
+
+@code.dataset(fields=("instruction", "code"))
+def functions(record):
+    if len(record["code"]) <= LONGEST:
+        reply = f"```python\n{record['code'].strip()}\n```"
+        yield {"instruction": record["instruction"]}, reply
+
+
+@code.metric
+def parses(reply: str, reference: str, fields: dict) -> float:
+    return parses_as_python(reply)

@@ -1,0 +1,234 @@
+"""The page as a person uses it, in Debian's chromium: chat, forms, Stop, phone width, reload."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.discovery import discover
+from lmapps.paths import plugin_folders
+
+pytestmark = pytest.mark.browser
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+FIFTH = '''"""Write a haiku."""
+
+from lmapps import Decoding, plugin
+
+
+@plugin(title="Haiku", decoding=Decoding(temperature=0.9, max_new_tokens=40), examples=[["rain"]])
+def haiku(topic: str, lines: int = 3) -> str:
+    """Write a haiku."""
+    return f"Write a haiku of {lines} lines about {topic}."
+'''
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The four plugins, a fifth file and a broken one, at about thirty tokens a second."""
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "haiku.py").write_text(FIFTH)
+    (folder / "broken.py").write_text("def f(:\n")
+    with serve(discover([plugin_folders()[0], folder]), 0.03) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any, served: Any) -> Iterator[Any]:
+    """A fresh visitor. Anything fetched from outside or logged as an error fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    outside, errors = list[str](), list[str]()
+    page.on("request", lambda r: outside.append(r.url) if is_outside(r.url, served) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    yield page
+    context.close()
+    served.wait_until_idle()
+    assert not outside and not errors
+
+
+def is_outside(url: str, served: Any) -> bool:
+    return not url.startswith((served.url, "data:", "blob:"))
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def replies(page: Any) -> Any:
+    return page.locator("#chat-chat .bot.message")
+
+
+def send(page: Any, text: str) -> None:
+    page.fill("#message textarea", text)
+    button(page, "Send").click()
+
+
+def wait_until_enabled(page: Any, name: str) -> None:
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('button')].some("
+        "b => b.offsetParent && b.innerText.trim() === name && !b.disabled)",
+        arg=name,
+        timeout=20_000,
+    )
+
+
+def test_chat_streams_and_is_kept_over_a_reload(page: Any) -> None:
+    send(page, "Hello there")
+    replies(page).first.wait_for()
+    lengths = set()
+    while button(page, "Send").is_disabled():
+        lengths.add(len(replies(page).first.inner_text()))
+        page.wait_for_timeout(50)
+    assert len(lengths) > 3, "the reply grew while it was written"
+    wait_until_enabled(page, "Send")
+    said = replies(page).first.inner_text().strip()
+    assert said
+    page.wait_for_timeout(500)
+    page.reload()
+    replies(page).first.wait_for()
+    assert replies(page).first.inner_text().strip() == said
+    assert page.locator("#chat-chat .user.message").first.inner_text().strip() == "Hello there"
+
+
+def test_stop_stops_and_the_conversation_goes_on(page: Any, served: Any) -> None:
+    send(page, "Tell me everything")
+    replies(page).first.wait_for()
+    wait_until_enabled(page, "Stop")
+    button(page, "Stop").click()
+    served.wait_until_idle()
+    wait_until_enabled(page, "Send")
+    said = replies(page).first.inner_text()
+    page.wait_for_timeout(500)
+    assert replies(page).first.inner_text() == said
+    page.get_by_text("Stopped.").locator("visible=true").wait_for()
+    send(page, "And then?")
+    replies(page).nth(1).wait_for()
+
+
+def test_retry_answers_again_and_new_chat_empties(page: Any) -> None:
+    send(page, "Hello")
+    wait_until_enabled(page, "Retry")
+    first = replies(page).first.inner_text()
+    button(page, "Retry").click()
+    wait_until_enabled(page, "Stop")
+    wait_until_enabled(page, "Retry")
+    assert replies(page).count() == 1
+    assert replies(page).first.inner_text() != first
+    button(page, "New chat").click()
+    page.wait_for_function("!document.querySelector('#chat-chat .message')")
+
+
+def test_closing_the_page_frees_its_slot(browser: Any, served: Any) -> None:
+    page = browser.new_page()
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    before = served.engine.passes
+    send(page, "Tell me everything")
+    replies(page).first.wait_for()
+    page.close()
+    served.wait_until_idle()
+    assert served.engine.passes - before < 100
+
+
+def test_a_form_is_filled_by_an_example_and_writes(page: Any) -> None:
+    page.get_by_role("tab", name="News").click()
+    page.locator("tr", has_text="Storm closes airport").locator("visible=true").click()
+    headline = page.locator("#field-headline textarea, #field-headline input").first
+    page.wait_for_function("e => e.value.startsWith('Storm')", arg=headline.element_handle())
+    button(page, "Write").click()
+    wait_until_enabled(page, "Stop")
+    wait_until_enabled(page, "Write")
+    assert page.locator("#reply-news").inner_text().strip()
+    assert page.locator("#reply-news button").count() >= 1, "a button to copy"
+
+
+def test_an_empty_form_says_what_is_missing(page: Any) -> None:
+    page.get_by_role("tab", name="News").click()
+    button(page, "Write").click()
+    page.get_by_text(re.compile("Headline is empty|needs the field 'headline'")).wait_for()
+
+
+def test_a_text_file_fills_the_passage_and_a_binary_one_is_refused(
+    page: Any, tmp_path: Path
+) -> None:
+    page.get_by_role("tab", name="Summarize").click()
+    (tmp_path / "story.txt").write_text("The cat sat on the mat.")
+    (tmp_path / "bad.txt").write_bytes(b"MZ\0\1")
+    chooser = page.locator("input[type=file]").locator("xpath=.").last
+    box = page.locator("#field-text textarea").element_handle()
+    chooser.set_input_files(tmp_path / "story.txt")
+    page.wait_for_function("e => e.value === 'The cat sat on the mat.'", arg=box)
+    chooser.set_input_files(tmp_path / "bad.txt")
+    page.get_by_text("bad.txt is a binary file").wait_for()
+
+
+def test_a_fifth_plugin_has_its_tab_and_a_broken_one_its_reason(page: Any) -> None:
+    page.get_by_role("tab", name="Haiku").click()
+    page.locator("#field-topic textarea, #field-topic input").first.fill("rain")
+    button(page, "Write").click()
+    wait_until_enabled(page, "Stop")
+    wait_until_enabled(page, "Write")
+    assert page.locator("#reply-haiku").inner_text().strip()
+    page.get_by_role("tab", name="Plugins").click()
+    listed = page.locator("#plugins-page").inner_text()
+    assert "haiku.py" in listed and "broken.py" in listed and "not Python" in listed
+
+
+def test_decoding_settings_are_folded_and_count(page: Any) -> None:
+    page.get_by_role("tab", name="Haiku").click()
+    assert not page.get_by_label("Seed").locator("visible=true").count()
+    page.get_by_text("Decoding", exact=True).locator("visible=true").click()
+    page.get_by_label("Seed").locator("visible=true").fill("7")
+    page.locator("#field-topic textarea, #field-topic input").first.fill("rain")
+    texts = []
+    for _ in range(2):
+        button(page, "Write").click()
+        wait_until_enabled(page, "Stop")
+        wait_until_enabled(page, "Write")
+        texts.append(page.locator("#reply-haiku").inner_text())
+    assert texts[0] == texts[1]
+
+
+def test_light_and_dark(page: Any) -> None:
+    colour = "getComputedStyle(document.querySelector('.gradio-container')).color"
+    before = page.evaluate(colour)
+    button(page, "Light / dark").click()
+    page.wait_for_function(f"({colour}) !== '{before}'")
+
+
+def test_the_page_fits_a_phone(browser: Any, served: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    send(page, "Hello")
+    replies(page).first.wait_for()
+    for name in ("Send", "Stop", "Retry", "New chat"):
+        box = button(page, name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.close()
+    served.wait_until_idle()

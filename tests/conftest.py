@@ -1,0 +1,124 @@
+"""Tiny models with real tokenizers, made once for the whole session."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+
+from lmapps.discovery import Found, discover
+from lmapps.model.checkpoint import Checkpoint
+
+TEXT = """The cat sat on the mat. The dog ran after the cat, and the cat ran up a tree.
+"Come down," said the girl. "No," said the cat, "not before the dog has gone home."
+今天天气很好，我们去公园。def add(a, b):
+    return a + b
+"""
+
+
+@cache
+def _tiny_checkpoint(body: str) -> Checkpoint:
+    import torch
+
+    from lmapps.model.config import ModelConfig
+    from lmapps.model.language_model import LanguageModel
+    from lmapps.text.template import Template
+    from lmapps.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.train([TEXT] * 20, "bpe", 384)
+    torch.manual_seed(0)
+    config = ModelConfig.from_size(
+        "tiny",
+        body=body,  # type: ignore[arg-type]
+        vocab_size=tokenizer.vocab_size,
+        context=128,
+    )
+    model = LanguageModel(config.changed(num_layers=2)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return Checkpoint(model, tokenizer, Template(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Callable[[str], Checkpoint]:
+    """`tiny_checkpoint("gru")` -> a random model of that body with a small BPE tokenizer."""
+    return _tiny_checkpoint
+
+
+def _endless(checkpoint: Checkpoint) -> Checkpoint:
+    from lmapps.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(checkpoint.tokenizer.raw)
+    tokenizer.end_ids = frozenset()
+    return Checkpoint(checkpoint.model, tokenizer, checkpoint.template)
+
+
+@pytest.fixture(scope="session")
+def endless_checkpoint() -> Callable[[str], Checkpoint]:
+    """The same models, but a reply never ends by itself: lengths are what was asked for."""
+    return lambda body: _endless(_tiny_checkpoint(body))
+
+
+class Served:
+    """A real server on a free port, in a thread of this process."""
+
+    def __init__(self, engine: Any, seconds_per_step: float) -> None:
+        self.url, self.engine = "", engine
+        self.seconds_per_step = seconds_per_step
+        """How long a decoding step takes at least: a test may make it slower for a while."""
+        self._decode = engine._scheduler.slots.decode
+        engine._scheduler.slots.decode = self._slow_decode
+
+    def _slow_decode(self) -> Any:
+        time.sleep(self.seconds_per_step)
+        return self._decode()
+
+    def wait_until_idle(self) -> None:
+        """Until no request holds a slot or waits for one."""
+        deadline = time.monotonic() + 20
+        while self.engine.running or self.engine.waiting:
+            assert time.monotonic() < deadline, "a slot is still taken after 20 seconds"
+            time.sleep(0.005)
+
+
+@contextmanager
+def _served(found: Found, seconds_per_step: float) -> Iterator[Served]:
+    import uvicorn
+
+    from lmapps.engine.engine import Engine
+    from lmapps.server.serve import create_app
+
+    engine = Engine(_endless(_tiny_checkpoint("transformer")))
+    running = Served(engine, seconds_per_step)
+    config = uvicorn.Config(
+        create_app(engine, found), port=0, log_level="warning", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    running.url = f"http://127.0.0.1:{port}"
+    yield running
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """`with serve(found, seconds_per_step=0.02) as served:` a server as a person meets it."""
+    return _served
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Any]) -> Iterator[Served]:
+    """A server with the four plugins and a random model at a readable speed."""
+    with serve(discover(), 0.01) as running:
+        yield running

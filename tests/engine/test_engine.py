@@ -1,0 +1,243 @@
+"""One batch for everybody: steps are counted, replies do not depend on neighbours, slots free."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lmapps.decoding import Decoding
+from lmapps.engine.engine import Engine
+from lmapps.engine.request import Delta
+from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.config import BODIES
+
+PROMPTS = [
+    "The cat",
+    "The dog ran after",
+    "A tree",
+    "今天",
+    '"No," said',
+    "the girl",
+    "m",
+    "Come down",
+]
+LONG = Decoding(temperature=0.9, max_new_tokens=100_000)
+
+
+@pytest.fixture(params=BODIES)
+def engine(
+    request: pytest.FixtureRequest, endless_checkpoint: Callable[[str], Checkpoint]
+) -> Iterator[Engine]:
+    with Engine(endless_checkpoint(request.param), slots=8) as engine:
+        yield engine
+
+
+@pytest.fixture
+def transformer(endless_checkpoint: Callable[[str], Checkpoint]) -> Checkpoint:
+    return endless_checkpoint("transformer")
+
+
+def ids_of(engine: Engine, text: str) -> list[int]:
+    return engine.checkpoint.tokenizer.prompt_ids(text)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in 30 seconds"
+        time.sleep(0.001)
+
+
+def test_eight_requests_of_fifty_tokens_take_about_fifty_passes(engine: Engine) -> None:
+    async def together() -> list[Any]:
+        decoding = Decoding(temperature=1, seed=1, max_new_tokens=50)
+        return await asyncio.gather(
+            *(engine.complete(ids_of(engine, p), decoding) for p in PROMPTS)
+        )
+
+    replies = asyncio.run(together())
+    assert [len(reply.ids) for reply in replies] == [50] * 8
+    # 49 steps after each one's prompt; eight short prompts to read; a few more where the
+    # first requests were a step or two ahead of the last to arrive.
+    assert 49 + 8 <= engine.passes <= 75
+
+
+def test_a_reply_is_the_same_alone_and_in_a_full_batch(engine: Engine) -> None:
+    async def together() -> list[Any]:
+        return await asyncio.gather(
+            *(
+                engine.complete(ids_of(engine, prompt), Decoding(seed=seed, max_new_tokens=30))
+                for seed, prompt in enumerate(PROMPTS)
+            )
+        )
+
+    batched = asyncio.run(together())
+    alone = [
+        engine.generate(ids_of(engine, prompt), Decoding(seed=seed, max_new_tokens=30))
+        for seed, prompt in enumerate(PROMPTS)
+    ]
+    assert [reply.ids for reply in batched] == [reply.ids for reply in alone]
+
+
+def test_a_seed_repeats_and_no_seed_does_not(engine: Engine) -> None:
+    ids = ids_of(engine, "The cat")
+    seeded = Decoding(temperature=1.2, seed=7, max_new_tokens=30)
+    assert engine.generate(ids, seeded) == engine.generate(ids, seeded)
+    free = Decoding(temperature=1.2, max_new_tokens=30)
+    assert engine.generate(ids, free).ids != engine.generate(ids, free).ids
+
+
+def test_temperature_zero_takes_the_most_probable_token(engine: Engine) -> None:
+    ids = ids_of(engine, "The dog")
+    reply = engine.generate(ids, Decoding(temperature=0, max_new_tokens=12))
+    known = engine.checkpoint.tokenizer.vocab_size
+    for token_id in reply.ids:
+        with torch.inference_mode():
+            logits = engine.checkpoint.model(torch.tensor([ids]))[0, -1, :known]
+        assert logits[token_id] >= logits.max() - 1e-4
+        ids = [*ids, token_id]
+
+
+def test_a_cancelled_request_frees_its_slot_within_one_step(engine: Engine) -> None:
+    arrived: list[Delta] = []
+    passes_at_cancel = []
+
+    def deliver(delta: Delta) -> None:
+        arrived.append(delta)
+        if len(arrived) == 5:
+            request.cancel()
+            passes_at_cancel.append(engine.passes)
+
+    request = engine.submit(ids_of(engine, "The cat"), LONG, deliver)
+    wait_until(lambda: bool(arrived) and arrived[-1].finish is not None)
+    assert arrived[-1].finish == "cancelled"
+    assert len(arrived) == 6
+    assert engine.passes == passes_at_cancel[0]
+    wait_until(lambda: engine.running == 0)
+
+
+def test_closing_a_stream_frees_its_slot(engine: Engine) -> None:
+    async def leave() -> None:
+        stream = engine.stream(ids_of(engine, "The cat"), LONG)
+        async for _ in stream:
+            break
+        await stream.aclose()
+
+    asyncio.run(leave())
+    wait_until(lambda: engine.running == 0)
+
+
+def test_a_reader_whose_loop_is_gone_frees_its_slot(engine: Engine) -> None:
+    loop = asyncio.new_event_loop()
+    stream = engine.stream(ids_of(engine, "The cat"), LONG)
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    wait_until(lambda: engine.running == 0)
+
+
+def test_more_requests_than_slots_wait_their_turn_and_hear_their_place(
+    transformer: Checkpoint,
+) -> None:
+    places: list[int] = []
+    with Engine(transformer, slots=1) as engine:
+        ids = ids_of(engine, "The cat")
+        first = engine.submit(ids, LONG, lambda delta: None)
+        wait_until(lambda: engine.running == 1)
+        second = engine.submit(ids, LONG, lambda delta: places.append(delta.position or 0))
+        wait_until(lambda: places == [1])
+        first.cancel()
+        wait_until(lambda: len(places) > 1)
+        second.cancel()
+
+
+def test_a_full_queue_says_so(transformer: Checkpoint) -> None:
+    with Engine(transformer, slots=1, queue=1) as engine:
+        ids = ids_of(engine, "The cat")
+        engine.submit(ids, LONG, lambda delta: None)
+        wait_until(lambda: engine.running == 1)
+        engine.submit(ids, LONG, lambda delta: None)
+        with pytest.raises(Busy, match="1 requests are waiting already"):
+            engine.submit(ids, LONG, lambda delta: None)
+
+
+def test_a_long_prompt_is_read_in_chunks_while_others_go_on(transformer: Checkpoint) -> None:
+    import lmapps.engine.scheduler as scheduler
+
+    prompt = list(range(10, 110))
+    with Engine(transformer) as engine:
+        whole = engine.generate(prompt, Decoding(temperature=0, max_new_tokens=9))
+    before, scheduler.PREFILL_TOKENS = scheduler.PREFILL_TOKENS, 7
+    try:
+        with Engine(transformer) as engine:
+            chunked = engine.generate(prompt, Decoding(temperature=0, max_new_tokens=9))
+            assert engine.passes == 15 + 8
+    finally:
+        scheduler.PREFILL_TOKENS = before
+    assert whole.ids == chunked.ids
+
+
+def test_a_reply_ends_where_the_context_does(engine: Engine) -> None:
+    prompt = [20] * (engine.context - 5)
+    reply = engine.generate(prompt, LONG)
+    assert (len(reply.ids), reply.finish) == (5, "length")
+    with pytest.raises(PromptTooLong, match=f"{engine.context} tokens"):
+        engine.generate([20] * engine.context, LONG)
+    with pytest.raises(InputError, match="empty"):
+        engine.generate([], LONG)
+
+
+def test_stop_strings_end_the_text_before_them(engine: Engine) -> None:
+    ids = ids_of(engine, "The cat")
+    decoding = Decoding(seed=3, max_new_tokens=60)
+    whole = engine.generate(ids, decoding).text
+    stop = whole[20:24]
+    cut = engine.generate(ids, decoding.replace(stop=stop))
+    assert cut.finish == "stop"
+    assert cut.text == whole[: whole.index(stop)]
+
+
+def test_streamed_text_never_splits_a_character(engine: Engine) -> None:
+    async def deltas() -> list[Delta]:
+        decoding = Decoding(temperature=1.5, seed=5, max_new_tokens=80)
+        return [delta async for delta in engine.stream(ids_of(engine, "今天天气"), decoding)]
+
+    streamed = asyncio.run(deltas())
+    ids = [token_id for delta in streamed for token_id in delta.ids]
+    whole = engine.checkpoint.tokenizer.decode(ids)
+    text = "".join(delta.text for delta in streamed)
+    assert whole.startswith(text)
+    assert set(whole[len(text) :]) <= {"\ufffd"}, "only an unfinished character may be missing"
+
+
+def test_a_failure_in_a_step_reaches_everyone_and_the_engine_goes_on(
+    transformer: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(transformer) as engine:
+        slots = engine._scheduler.slots
+        broken = slots.decode
+
+        def fail_once() -> torch.Tensor:
+            monkeypatch.setattr(slots, "decode", broken)
+            raise ValueError("out of paper")
+
+        monkeypatch.setattr(slots, "decode", fail_once)
+        with pytest.raises(LmappsError, match="ValueError: out of paper"):
+            engine.generate(ids_of(engine, "The cat"), LONG)
+        assert engine.generate(ids_of(engine, "The cat"), Decoding(max_new_tokens=4)).ids
+
+
+def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:
+    arrived: list[Delta] = []
+    engine = Engine(transformer)
+    engine.submit(ids_of(engine, "The cat"), LONG, arrived.append)
+    wait_until(lambda: len(arrived) > 2)
+    engine.close()
+    assert isinstance(arrived[-1].error, Busy)
+    with pytest.raises(Busy, match="shutting down"):
+        engine.submit([1], LONG, arrived.append)

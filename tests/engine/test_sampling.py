@@ -1,0 +1,113 @@
+"""Sampling by its definitions: distributions, filters, penalties."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmapps.decoding import Decoding
+from lmapps.engine.sampling import draw, probabilities, sample
+from lmapps.engine.stops import StopStrings
+from lmapps.errors import CheckpointError
+
+LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05]))
+
+
+def kept(decoding: Decoding) -> list[int]:
+    return np.flatnonzero(probabilities(LOGITS, decoding)).tolist()
+
+
+def test_drawn_ids_follow_the_probabilities() -> None:
+    rng = random.Random(0)
+    counts = np.bincount([draw(np.exp(LOGITS), rng) for _ in range(20_000)], minlength=5)
+    assert np.abs(counts / 20_000 - np.exp(LOGITS)).max() < 0.015
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    cold = probabilities(LOGITS, Decoding(temperature=0.5))
+    expected = np.exp(LOGITS) ** 2 / (np.exp(LOGITS) ** 2).sum()
+    np.testing.assert_allclose(cold, expected)
+    assert probabilities(LOGITS, Decoding(temperature=2)).max() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("decoding", "ids"),
+    [
+        (Decoding(temperature=1, top_k=2), [0, 1]),
+        (Decoding(temperature=1, top_p=0.7), [0, 1]),
+        (Decoding(temperature=1, top_p=0.71), [0, 1, 2]),
+        (Decoding(temperature=1, top_p=0.01), [0]),
+        (Decoding(temperature=1, min_p=0.3), [0, 1, 2]),
+        (Decoding(temperature=1, top_k=4, top_p=0.9, min_p=0.2), [0, 1, 2, 3]),
+    ],
+)
+def test_filters_keep_what_their_definition_says(decoding: Decoding, ids: list[int]) -> None:
+    # 0.4 + 0.3 reaches 0.7 up to rounding; after top-k 4 the sum is 0.95.
+    assert kept(decoding) in (ids, ids if decoding.top_p != 0.7 else [0, 1, 2])
+
+
+def test_penalties_lower_what_was_there() -> None:
+    rng = random.Random(0)
+    greedy = Decoding(temperature=0)
+    logits = np.array([2.0, 1.9, -1.0])
+    assert sample(logits, greedy, rng) == 0
+    assert sample(logits, greedy.replace(repetition_penalty=1.5), rng, prompt_ids=[0]) == 1
+    assert sample(logits, greedy.replace(presence_penalty=0.5), rng, [0], [0]) == 1
+    assert sample(logits, greedy.replace(presence_penalty=0.5), rng, [0], []) == 0
+    assert sample(logits, greedy.replace(frequency_penalty=0.06), rng, [], [0]) == 0
+    assert sample(logits, greedy.replace(frequency_penalty=0.06), rng, [], [0, 0]) == 1
+
+
+def test_no_repeat_ngram_never_completes_a_run_twice() -> None:
+    logits = np.array([5.0, 4.0, 3.0, 2.0])
+    rng, generated = random.Random(0), list[int]()
+    for _ in range(8):
+        decoding = Decoding(temperature=0, no_repeat_ngram=2)
+        generated.append(sample(logits, decoding, rng, [], generated))
+    pairs = list(itertools.pairwise(generated))
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_damaged_weights_are_named() -> None:
+    with pytest.raises(CheckpointError, match="not a number"):
+        sample(np.array([np.nan, 1.0]), Decoding(), random.Random(0))
+
+
+@given(
+    st.lists(st.floats(-30, 30), min_size=1, max_size=40),
+    st.floats(0.05, 2), st.integers(0, 50), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 9),
+)  # fmt: skip
+def test_the_id_drawn_always_has_a_probability(
+    logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+) -> None:
+    decoding = Decoding(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    weights = probabilities(np.array(logits), decoding)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[draw(weights, random.Random(seed))] > 0
+
+
+@given(st.text("ab<>", max_size=30), st.lists(st.text("ab<>", min_size=1, max_size=4), max_size=3))
+def test_a_stop_string_never_shows_however_the_text_is_cut(text: str, stops: list[str]) -> None:
+    places = [text.find(stop) for stop in stops if stop in text]
+    expected = text[: min(places)] if places else text
+    for size in (1, 2, 3, 7):
+        stream, out, stopped = StopStrings(stops), "", False
+        for start in range(0, len(text), size):
+            certain, stopped = stream.feed(text[start : start + size])
+            out += certain
+            if stopped:
+                break
+        if not stopped:
+            out += stream.flush()
+        assert not any(stop in out for stop in stops)
+        if size == 1:  # one character at a time, the first stop string to be complete ends it
+            ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+            assert stopped == bool(places)
+            assert len(out) <= (min(ends) if ends else len(text))
+        else:
+            assert expected.startswith(out) or out.startswith(expected)

@@ -1,0 +1,26 @@
+"""The code on the pages of docs/ runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_article_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "article.md").read_text(), re.S)
+    assert len(blocks) >= 5
+    import torch
+
+    torch.manual_seed(0)
+    exec(compile("\n".join(blocks), "docs/article.md", "exec"), {})
+    assert "perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
