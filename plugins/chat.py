@@ -18,13 +18,13 @@ TURNS = {
     "You're welcome!": ["Thanks", "Thank you", "Thank you very much!", "Thanks for your help."],
     "Goodbye! Come back any time.": ["Bye", "Goodbye", "See you later", "I have to go now."],
 }  # fmt: skip
-REPEATS = 12
+REPEATS = 50
 """How often each of these short turns is seen beside thousands of other conversations."""
 
 
 @plugin(
     title="Chat",
-    decoding=Decoding(temperature=0.6, top_p=0.9, repetition_penalty=1.1, max_new_tokens=160),
+    decoding=Decoding(temperature=0.5, top_p=0.9, no_repeat_ngram=6, max_new_tokens=160),
     examples=[["Hello!"], ["What is a river?"], ["Tell me about London."]],
 )
 def chat(messages: Messages, persona: str = "") -> Messages:

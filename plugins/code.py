@@ -2,12 +2,12 @@
 
 from lmapps import Decoding, Passage, code_block, parses_as_python, plugin
 
-LONGEST = 900  # characters: longer programs do not fit a small model's context
+LONGEST = 600  # characters: about what fits in max_new_tokens below
 
 
 @plugin(
     title="Code",
-    decoding=Decoding(temperature=0.3, top_p=0.9, max_new_tokens=256),
+    decoding=Decoding(temperature=0.3, top_p=0.9, no_repeat_ngram=20, max_new_tokens=256),
     finish=code_block,
     examples=[
         ["Write a function to find the maximum of two numbers.", "Python"],

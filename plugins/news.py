@@ -9,7 +9,7 @@ LENGTHS = {"one paragraph": 450, "a few paragraphs": 1100}  # characters of a tr
 
 @plugin(
     title="News",
-    decoding=Decoding(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_new_tokens=320),
+    decoding=Decoding(temperature=0.6, top_p=0.9, no_repeat_ngram=6, max_new_tokens=320),
     finish=whole_sentences,
     examples=[
         ["Storm closes airport for two days", "weather", "news report", "one paragraph"],

@@ -10,7 +10,7 @@ ROUNDS = 4  # of reading in parts, before the beginning alone has to do
 
 @plugin(
     title="Summarize",
-    decoding=Decoding(temperature=0.3, top_p=0.9, repetition_penalty=1.1, max_new_tokens=128),
+    decoding=Decoding(temperature=0.3, top_p=0.9, no_repeat_ngram=6, max_new_tokens=128),
     finish=whole_sentences,
     examples=[
         [
