@@ -123,6 +123,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        cache: RecurrentCache | None = None,
         past_key_values: RecurrentCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -130,10 +131,13 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits (B, T, V), the loss where labels are given, and the state to go on from."""
+        """Logits (B, T, V), the loss where labels are given, and the state to go on from.
+
+        `past_key_values` is what transformers called `cache` before 5.24.
+        """
         x_BTE = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         T = x_BTE.shape[1]
-        cache = past_key_values
+        cache = cache if cache is not None else past_key_values
         if cache is None and use_cache is not False and not self.training:
             cache = RecurrentCache(self.body.new_state(len(x_BTE), self.body.config.context))
         padding = attention_mask is not None and not bool(attention_mask[:, -T:].all())
@@ -150,7 +154,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return CausalLMOutputWithPast(loss, logits, cache)  # the third was past_key_values
 
     def _masked(
         self, x_BTE: torch.Tensor, mask_BT: torch.Tensor, cache: RecurrentCache | None
