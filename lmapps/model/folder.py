@@ -136,6 +136,12 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
     """The `ModelConfig` of a `config.json`; `CheckpointError` where it asks for what we lack."""
     kind = stored.get("model_type")
+    known = ("llama", "qwen3", RECURRENT_TYPE)
+    if kind not in known:
+        raise CheckpointError(
+            f"{folder}: models of type {kind!r} are not supported; give one of type "
+            f"{', '.join(known)}"
+        )
     try:
         shared = {
             "vocab_size": stored["vocab_size"],
@@ -148,11 +154,6 @@ def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
             body, embed = stored["body"], stored["embed_size"]
             dropout = stored.get("dropout", 0.0)
             return ModelConfig(body=body, embed_size=embed, dropout=dropout, **shared)
-        if kind not in ("llama", "qwen3"):
-            known = f"llama, qwen3, {RECURRENT_TYPE}"
-            raise CheckpointError(
-                f"{folder}: models of type {kind!r} are not supported; known: {known}"
-            )
         _refuse_unsupported(stored, folder)
         heads = stored["num_attention_heads"]
         return ModelConfig(
@@ -236,7 +237,9 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         try:
             yield from load_file(file).items()
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is broken: {error}") from None
+            raise CheckpointError(
+                f"{file} is broken ({error}): copy it again, or train it anew"
+            ) from None
 
 
 def _rename(name: str, body: str) -> str:

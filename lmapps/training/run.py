@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Run:
         self.folder = Path(folder)
         self.state = self.folder / "run"
         self.log_file = self.state / "log.jsonl"
+        self.is_new = False
 
     def open(self, settings: TrainSettings) -> None:
         """Create the folders, or check that the run there is the same one.
@@ -57,11 +59,19 @@ class Run:
                     )
             return
         try:
+            self.is_new = not self.state.exists()
             self.state.mkdir(parents=True, exist_ok=True)
             content = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
             write_whole(self.state / "settings.json", content.encode())
         except OSError as error:
             raise StorageError(f"cannot write to {self.folder}: {error}") from None
+
+    def abandon(self) -> None:
+        """Leave nothing of a run whose input turned out bad; one that was there before stays."""
+        if self.is_new:
+            shutil.rmtree(self.state, ignore_errors=True)
+            with suppress(OSError):  # the folder holds something of somebody else
+                self.folder.rmdir()
 
     def _stored_settings(self) -> dict[str, Any] | None:
         try:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from lmapps import __version__
+from lmapps.errors import LmappsError
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.training.loop import train
@@ -28,7 +29,11 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     run = Run(settings.out)
     with accelerator.main_process_first():
         run.open(settings)
-        prepared = prepare(settings, run, accelerator.num_processes)
+        try:
+            prepared = prepare(settings, run, accelerator.num_processes)
+        except LmappsError:
+            run.abandon()
+            raise
     if accelerator.is_main_process:
         print(describe(prepared, settings, accelerator))
     started = time.time()
