@@ -19,7 +19,8 @@ CSS = """
 .status { min-height: 1.5em; opacity: 0.8; }
 .title-row { align-items: center; }
 #theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
-@media (max-width: 640px) { .gradio-container > .main { padding: 0.75rem !important; } }
+#plugins-page { overflow-x: auto; }
+#plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
 """
 SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
 FONTS = ["system-ui", "sans-serif"]
