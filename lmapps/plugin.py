@@ -30,6 +30,8 @@ class Example:
     reply: str
     reference: Any
     """What the metric gets: the reply itself, or something else, such as tests for code."""
+    record: Mapping[str, Any] | None = None
+    """What it was made of; None for the plugin's own."""
 
 
 @dataclass(frozen=True)
@@ -199,13 +201,15 @@ class Plugin:
                         f"plugin {self.name!r}: record {number} has no field {missing[0]!r}; it "
                         f"needs {', '.join(dataset.needs)} (the record has {', '.join(record)})"
                     )
-                yield from self._made(dataset.function(record))
+                yield from self._made(dataset.function(record), record)
 
-    def _made(self, made: Iterable[tuple[Any, ...]]) -> Iterator[Example]:
+    def _made(
+        self, made: Iterable[tuple[Any, ...]], record: Mapping[str, Any] | None = None
+    ) -> Iterator[Example]:
         with plugin_boundary(f"the data set of plugin {self.name!r}"):
             for values in made:
                 fields, reply = values[0], values[1]
-                yield Example(fields, reply, values[2] if len(values) > 2 else reply)
+                yield Example(fields, reply, values[2] if len(values) > 2 else reply, record)
 
     def _generated(self, made: Generator[Any, Any, Any]) -> Steps:
         """A generator's prompts as conversations, and the replies back in the shape it asked."""

@@ -24,7 +24,7 @@ REPEATS = 50
 
 @plugin(
     title="Chat",
-    decoding=Decoding(temperature=0.5, top_p=0.9, no_repeat_ngram=6, max_new_tokens=160),
+    decoding=Decoding(temperature=0.5, top_p=0.9, no_repeat_ngram=3, max_new_tokens=160),
     examples=[["Hello!"], ["What is a river?"], ["Tell me about London."]],
 )
 def chat(messages: Messages, persona: str = "") -> Messages:

@@ -25,9 +25,13 @@ def code(instruction: Passage, language: str = "Python") -> str:
 
 @code.dataset(fields=("instruction", "code"))
 def functions(record):
-    if len(record["code"]) <= LONGEST:
-        reply = f"```python\n{record['code'].strip()}\n```"
-        yield {"instruction": record["instruction"]}, reply
+    if len(record["code"]) > LONGEST:
+        return
+    reply = f"```python\n{record['code'].strip()}\n```"
+    full = record["instruction"]
+    first_line = full.partition("\n")[0]  # without the signature or test that follows
+    for instruction in dict.fromkeys([full, first_line]):
+        yield {"instruction": instruction}, reply
 
 
 @code.metric

@@ -11,6 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="*", default=["default"], help="folders or names")
     parser.add_argument("--data", nargs="+", default=[], help="held-out text; NAME=FILE for --apps")
     parser.add_argument("--apps", help="plugins to score by their own metric, e.g. chat,summarize")
+    parser.add_argument(
+        "--held-out", action="store_true", help="with --apps, what training on --data leaves out"
+    )
     parser.add_argument("--limit", type=int, default=50, help="examples of each plugin")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
@@ -49,19 +52,14 @@ def evaluate(name: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def _evaluate_apps(checkpoint: Any, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     from lmapps.engine.engine import Engine
     from lmapps.evaluation.tasks import score
-    from lmapps.training.examples import (
-        examples_of,
-        files_of_apps,
-        find_plugins,
-        held_out_examples,
-    )
+    from lmapps.training.examples import examples_to_score, files_of_apps, find_plugins
 
     names = args.apps.split(",")
     files = files_of_apps(names, args.data)
     results = {}
     with Engine(checkpoint) as engine:
         for plugin in find_plugins(names):
-            examples = held_out_examples(plugin, examples_of(plugin, files[plugin.name]))
+            examples = examples_to_score(plugin, files[plugin.name], args.held_out)
             results[plugin.name] = score(plugin, engine, examples, args.limit)
     return results
 

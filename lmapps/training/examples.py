@@ -8,7 +8,8 @@ loses the end of its document, never of its reply.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -27,7 +28,7 @@ from lmapps.training.settings import TrainSettings
 Rendered = tuple[list[int], list[bool]]
 
 HELD_OUT_EVERY = 50
-"""One example of so many is held out for validation, chosen by the hash of its text."""
+"""One record of so many is held out for validation, chosen by its hash."""
 
 
 def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
@@ -74,15 +75,12 @@ def files_of_apps(apps: Sequence[str], data: Sequence[str]) -> dict[str, list[st
     return files
 
 
-def examples_of(plugin: Plugin, files: Iterable[str]) -> Iterator[Example]:
+def examples_of(plugin: Plugin, files: Sequence[str]) -> Iterator[Example]:
     """The examples in a plugin's own file, then those its data set makes of the records."""
     if not plugin.has_dataset:
         raise PluginError(f"plugin {plugin.name!r} has no data set: add one with @dataset")
-    records = (
-        chain.from_iterable(read_records(file) for file in data_files(list(files))) if files else ()
-    )
     count = 0
-    for example in chain(plugin.own_examples(), plugin.examples_from(records)):
+    for example in chain(plugin.own_examples(), plugin.examples_from(_records(files))):
         count += 1
         yield example
     if not count:
@@ -106,15 +104,32 @@ def render(plugin: Plugin, example: Example, template: Template, context: int) -
 
 
 def is_held_out(plugin: Plugin, example: Example) -> bool:
-    """The same example is always on the same side."""
-    text = repr((plugin.name, sorted(example.fields.items(), key=str), example.reply))
-    return hashlib.sha256(text.encode()).digest()[0] < 256 / HELD_OUT_EVERY
+    """All examples of a record are on the same side, in every run."""
+    origin = example.record or {"fields": example.fields, "reply": example.reply}
+    text = repr((plugin.name, sorted(origin.items())))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    return number % HELD_OUT_EVERY == 0
 
 
-def held_out_examples(plugin: Plugin, examples: Iterable[Example]) -> list[Example]:
-    """Those that training leaves out; all of them where there are too few to leave any out."""
-    examples = list(examples)
-    return [example for example in examples if is_held_out(plugin, example)] or examples
+def examples_to_score(plugin: Plugin, files: Sequence[str], held_out: bool) -> list[Example]:
+    """Every example of the files, or the plugin's own; or only those that training leaves out.
+
+    Raises `DataError` where training leaves none out.
+    """
+    if not held_out:
+        return list(plugin.examples_from(_records(files)) if files else plugin.own_examples())
+    chosen = [example for example in examples_of(plugin, files) if is_held_out(plugin, example)]
+    if not chosen:
+        raise DataError(
+            f"training plugin {plugin.name!r} on these files holds no example out: there are too "
+            "few; give other files, without --held-out"
+        )
+    return chosen
+
+
+def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for file in data_files(list(files)) if files else ():
+        yield from read_records(file)
 
 
 def _with_shorter_passage(plugin: Plugin, example: Example, share: float) -> Example | None:
@@ -127,7 +142,7 @@ def _with_shorter_passage(plugin: Plugin, example: Example, share: float) -> Exa
         return None
     cut = passage[:keep].rsplit(" ", 1)[0]
     fields: dict[str, Any] = {**example.fields, field: cut}
-    return Example(fields=fields, reply=example.reply, reference=example.reference)
+    return replace(example, fields=fields)
 
 
 def _validation_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:

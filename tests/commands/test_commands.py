@@ -90,6 +90,8 @@ def test_evaluate_scores_text_and_plugins(
         capsys, "evaluate", folder, "--apps", "news", "--data", data, "--limit", "2", "--json"
     )
     assert code == 0 and json.loads(out)[str(folder)]["news"]["examples"] == 2
+    code, _, err = run(capsys, "evaluate", folder, "--apps", "news", "--data", data, "--held-out")
+    assert code == 2 and "'news' on these files holds no example out" in err
 
 
 def test_fine_tuning_goes_through_the_plugins_prompts(
