@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -135,4 +136,11 @@ def make_report(
             "cores": os.cpu_count(),
             "mixed_precision": accelerator.mixed_precision,
         },
+        "before": report_of(settings.start_from),
     }
+
+
+def report_of(folder: str) -> dict[str, Any] | None:
+    """The report of the checkpoint that a run started from: the whole history goes along."""
+    file = Path(folder) / "report.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if folder and file.is_file() else None

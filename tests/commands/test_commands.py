@@ -99,11 +99,14 @@ def test_fine_tuning_goes_through_the_plugins_prompts(
 ) -> None:
     record = {"instruction": "Add.", "code": "def add(a, b):\n    return a + b\n"}
     (tmp_path / "code.jsonl").write_text("\n".join([json.dumps(record)] * 20))
+    (folder / "report.json").write_text('{"steps": 7}')
     words: list[str | Path] = ["train", "--from", folder, "--apps", "chat,code", "--steps", "4"]
     words += ["--data", f"code={tmp_path / 'code.jsonl'}", "--out", tmp_path / "tuned"]
     words += ["--batch-tokens", "256", "--micro-batch-tokens", "256", "--evaluations", "1"]
     code, out, _ = run(capsys, *words)
     assert code == 0 and "validation: loss" in out
+    report = json.loads((tmp_path / "tuned" / "report.json").read_text())
+    assert report["before"] == {"steps": 7}
     code, out, _ = run(capsys, "generate", "--checkpoint", tmp_path / "tuned", "Hello")
     assert code == 0
 
