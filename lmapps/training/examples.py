@@ -21,6 +21,7 @@ from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import Batch, ExampleBatches
 from lmapps.text.sources import data_files, read_records
 from lmapps.text.template import Template
+from lmapps.training.observe import observe_apps
 from lmapps.training.prepare import VALIDATION_TOKENS, Prepared
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
@@ -35,13 +36,21 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     """Fine-tuning: plugins and their records -> batches of examples."""
     checkpoint = Checkpoint.load(settings.start_from)
     train: list[Rendered] = []
-    held_out: list[Rendered] = []
+    held_out: dict[Plugin, list[Example]] = {}
+    validation: list[Rendered] = []
     files = files_of_apps(settings.apps, settings.data)
     for plugin in find_plugins(settings.apps):
+        held_out[plugin] = []
         for example in examples_of(plugin, files.get(plugin.name, ())):
             rendered = render(plugin, example, checkpoint.template, checkpoint.config.context)
-            if rendered is not None:
-                (held_out if is_held_out(plugin, example) else train).append(rendered)
+            if rendered is None:
+                continue
+            if is_held_out(plugin, example):
+                held_out[plugin].append(example)
+                validation.append(rendered)
+            else:
+                train.append(rendered)
+    _check_best(settings.best, held_out)
     if not train:
         raise DataError(
             f"no example of {', '.join(settings.apps)} fits a context of "
@@ -50,9 +59,15 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
     pad_id = checkpoint.tokenizer.bos_id
     batches = ExampleBatches(train, tokens, settings.seed, pad_id)
-    validation = _validation_batches(held_out or train[:HELD_OUT_EVERY], tokens, pad_id)
-    print(f"{len(train):,} examples, {len(held_out):,} held out")
-    return Prepared(checkpoint, batches, lambda model: score_batches(model, validation), None)
+    validation_batches = _validation_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
+    print(f"{len(train):,} examples, {len(validation):,} held out")
+    return Prepared(
+        checkpoint,
+        batches,
+        lambda model: score_batches(model, validation_batches),
+        lambda: observe_apps(checkpoint, held_out, settings.judged),
+        None,
+    )
 
 
 def find_plugins(names: Sequence[str]) -> list[Plugin]:
@@ -143,6 +158,16 @@ def _with_shorter_passage(plugin: Plugin, example: Example, share: float) -> Exa
     cut = passage[:keep].rsplit(" ", 1)[0]
     fields: dict[str, Any] = {**example.fields, field: cut}
     return replace(example, fields=fields)
+
+
+def _check_best(best: str, held_out: dict[Plugin, list[Example]]) -> None:
+    """The best weights are chosen by something that will be there."""
+    known = [f"{p.name}.{name}" for p, kept in held_out.items() if kept for name in p.metrics]
+    if best not in ("loss", *known):
+        raise SettingsError(
+            f"best must be loss or the metric of a plugin with held-out examples "
+            f"({', '.join(known) or 'none here'}), got {best!r}"
+        )
 
 
 def _validation_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:

@@ -7,10 +7,11 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lmapps.errors import LmappsError
 from lmapps.evaluation.language import LanguageScores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
+from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import build_optimizers, learning_rate_factor, set_learning_rate
 from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
@@ -58,13 +60,15 @@ def train(
     checkpoint: Checkpoint,
     batches: BatchSource,
     validate: Validate,
+    observe: Observe,
     settings: TrainSettings,
     run: Run,
     accelerator: Accelerator,
 ) -> Progress:
-    """Train `checkpoint.model`; the best weights by validation loss are saved in `run.folder`.
+    """Train `checkpoint.model`; the best weights are saved in `run.folder`.
 
-    Returns the final progress: step, tokens, best loss, seconds. Raises `Diverged` where the loss
+    Returns the final progress: step, tokens, seconds and the goodness of the best weights (minus
+    the validation loss, or the metric that `settings.best` names). Raises `Diverged` where the loss
     is not a number, `StorageError` where a save fails.
     """
     model = checkpoint.model
@@ -113,19 +117,17 @@ def train(
         progress["tokens"] += accumulation * per_pass
         entry = meter.after_step(progress, total_loss, norm, settings.learning_rate * factor)
         if entry is not None:
-            if not entry["loss"] < float("inf"):
-                raise Diverged(
-                    f"the loss is {entry['loss']} at step {progress['step']}: lower "
-                    f"--learning-rate (now {settings.learning_rate}); the last good checkpoint "
-                    f"is in {run.state}"
-                )
             run.log(entry) if accelerator.is_main_process else None
         share_after = length.progress(progress["step"], meter.elapsed)
         share_after = float(accelerator.reduce(torch.tensor(share_after), reduction="mean"))
         progress["done"] = share_after >= 1
-        if _due(settings.evaluations, share, share_after):
-            _evaluate(checkpoint, validate, settings, run, accelerator, progress, meter)
-        if _due(settings.saves, share, share_after) and accelerator.is_main_process:
+        is_evaluated = _due(settings.evaluations, share, share_after)
+        is_saved = _due(settings.saves, share, share_after)
+        if entry is not None or is_evaluated or is_saved:
+            _check_finite(float(total_loss), float(norm), progress["step"], settings, run)
+        if is_evaluated:
+            _evaluate(checkpoint, validate, observe, settings, run, accelerator, progress, meter)
+        if is_saved and accelerator.is_main_process:
             run.save(checkpoint, [_plain(o) for o in optimizers], {**progress, **meter.clock()})
     meter.close()
     return progress | meter.clock()
@@ -139,6 +141,7 @@ def _due(times: int, before: float, after: float) -> bool:
 def _evaluate(
     checkpoint: Checkpoint,
     validate: Validate,
+    observe: Observe,
     settings: TrainSettings,
     run: Run,
     accelerator: Accelerator,
@@ -147,18 +150,38 @@ def _evaluate(
 ) -> None:
     """Validation: log it, keep the best weights, and stop early where that was asked for."""
     scores = validate(checkpoint.model)
-    better = progress["best"] is None or scores.loss < progress["best"]
+    seen = observe() if accelerator.is_main_process else Observation()
+    goodness = -scores.loss if settings.best == "loss" else seen.metrics.get(settings.best, 0.0)
+    goodness = _from_main_process(goodness, accelerator)
+    better = progress["best"] is None or goodness > progress["best"]
     progress["worse"] = 0 if better else progress["worse"] + 1
     if better:
-        progress["best"] = scores.loss
+        progress["best"] = goodness
     if settings.patience and progress["worse"] >= settings.patience:
         progress["done"] = True
     if accelerator.is_main_process:
-        run.log({"step": progress["step"], "validation": scores.as_dict(), **meter.clock()})
+        entry = {"step": progress["step"], "validation": scores.as_dict(), **asdict(seen)}
+        run.log({**entry, "is_best": better, **meter.clock()})
         meter.note(progress["step"], scores)
         if better:
             checkpoint.save(run.folder, dtype=getattr(torch, settings.save_dtype))
     accelerator.wait_for_everyone()
+
+
+def _from_main_process(value: float, accelerator: Accelerator) -> float:
+    """The main process's number, in every process."""
+    own = torch.tensor(value if accelerator.is_main_process else 0.0)
+    return float(accelerator.reduce(own.to(accelerator.device), reduction="sum"))
+
+
+def _check_finite(loss: float, norm: float, step: int, settings: TrainSettings, run: Run) -> None:
+    """Before weights are kept: raises `Diverged` where the loss or the gradient is no number."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Diverged(
+            f"the loss is {loss} and the gradient's norm {norm} at step {step}: lower "
+            f"--learning-rate (now {settings.learning_rate}); the last good checkpoint "
+            f"is in {run.state}"
+        )
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

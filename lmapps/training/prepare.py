@@ -26,6 +26,7 @@ from lmapps.text.sources import data_files, hash_of_files, read_documents
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer, TokenizerKind
 from lmapps.training.loop import Validate
+from lmapps.training.observe import Observe, observe_text
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 
@@ -42,12 +43,15 @@ class Prepared:
     checkpoint: Checkpoint
     batches: BatchSource
     validate: Validate
+    observe: Observe
     corpus: Corpus | None
     """Token files, for the final scores; None when training on plugins' examples."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     """Pretraining: text files -> tokenizer -> corpus -> model."""
+    if settings.best != "loss":
+        raise SettingsError(f"best must be loss when training on text, got {settings.best!r}")
     if not settings.data:
         raise SettingsError("no data to train on: name files or folders of text with --data")
     files = data_files(settings.data)
@@ -64,7 +68,7 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     def validate(model: Any) -> Any:
         return evaluate_corpus(model, corpus, "validation", VALIDATION_TOKENS)
 
-    return Prepared(checkpoint, batches, validate, corpus)
+    return Prepared(checkpoint, batches, validate, lambda: observe_text(checkpoint), corpus)
 
 
 def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:

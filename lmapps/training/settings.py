@@ -52,6 +52,10 @@ class TrainSettings:
     clip: float = option(1.0, "largest norm of the gradient")
 
     evaluations: int = option(10, "how often validation is run, evenly over the run")
+    judged: int = option(
+        0, "held-out examples of each plugin scored by its metrics at each evaluation"
+    )
+    best: str = option("loss", "what the best weights have: the lowest loss, or PLUGIN.METRIC")
     patience: int = option(0, "stop after so many evaluations without improvement (0 = never)")
     saves: int = option(10, "how often the state to resume from is written, evenly over the run")
     mixed_precision: str = option("auto", "auto, no, bf16 or fp16")
@@ -69,6 +73,10 @@ class TrainSettings:
         if len(bounds) > 1:
             raise SettingsError(
                 f"give one of steps, tokens and minutes, got {' and '.join(bounds)}"
+            )
+        if self.best != "loss" and not self.judged:
+            raise SettingsError(
+                f"the best weights by {self.best} need examples to score: give --judged 20"
             )
         if self.apps and not self.start_from:
             raise SettingsError("--apps fine-tunes a checkpoint: name it with --from DIR")
@@ -100,7 +108,7 @@ class TrainSettings:
             "tokens": (0, 10**13), "minutes": (0, 10**6), "batch_tokens": (8, 10**8),
             "micro_batch_tokens": (8, 10**8), "learning_rate": (0, 10), "weight_decay": (0, 10),
             "warmup": (0, 1), "decay": (0, 1), "clip": (0, 10**6), "evaluations": (1, 10**6),
-            "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
+            "judged": (0, 10**6), "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -42,6 +42,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         prepared.checkpoint,
         prepared.batches,
         prepared.validate,
+        prepared.observe,
         settings,
         run,
         accelerator,

@@ -1,0 +1,120 @@
+"""What is seen beside the loss: samples over time, and metrics that choose the best weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmapps.errors import SettingsError
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.training.observe import observe_text
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+PLUGIN = '''"""Say yes."""
+from lmapps import Decoding, plugin
+
+@plugin(decoding=Decoding(max_new_tokens=24), examples=[["Is it so?"]])
+def agree(text: str) -> str:
+    """Say yes."""
+    return text
+
+@agree.dataset(fields=("number",))
+def pairs(record):
+    yield {"text": f"Is it {record['number']}?"}, "yes"
+
+@agree.metric
+def length(reply, reference, fields):
+    return len(reply)
+
+@agree.metric
+def right(reply, reference, fields):
+    return float(reply == reference)
+'''
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TrainSettings]:
+    """Fine-tuning of a tiny model on a plugin whose metrics are known by heart."""
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "plugins").mkdir(parents=True)
+    (tmp_path / "home" / "plugins" / "agree.py").write_text(PLUGIN)
+    records = "\n".join(json.dumps({"number": number}) for number in range(400))
+    (tmp_path / "records.jsonl").write_text(records)
+    tiny_checkpoint("transformer").save(tmp_path / "start")
+
+    def settings(name: str, **changes: Any) -> TrainSettings:
+        values: dict[str, Any] = {
+            "apps": ["agree"], "data": [f"agree={tmp_path / 'records.jsonl'}"], "steps": 48,
+            "start_from": str(tmp_path / "start"), "out": str(tmp_path / name), "judged": 4,
+            "evaluations": 6, "saves": 2, "batch_tokens": 256, "micro_batch_tokens": 256,
+            "learning_rate": 0.003, "mixed_precision": "no",
+        }  # fmt: skip
+        return TrainSettings.from_values(values | changes)
+
+    return settings
+
+
+def evaluations(settings: TrainSettings) -> list[dict[str, Any]]:
+    lines = (Path(settings.out) / "run" / "log.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if "validation" in entry]
+
+
+def test_the_best_weights_are_those_of_the_metric_that_was_named(
+    settings: Callable[..., TrainSettings],
+) -> None:
+    by_loss, by_length = settings("by_loss"), settings("by_length", best="agree.length")
+    run_training(by_loss)
+    run_training(by_length)
+    seen = evaluations(by_length)
+    losses = [entry["validation"]["loss"] for entry in seen]
+    lengths = [entry["metrics"]["agree.length"] for entry in seen]
+    longest, lowest = lengths.index(max(lengths)), losses.index(min(losses))
+    assert longest < lowest, (lengths, losses)
+    assert [n for n, entry in enumerate(seen) if entry["is_best"]][-1] == longest
+    one, other = (load_file(Path(s.out) / "model.safetensors") for s in (by_loss, by_length))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert lengths[-1] == 3 and seen[-1]["metrics"]["agree.right"] == 1
+    assert seen[-1]["samples"] == {"agree: Is it so?": "yes"}
+    assert [entry["metrics"] for entry in evaluations(by_loss)] == [e["metrics"] for e in seen]
+
+
+def test_a_metric_may_end_the_run(settings: Callable[..., TrainSettings]) -> None:
+    report = run_training(settings("short", best="agree.length", patience=2))
+    seen = evaluations(settings("short"))
+    assert report["steps"] < 48 and len(seen) < 6
+    assert [entry["is_best"] for entry in seen[-2:]] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"best": "agree.beauty"}, r"\(agree.length, agree.right\), got 'agree.beauty'"),
+        ({"best": "agree.right", "judged": 0}, "need examples to score: give --judged"),
+    ],
+)
+def test_a_metric_that_will_not_be_there_is_refused(
+    settings: Callable[..., TrainSettings], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        run_training(settings("refused", **changes))
+
+
+def test_a_sample_is_repeatable_and_leaves_the_model_as_it_was(
+    tiny_checkpoint: Callable[[str], Checkpoint],
+) -> None:
+    checkpoint = tiny_checkpoint("gru")
+    checkpoint.model.train()
+    before = torch.get_rng_state()
+    first, second = observe_text(checkpoint), observe_text(checkpoint)
+    assert first == second and first.samples[""]
+    assert checkpoint.model.training and torch.equal(before, torch.get_rng_state())
+    checkpoint.model.eval()
