@@ -19,7 +19,7 @@ from lmapps.evaluation.language import score_batches
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import Batch, ExampleBatches
-from lmapps.text.sources import data_files, read_records
+from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.observe import observe_apps
 from lmapps.training.prepare import VALIDATION_TOKENS, Prepared
@@ -67,6 +67,7 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         lambda model: score_batches(model, validation_batches),
         lambda: observe_apps(checkpoint, held_out, settings.judged),
         None,
+        hash_of_files(data_files([file for named in files.values() for file in named])),
     )
 
 

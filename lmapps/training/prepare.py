@@ -46,6 +46,8 @@ class Prepared:
     observe: Observe
     corpus: Corpus | None
     """Token files, for the final scores; None when training on plugins' examples."""
+    data_sha256: str
+    """Of all that was read: the same hash, the same data."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
@@ -68,7 +70,9 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     def validate(model: Any) -> Any:
         return evaluate_corpus(model, corpus, "validation", VALIDATION_TOKENS)
 
-    return Prepared(checkpoint, batches, validate, lambda: observe_text(checkpoint), corpus)
+    return Prepared(
+        checkpoint, batches, validate, lambda: observe_text(checkpoint), corpus, corpus.key
+    )
 
 
 def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:

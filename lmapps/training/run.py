@@ -1,7 +1,7 @@
 """A training run's folder: settings, log, the state to resume from, best and last checkpoints.
 
     DIR/                     the best checkpoint so far: a Hugging Face folder
-    DIR/report.json          scores, written at the end
+    DIR/report.json          scores, written at the end, and report.html: the same as a page
     DIR/run/settings.json    what was asked for
     DIR/run/log.jsonl        a line every few steps and at each evaluation
     DIR/run/corpus/          token files
@@ -150,9 +150,10 @@ class Run:
         model.load_state_dict(stored)
         return progress
 
-    def finish(self, report: dict[str, Any]) -> None:
-        """Write the report and drop what was only needed to resume."""
+    def finish(self, report: dict[str, Any], page: str) -> None:
+        """Write the report, as data and as a page."""
         content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.folder / "report.html", page.encode())
         write_whole(self.folder / "report.json", content.encode())
 
 

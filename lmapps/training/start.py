@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from lmapps import __version__
 from lmapps.errors import LmappsError
-from lmapps.evaluation.language import evaluate_corpus
-from lmapps.model.checkpoint import Checkpoint
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
-from lmapps.training.run import Progress, Run
+from lmapps.training.report import make_report, report_page
+from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 
 
@@ -37,7 +31,6 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
             raise
     if accelerator.is_main_process:
         print(describe(prepared, settings, accelerator))
-    started = time.time()
     progress = train(
         prepared.checkpoint,
         prepared.batches,
@@ -49,8 +42,8 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     )
     report: dict[str, Any] = {}
     if accelerator.is_main_process:
-        report = make_report(settings, prepared, progress, accelerator, started)
-        run.finish(report)
+        report = make_report(settings, prepared, progress, accelerator)
+        run.finish(report, report_page(report, run.entries()))
     accelerator.wait_for_everyone()
     return report
 
@@ -99,49 +92,3 @@ def describe(prepared: Prepared, settings: TrainSettings, accelerator: Accelerat
             f"{counts.bytes / max(1, counts.tokens):.2f} bytes per token"
         )
     return "\n".join(lines)
-
-
-def make_report(
-    settings: TrainSettings,
-    prepared: Prepared,
-    progress: Progress,
-    accelerator: Accelerator,
-    started: float,
-) -> dict[str, Any]:
-    """Scores of the best checkpoint on validation and test, and what it took."""
-    best = Checkpoint.load(settings.out, device=accelerator.device)
-    scores: dict[str, Any] = {}
-    if prepared.corpus:
-        for split in ("validation", "test"):
-            scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
-    else:
-        scores["validation"] = prepared.validate(best.model).as_dict()
-    return {
-        "lmapps": __version__,
-        "settings": settings.as_dict(),
-        "model": {"body": best.config.body, "parameters": best.config.parameters},
-        "data": {
-            name: {"documents": c.documents, "tokens": c.tokens, "bytes": c.bytes}
-            for name, c in (prepared.corpus.splits if prepared.corpus else {}).items()
-        },
-        "steps": progress["step"],
-        "tokens": progress["tokens"],
-        "seconds": round(progress["seconds"], 1),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "scores": scores,
-        "machine": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": str(accelerator.device),
-            "processes": accelerator.num_processes,
-            "cores": os.cpu_count(),
-            "mixed_precision": accelerator.mixed_precision,
-        },
-        "before": report_of(settings.start_from),
-    }
-
-
-def report_of(folder: str) -> dict[str, Any] | None:
-    """The report of the checkpoint that a run started from: the whole history goes along."""
-    file = Path(folder) / "report.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if folder and file.is_file() else None

@@ -1,0 +1,209 @@
+"""A finished run -> `report.json`, and `report.html`: one page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from accelerate import Accelerator
+
+from lmapps import __version__
+from lmapps.evaluation.language import evaluate_corpus
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.training.chart import line_chart
+from lmapps.training.prepare import Prepared
+from lmapps.training.run import Progress
+from lmapps.training.settings import TrainSettings
+
+SAMPLES_SHOWN = 12
+
+
+def make_report(
+    settings: TrainSettings, prepared: Prepared, progress: Progress, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Scores of the best checkpoint on validation and test, and what it took."""
+    best = Checkpoint.load(settings.out, device=accelerator.device)
+    scores: dict[str, Any] = {}
+    if prepared.corpus:
+        for split in ("validation", "test"):
+            scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
+    else:
+        scores["validation"] = prepared.validate(best.model).as_dict()
+    return {
+        "lmapps": __version__,
+        "code": _commit(),
+        "settings": settings.as_dict(),
+        "model": {"body": best.config.body, "parameters": best.config.parameters},
+        "data": {
+            name: {"documents": c.documents, "tokens": c.tokens, "bytes": c.bytes}
+            for name, c in (prepared.corpus.splits if prepared.corpus else {}).items()
+        },
+        "data_sha256": prepared.data_sha256,
+        "steps": progress["step"],
+        "tokens": progress["tokens"],
+        "seconds": round(progress["seconds"], 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "scores": scores,
+        "machine": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+            "cores": os.cpu_count(),
+            "mixed_precision": accelerator.mixed_precision,
+        },
+        "before": report_of(settings.start_from),
+    }
+
+
+def report_of(folder: str) -> dict[str, Any] | None:
+    """The report of the checkpoint that a run started from: the whole history goes along."""
+    file = Path(folder) / "report.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if folder and file.is_file() else None
+
+
+def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
+    """The report and the run's log as one HTML page."""
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    environment = Environment(loader=PackageLoader("lmapps.training", "."), autoescape=True)
+    template = environment.get_template("report.html.jinja")
+    settings = report["settings"]
+    model = report["model"]
+    return template.render(
+        title=f"Training report: {Path(settings['out']).name}",
+        subtitle=(
+            f"{model['body']}, {model['parameters']:,} parameters; {report['steps']:,} steps, "
+            f"{report['tokens']:,} tokens in {report['seconds'] / 60:.1f} minutes; "
+            f"finished {report['finished']}"
+        ),
+        scores={name: _shown(values) for name, values in report["scores"].items()},
+        score_names=list(dict.fromkeys(k for v in report["scores"].values() for k in _shown(v))),
+        gap=_gap(log),
+        charts={name: Markup(chart) for name, chart in charts(log).items()},
+        samples=list(_samples(log))[-SAMPLES_SHOWN:],
+        tables={
+            "Settings": {k: _plain(v) for k, v in settings.items() if v not in ("", (), [])},
+            "Data": _data_rows(report),
+            "Machine and code": report["machine"]
+            | {"lmapps": report["lmapps"], "commit": report["code"]},
+        },
+        history=list(_history(report["before"])),
+    )
+
+
+def charts(log: Sequence[Progress]) -> dict[str, str]:
+    """One SVG a quantity, over tokens."""
+    steps = [entry for entry in log if "loss" in entry]
+    evaluations = [entry for entry in log if "validation" in entry]
+    tokens = {entry["step"]: entry["tokens"] for entry in steps}
+
+    def over(entries: Sequence[Progress], *path: str) -> list[tuple[float, float]]:
+        points = []
+        for entry in entries:
+            value: Any = entry
+            for key in path:
+                value = value.get(key) if value else None
+            if value is not None:
+                points.append((_tokens_at(entry["step"], tokens), float(value)))
+        return points
+
+    metrics = sorted({name for entry in evaluations for name in entry.get("metrics", {})})
+    drawn = {
+        "Loss, nats a token": {
+            "training": over(steps, "loss"),
+            "validation": over(evaluations, "validation", "loss"),
+        },
+        "Token accuracy": {"validation": over(evaluations, "validation", "accuracy")},
+        "Metrics": {name: over(evaluations, "metrics", name) for name in metrics},
+        "Learning rate": {"": over(steps, "learning_rate")},
+        "Gradient norm, before clipping": {"": over(steps, "gradient_norm")},
+        "Tokens a second": {"": over(steps, "tokens_per_second")},
+    }
+    return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
+
+
+def _tokens_at(step: int, tokens: dict[int, int]) -> float:
+    """Tokens seen at a step, from the nearest step that was logged."""
+    if step in tokens or not tokens:
+        return float(tokens.get(step, step))
+    nearest = min(tokens, key=lambda logged: abs(logged - step))
+    return tokens[nearest] * step / nearest
+
+
+def _gap(log: Sequence[Progress]) -> str:
+    """How much better the text that was trained on is known than held-out text, at the end."""
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    validation = [entry["validation"]["loss"] for entry in log if "validation" in entry]
+    if not losses or not validation:
+        return ""
+    last = losses[-max(1, len(losses) // 10) :]
+    gap = validation[-1] - sum(last) / len(last)
+    return (
+        f"Validation loss is {abs(gap):.3f} {'above' if gap > 0 else 'below'} the training loss "
+        "of the last tenth of the run."
+    )
+
+
+def _samples(log: Sequence[Progress]) -> Iterator[tuple[int, str, str]]:
+    for entry in log:
+        for asked, text in entry.get("samples", {}).items():
+            yield entry["step"], asked, text
+
+
+def _history(report: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    while report:
+        settings, scores = report.get("settings", {}), report.get("scores", {})
+        yield {
+            "folder": settings.get("out", ""),
+            "data": _plain(settings.get("data", ())),
+            "steps": report.get("steps", ""),
+            "tokens": f"{report.get('tokens', 0):,}",
+            "loss": _plain(scores.get("validation", {}).get("loss")),
+        }
+        report = report.get("before")
+
+
+def _data_rows(report: dict[str, Any]) -> dict[str, str]:
+    rows = {
+        name: f"{c['documents']:,} documents, {c['tokens']:,} tokens, {c['bytes']:,} bytes"
+        for name, c in report["data"].items()
+    }
+    return rows | {"SHA-256": report["data_sha256"]}
+
+
+def _shown(scores: dict[str, Any]) -> dict[str, str]:
+    return {
+        name.replace("_", " "): _plain(value) for name, value in scores.items() if value is not None
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _commit() -> str | None:
+    """The commit of the lmapps that trained, where it runs from a git checkout."""
+    here = Path(__file__).parent
+    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

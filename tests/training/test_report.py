@@ -1,0 +1,74 @@
+"""A run's report: one page that opens offline, beside the same numbers as data."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from lmapps.training.chart import line_chart, ticks
+from lmapps.training.report import charts, report_page
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+
+def test_a_run_writes_a_page_with_its_scores_curves_and_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog sat on the cat. " * 200)
+    settings = TrainSettings.from_values(
+        {"data": [str(tmp_path / "a.txt")], "out": str(tmp_path / "m"), "steps": 20,
+         "vocab_size": 300, "context": 32, "batch_tokens": 256, "micro_batch_tokens": 256}
+    )  # fmt: skip
+    report = run_training(settings)
+    page = (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
+    assert f"{report['scores']['test']['loss']:.5g}" in page
+    assert page.count("<svg") == 5, "loss, accuracy, learning rate, gradient norm, speed"
+    assert "step 20" in page and report["data_sha256"] in page
+    assert not re.findall(r"(?:src|href)=|url\(|@import", page), "nothing is fetched"
+    assert json.loads((tmp_path / "m" / "report.json").read_text())["scores"] == report["scores"]
+
+
+def test_what_a_model_or_a_person_wrote_is_inert_in_the_page() -> None:
+    evil = "<script>alert(1)</script>"
+    log = [{"step": 1, "validation": {"loss": 1.0}, "samples": {evil: evil}, "metrics": {evil: 1}}]
+    report = {
+        "settings": {"out": evil, "data": [evil]}, "steps": 1, "tokens": 1, "seconds": 1.0,
+        "model": {"body": "gru", "parameters": 1}, "finished": "", "scores": {}, "data": {},
+        "data_sha256": "", "machine": {}, "lmapps": "", "code": None, "before": None,
+    }  # fmt: skip
+    assert "<script" not in report_page(report, log)
+
+
+def test_curves_are_drawn_over_the_tokens_seen() -> None:
+    log = [
+        {"step": 10, "tokens": 1000, "loss": 3.0, "learning_rate": 1e-3},
+        {"step": 20, "tokens": 2000, "loss": 2.0, "learning_rate": 1e-4},
+        {"step": 20, "validation": {"loss": 2.5, "accuracy": 0.5}, "metrics": {"chat.f1": 0.25}},
+    ]
+    drawn = charts(log)
+    assert drawn["Tokens a second"] == "", "nothing was logged of it"
+    tree = ElementTree.fromstring(drawn["Loss, nats a token"])
+    assert {element.text for element in tree.iter("title")} == {
+        "training: 3 at 1k", "training: 2 at 2k", "validation: 2.5 at 2k",
+    }  # fmt: skip
+    assert "chat.f1: 0.25 at 2k" in drawn["Metrics"]
+
+
+def test_a_chart_leaves_out_what_cannot_be_drawn_and_stays_small() -> None:
+    nan, infinite = float("nan"), float("inf")
+    assert line_chart("x", "steps", {"a": [(1, nan), (2, infinite)]}) == ""
+    long = line_chart("x", "steps", {"a": [(x, float(x % 7)) for x in range(100_000)]})
+    assert len(long) < 20_000
+    assert "NaN" not in line_chart("x", "steps", {"a": [(1, 2.0)]}), "one point has no width"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 80_000, [0, 20e3, 40e3, 60e3, 80e3]), (3, 3, [3])],
+)
+def test_ticks_are_round_numbers_that_span_the_values(
+    low: float, high: float, expected: list[float]
+) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
