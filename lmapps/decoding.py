@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lmapps.errors import DecodingError
+
+# One way to write a value: free white space would let a weak model write nothing else.
+_JSON_FORM: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Decoding:
     """The reply ends before the first of these strings."""
     seed: int | None = None
     """The same seed gives the same text; None = a new one for each request."""
+    regex: str | None = None
+    """The whole reply matches this regular expression (without look-around)."""
+    json_schema: str | None = None
+    """The whole reply is JSON of this schema, which is given as JSON text, in the spacing of
+    Python's `json.dumps`. Give a regex or a schema, not both."""
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0, 2)
@@ -54,6 +63,18 @@ class Decoding:
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
         object.__setattr__(self, "stop", _stop_strings(self.stop))
+        _check_grammar(self)
+
+    @property
+    def grammar(self) -> str | None:
+        """What the whole reply must match, in llguidance's form; None = anything."""
+        if self.regex is None and self.json_schema is None:
+            return None
+        from llguidance import LLMatcher
+
+        if self.regex is not None:
+            return LLMatcher.grammar_from_regex(self.regex)
+        return LLMatcher.grammar_from_json_schema(self.json_schema or "", overrides=_JSON_FORM)
 
     def replace(self, **changes: Any) -> Decoding:
         """A copy with some values changed; an unknown name raises `DecodingError`."""
@@ -87,3 +108,36 @@ def _stop_strings(stop: object) -> tuple[str, ...]:
         if all(isinstance(string, str) and string for string in strings):
             return strings
     raise DecodingError(f"stop must be a text or a list of texts, none of them empty, got {stop!r}")
+
+
+def _check_grammar(decoding: Decoding) -> None:
+    """Raises `DecodingError` with the reason where the regex or the schema cannot be used."""
+    names = [name for name in ("regex", "json_schema") if getattr(decoding, name) is not None]
+    if len(names) > 1:
+        raise DecodingError("give regex or json_schema, not both: a reply matches one of them")
+    for name in names:
+        value = getattr(decoding, name)
+        if not isinstance(value, str) or not value:
+            raise DecodingError(f"{name} must be a text that is not empty, got {value!r}")
+        if reason := _grammar_fault(decoding):
+            raise DecodingError(f"{name} cannot be used: {reason}, got {value[:80]!r}")
+
+
+def _grammar_fault(decoding: Decoding) -> str | None:
+    """Why a reply cannot be held to the regex or schema; None where it can."""
+    from llguidance import LLMatcher
+
+    try:
+        if decoding.json_schema and not isinstance(json.loads(decoding.json_schema), dict):
+            return "a schema is a JSON object"
+        failed, messages = LLMatcher.validate_grammar_with_warnings(decoding.grammar or "")
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return grammar_reason(messages[0]) if failed else None
+
+
+def grammar_reason(message: str) -> str:
+    """The sentence in a message of llguidance's, which quotes and points over several lines."""
+    lines = message.strip().splitlines()
+    named = [line for line in lines if line.lower().startswith("error: ")]
+    return (named or lines)[0].removeprefix("error: ").removeprefix("Error: ")[:200]

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from lmapps.decoding import Decoding
 
-_TYPES = {"float": float, "int": int, "int | None": int, "tuple[str, ...]": str}
+_TYPES = {"float": float, "int": int, "int | None": int, "str | None": str, "tuple[str, ...]": str}
 
 
 def add_decoding(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.constraint import Grammars
 from lmapps.engine.request import Deliver, Delta, Finish, Request
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
@@ -39,6 +40,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.queue = queue
         self._scheduler = Scheduler(Slots(checkpoint.model, slots), checkpoint.tokenizer.vocab_size)
+        self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -86,7 +88,8 @@ class Engine:
         """Queue a prompt; `deliver` gets every `Delta`, the last with `finish` set.
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
-        token fits after the prompt, `Busy` where the queue is full.
+        token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
+        schema, `Busy` where the queue is full.
         """
         if not prompt_ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -97,7 +100,9 @@ class Engine:
                 f"{self.context - 1}: shorten it"
             )
         limit = min(decoding.max_new_tokens, room)
-        request = Request(prompt_ids, decoding, limit, self.checkpoint.tokenizer, deliver)
+        constraint = self._grammars.constraint(decoding)
+        tokenizer = self.checkpoint.tokenizer
+        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint)
         with self._wake:
             if self._closed:
                 raise Busy("the server is shutting down: try again when it is back")
@@ -117,6 +122,8 @@ class Engine:
         def deliver(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
+        if decoding.grammar is not None:  # compiled here, so that the loop does not wait for it
+            await asyncio.to_thread(self._grammars.constraint, decoding)
         request = self.submit(prompt_ids, decoding, deliver)
         try:
             finished = False

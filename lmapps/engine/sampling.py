@@ -25,11 +25,17 @@ def sample(
     rng: random.Random,
     prompt_ids: Sequence[int] = (),
     generated: Sequence[int] = (),
+    allowed_V: npt.NDArray[np.bool_] | None = None,
 ) -> int:
-    """The next id: the most probable one at temperature 0, else drawn with one random number."""
+    """The next id: the most probable one at temperature 0, else drawn with one random number.
+
+    Where `allowed_V` is given, it is one of those that are true in it.
+    """
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
         raise CheckpointError("the model's output is not a number: its weights are damaged")
+    if allowed_V is not None:
+        logits[~allowed_V] = -np.inf
     _penalize(logits, decoding, prompt_ids, generated)
     if decoding.temperature == 0:
         return int(logits.argmax())
@@ -73,9 +79,11 @@ def _penalize(
     if generated and (decoding.presence_penalty or decoding.frequency_penalty):
         ids, counts = np.unique(np.array(generated, dtype=np.int64), return_counts=True)
         logits[ids] -= decoding.presence_penalty + decoding.frequency_penalty * counts
-    banned = _completing(generated, decoding.no_repeat_ngram)
-    if len(banned) < len(logits):
-        logits[banned] = -np.inf
+    if banned := _completing(generated, decoding.no_repeat_ngram):
+        without = logits.copy()
+        without[banned] = -np.inf
+        if without.max() > -np.inf:  # else every id is banned, and one of them it must be
+            logits[:] = without
 
 
 def _completing(generated: Sequence[int], size: int) -> list[int]:
