@@ -5,7 +5,6 @@ The grammars are llguidance's; it sees a vocabulary as bytes. Shape legend: V vo
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding, grammar_reason
 from lmapps.errors import DecodingError
+from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
 KEPT_GRAMMARS = 32
@@ -132,52 +132,6 @@ class _Vocabulary:
             size = next((size for size in sizes if wanted[:size] in self._ids), 0)
             yield self._ids.get(wanted[:size], self.eos_token_id)  # the end: cannot be spelled
             wanted = wanted[max(size, 1) :]
-
-
-def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes that each id adds to a text, (V,). Raises `DecodingError` where a tokenizer's
-    decoder is of a kind that joins tokens in another way than one after the other."""
-    raw = tokenizer.raw
-    decoder = json.loads(raw.to_str())["decoder"] or {"type": "none"}
-    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    kinds = {part["type"] for part in parts}
-    known = {"ByteLevel", "Fuse", "Metaspace", "ByteFallback", "Replace", "Strip"}
-    if not kinds or kinds - known:
-        raise DecodingError(
-            f"regex and json_schema do not work with this checkpoint's tokenizer, whose decoder "
-            f"is {', '.join(sorted(kinds - known)) or 'empty'}; known: {', '.join(sorted(known))}"
-        )
-    names = [raw.id_to_token(number) or "" for number in range(tokenizer.vocab_size)]
-    if "ByteLevel" in kinds:
-        return [_byte_level(name) for name in names]
-    has_spaces = bool(kinds & {"Metaspace", "Replace"})
-    return [_with_spaces(name, has_spaces, "ByteFallback" in kinds) for name in names]
-
-
-def _byte_level(name: str) -> bytes:
-    """GPT-2's way: every byte is written as a printable character."""
-    try:
-        return bytes(_BYTE_OF[character] for character in name)
-    except KeyError:  # an added token, which is written as it is
-        return name.encode()
-
-
-def _with_spaces(name: str, has_spaces: bool, byte_fallback: bool) -> bytes:
-    """SentencePiece's way: a space is U+2581, and a byte may be written as <0x0A>."""
-    if byte_fallback and len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-        return bytes.fromhex(name[3:5])
-    return (name.replace("\u2581", " ") if has_spaces else name).encode()
-
-
-def _byte_characters() -> dict[str, int]:
-    """The characters of byte-level BPE: printable bytes are themselves, others follow U+0100."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (byte for byte in range(256) if byte not in printable)
-    moved = {chr(0x100 + place): byte for place, byte in enumerate(others)}
-    return {chr(byte): byte for byte in printable} | moved
-
-
-_BYTE_OF = _byte_characters()
 
 
 def _reason(matcher: Any) -> str:

@@ -14,9 +14,10 @@ import torch
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Grammars
 from lmapps.engine.request import Deliver, Delta, Finish, Request
+from lmapps.engine.sampling import Logprob
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
-from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
+from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 
 
@@ -27,6 +28,7 @@ class Reply:
     text: str
     ids: tuple[int, ...]
     finish: Finish
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Engine:
@@ -98,6 +100,12 @@ class Engine:
             raise PromptTooLong(
                 f"the prompt has {len(prompt_ids)} tokens, the model takes at most "
                 f"{self.context - 1}: shorten it"
+            )
+        vocab_size = self.checkpoint.tokenizer.vocab_size
+        if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
+            raise DecodingError(
+                f"an id in logit_bias must be between 0 and {vocab_size - 1}, got "
+                f"{decoding.logit_bias[-1][0]}"
             )
         limit = min(decoding.max_new_tokens, room)
         constraint = self._grammars.constraint(decoding)
@@ -174,7 +182,8 @@ def _joined(deltas: Sequence[Delta]) -> Reply:
     finish = deltas[-1].finish
     assert finish is not None
     ids = tuple(token_id for delta in deltas for token_id in delta.ids)
-    return Reply("".join(delta.text for delta in deltas), ids, finish)
+    logprobs = tuple(one for delta in deltas for one in delta.logprobs)
+    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs)
 
 
 def _for_a_person(error: Exception) -> Exception:

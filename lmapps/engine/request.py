@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Constraint
+from lmapps.engine.sampling import Logprob
 from lmapps.engine.stops import StopStrings
 from lmapps.text.tokenizer import Tokenizer
 
@@ -30,6 +31,8 @@ class Delta:
     error: Exception | None = None
     position: int | None = None
     """While it waits: 1 = next in the queue."""
+    logprobs: tuple[Logprob, ...] = ()
+    """One for each id, where `Decoding.logprobs` asks for them."""
 
 
 Deliver = Callable[[Delta], None]
@@ -77,7 +80,7 @@ class Request:
         """True for every id that may come next; None where all may. Raises `DecodingError`."""
         return self._constraint.allowed() if self._constraint else None
 
-    def take(self, token_id: int) -> bool:
+    def take(self, token_id: int, logprob: Logprob | None = None) -> bool:
         """Take the next sampled id and stream its text; True when the reply is at its end."""
         self.generated.append(token_id)
         ended = token_id in self._end_ids
@@ -89,7 +92,8 @@ class Request:
             finish = "length"
         if finish and not stopped:
             text += self._stops.flush()
-        self.deliver(Delta(text, (token_id,), finish))
+        logprobs = (logprob,) if logprob else ()
+        self.deliver(Delta(text, (token_id,), finish, logprobs=logprobs))
         return finish is not None
 
     def _is_complete(self, token_id: int) -> bool:

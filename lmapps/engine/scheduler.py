@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from lmapps.engine.request import Request
-from lmapps.engine.sampling import sample
+from lmapps.engine.sampling import logprob_of, sample
 from lmapps.engine.slots import Slots
 from lmapps.errors import LmappsError
 
@@ -89,16 +89,19 @@ class Scheduler:
 
     def _sample(self, logits_V: npt.NDArray[np.float32], request: Request) -> bool:
         """The next id of one request; True when its reply is at its end."""
+        logits_V, decoding = logits_V[: self.vocab_size], request.decoding
         try:
             next_id = sample(
-                logits_V[: self.vocab_size],
-                request.decoding,
+                logits_V,
+                decoding,
                 request.random,
                 request.prompt_ids,
                 request.generated,
                 request.allowed(),
             )
-            return request.take(next_id)
+            top = decoding.logprobs
+            told = None if top is None else logprob_of(logits_V, next_id, top)
+            return request.take(next_id, told)
         except LmappsError as error:  # this request's alone
             request.end("error", error)
             return True

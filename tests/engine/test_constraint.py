@@ -15,12 +15,13 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from lmapps.decoding import Decoding
-from lmapps.engine.constraint import Grammars, token_bytes
+from lmapps.engine.constraint import Grammars
 from lmapps.engine.engine import Engine
 from lmapps.errors import DecodingError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES, ModelConfig
 from lmapps.model.language_model import LanguageModel
+from lmapps.text.pieces import token_bytes
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
 
@@ -217,5 +218,5 @@ def test_a_tokenizer_of_an_unknown_kind_is_refused_by_name() -> None:
     tokenizer = TOKENIZERS["word"]()
     tokenizer.raw.decoder = decoders.WordPiece()
     tokenizer.raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(DecodingError, match="whose decoder is WordPiece"):
+    with pytest.raises(DecodingError, match="decoder is WordPiece"):
         Grammars(tokenizer).constraint(Decoding(regex="a"))
