@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DataError, FieldError, LmappsError, PluginError
-from lmapps.fields import Field, Message, Messages, fields_of
+from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
 from lmapps.passage import Passage
 
 Steps = Generator[list[Messages] | Messages, list[str], None]
@@ -54,12 +54,13 @@ class Plugin:
         decoding: Decoding | None = None,
         finish: Callable[[str], str] | None = None,
         examples: Sequence[Sequence[Any]] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
         self.title = title or self.name.replace("_", " ").capitalize()
-        self.help = inspect.getdoc(function) or ""
-        self.fields: tuple[Field, ...] = fields_of(function)
+        self.help, helps = split_docstring(inspect.getdoc(function) or "")
+        self.fields: tuple[Field, ...] = fields_of(function, labels, helps)
         self.decoding = decoding or Decoding()
         self.finish = finish or str.strip
         self.metrics: dict[str, Metric] = {}
@@ -130,7 +131,7 @@ class Plugin:
             elif field.required:
                 raise FieldError(f"{self.name} needs the field {field.name!r}")
             else:
-                arguments[field.name] = field.default
+                arguments[field.name] = field.parse(field.default)
         return arguments
 
     def input_schema(self) -> dict[str, Any]:
@@ -276,6 +277,7 @@ def plugin(
     decoding: Decoding | None = None,
     finish: Callable[[str], str] | None = None,
     examples: Sequence[Sequence[Any]] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Plugin]: ...
 def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a prompt function an application.
@@ -284,6 +286,7 @@ def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     decoding  how replies are sampled, where a person does not change it
     finish    sees the whole reply when it ends; what it returns replaces what was streamed
     examples  rows of values for the form, in the order of the fields
+    labels    what a field is called, where its name in words does not do: {"text": "Your letter"}
 
     Raises `PluginError` for a field without a widget or an example that does not fit.
     """

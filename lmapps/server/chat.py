@@ -12,7 +12,13 @@ from lmapps.engine.application import Application
 from lmapps.fields import Messages
 from lmapps.server.live import views
 from lmapps.server.tabs import buttons, stopped
-from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+from lmapps.server.widgets import (
+    PRIVATE,
+    decoding_controls,
+    decoding_from,
+    values_of,
+    widget,
+)
 
 Turns = list[dict[str, Any]]
 Update = tuple[Any, ...]
@@ -64,7 +70,7 @@ class Conversation:
     def __init__(self, application: Application) -> None:
         self.application = application
         self.plugin = application.plugin
-        self.others = [field.name for field in self.plugin.fields if field.kind != "messages"]
+        self.others = [field for field in self.plugin.fields if field.kind != "messages"]
 
     async def on_send(self, text: str, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
         """Add what was written, and answer it."""
@@ -87,9 +93,9 @@ class Conversation:
                 yield update
 
     async def _answer(self, turns: Turns, values: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
-        fields = dict(zip(self.others, values, strict=False))
+        count = len(self.others)
+        fields, changed = values_of(self.others, values[:count]), values[count:]
         fields[self.plugin.messages_field or ""] = flat(turns)
-        changed = values[len(self.others) :]
         seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
         async with aclosing(seen) as shown:
             async for view in shown:

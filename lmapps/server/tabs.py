@@ -10,7 +10,13 @@ import gradio as gr
 
 from lmapps.engine.application import Application
 from lmapps.server.live import View, views
-from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+from lmapps.server.widgets import (
+    PRIVATE,
+    decoding_controls,
+    decoding_from,
+    values_of,
+    widget,
+)
 
 
 def form_tab(application: Application) -> None:
@@ -39,10 +45,7 @@ def form_tab(application: Application) -> None:
 
     async def write(*values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
-        names = [field.name for field in plugin.fields]
-        fields = dict(zip(names, values[:count], strict=True))
-        fields = {name: value for name, value in fields.items() if value is not None}
-        changed = values[count:]
+        fields, changed = values_of(plugin.fields, values[:count]), values[count:]
         seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
         async with aclosing(seen) as shown:
             async for view in shown:
