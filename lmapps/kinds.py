@@ -67,6 +67,10 @@ class Kind:
         """What fills it in on the page."""
         raise NotImplementedError
 
+    def words(self) -> tuple[str, ...]:
+        """The texts that a form shows of it."""
+        return ()
+
     def unfit(self, value: Any, wanted: str = "") -> Unfit:
         shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:60] + "..."
@@ -123,6 +127,9 @@ class Choice(Kind):
             raise self.unfit(value)
         return value
 
+    def words(self) -> tuple[str, ...]:
+        return self.choices
+
     def component(self) -> Component:
         return "Dropdown", {"choices": list(self.choices)}
 
@@ -151,6 +158,9 @@ class Choices(Kind):
         if self.filled and not value:
             raise Unfit("is empty: choose at least one")
         return [choice for choice in self.choices if choice in value]
+
+    def words(self) -> tuple[str, ...]:
+        return self.choices
 
     def component(self) -> Component:
         return "CheckboxGroup", {"choices": list(self.choices)}
@@ -264,6 +274,9 @@ class Maybe(Kind):
     def of_word(self, word: str) -> Any:
         return self.inner.of_word(word) if word else None
 
+    def words(self) -> tuple[str, ...]:
+        return self.inner.words()
+
     def component(self) -> Component:
         """As the inner one, but for those that always have a value: they get a way to have none."""
         name, options = self.inner.component()
@@ -271,8 +284,7 @@ class Maybe(Kind):
             case "Slider":
                 return "Number", {**options, "precision": 0 if options["step"] else None}
             case "Checkbox":
-                return "Dropdown", {"choices": [("-", ""), ("yes", True), ("no", False)]}
+                return "Dropdown", {"choices": ["", ("yes", True), ("no", False)]}
             case "Dropdown":
-                choices = [(choice, choice) for choice in options["choices"]]
-                return "Dropdown", {"choices": [("-", ""), *choices]}
+                return "Dropdown", {"choices": ["", *options["choices"]]}
         return name, options

@@ -259,3 +259,48 @@ VALID = {
     "line": "a", "text": "b", "colour": "red", "colours": ["red"], "rhyme": True, "lines": 1,
     "weight": 1, "messages": "Hi",
 }  # fmt: skip
+
+
+LANGUAGES = {"zh": {"Topic": "主题", "What about.": "关于什么。", "red": "红", "Poem": "诗"}}
+
+
+def poem_in(languages: Any) -> Plugin:
+    @plugin(languages=languages)
+    def poem(topic: str, colour: Colour | None = None) -> str:
+        """Write.
+
+        Args:
+            topic: What about.
+        """
+        return topic
+
+    return poem
+
+
+def test_the_texts_of_a_form_are_shown_in_the_visitors_language_and_its_values_stay() -> None:
+    import gradio as gr
+
+    from lmapps.server.languages import languages, word
+    from lmapps.server.widgets import widget
+
+    poem = poem_in(LANGUAGES)
+    known = languages([poem, every]).translations
+    assert known["zh"]["poem: Topic"] == "主题" and known["en"]["poem: Topic"] == "Topic"
+    with gr.Blocks():
+        topic, colour = (widget(field, lambda text: word(poem, text)) for field in poem.fields)
+    assert (topic.label.key, topic.info.key) == ("poem: Topic", "poem: What about.")
+    assert colour.label == "Colour", "what is not translated stays"
+    assert [value for _, value in colour.choices] == ["", "red", "green", "dark blue"]
+    assert colour.choices[1][0].key == "poem: red"
+
+
+@pytest.mark.parametrize(
+    ("languages", "words"),
+    [
+        ({"zh": {"Topics": "x"}}, "translates 'Topics' to zh, but the form says only: 'Poem'"),
+        ({"Chinese": {}}, r"as browsers do \(zh, pt-BR\), got 'Chinese'"),
+    ],
+)
+def test_a_translation_of_nothing_is_an_error(languages: Any, words: str) -> None:
+    with pytest.raises(PluginError, match=words):
+        poem_in(languages)

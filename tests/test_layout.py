@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
-    *("replies", "metrics", "plugin"),
+    *("replies", "metrics", "steps", "plugin"),
     *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]

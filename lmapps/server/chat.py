@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.application import Application
 from lmapps.fields import Messages
+from lmapps.server.languages import word
 from lmapps.server.live import views
 from lmapps.server.tabs import buttons, stopped
 from lmapps.server.widgets import (
@@ -28,9 +30,10 @@ Update = tuple[Any, ...]
 def chat_tab(application: Application, page: gr.Blocks) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
+    shown = partial(word, plugin)
     chatbot = gr.Chatbot(
-        label=plugin.title, buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
-        placeholder=plugin.help, allow_tags=False,
+        label=shown(plugin.title), buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
+        placeholder=shown(plugin.help), allow_tags=False,
     )  # fmt: skip
     status = gr.Markdown(elem_classes="status")
     message = gr.Textbox(
@@ -43,7 +46,7 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
         clear = gr.Button("New chat", min_width=80)
     if plugin.examples:
         gr.Examples([row[:1] for row in plugin.examples], [message], **PRIVATE)
-    inputs = [widget(field) for field in plugin.fields if field.kind != "messages"]
+    inputs = [widget(f, shown) for f in plugin.fields if f.kind != "messages"]
     controls = decoding_controls(plugin.decoding)
     kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.application import Application
+from lmapps.server.languages import word
 from lmapps.server.live import View, views
 from lmapps.server.widgets import (
     PRIVATE,
@@ -22,10 +24,11 @@ from lmapps.server.widgets import (
 def form_tab(application: Application) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
+    shown = partial(word, plugin)
     with gr.Row():
         with gr.Column(min_width=300):
-            gr.Markdown(plugin.help)
-            inputs = [widget(field) for field in plugin.fields]
+            gr.Markdown(shown(plugin.help))
+            inputs = [widget(field, shown) for field in plugin.fields]
             with gr.Row():
                 run = gr.Button("Write", variant="primary", min_width=80)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,29 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every event: the HTTP endpoints are ours, in `api.py`."""
 
 
-def widget(field: Field) -> Any:
-    """The component that fills in a field."""
+def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
+    """The component that fills in a field; `shown` translates its texts."""
     component, options = field.type.component()
-    options |= {"label": field.label, "info": field.help or None, "elem_id": f"field-{field.name}"}
+    if "choices" in options:
+        options["choices"] = [_choice(choice, shown) for choice in options["choices"]]
     if not field.required:
-        options["value"] = field.default
+        options["value"] = (
+            "" if component == "Dropdown" and field.default is None else field.default
+        )
     elif component == "Dropdown":
-        options["value"] = options["choices"][0]
-    if field.optional and component == "Dropdown" and options["value"] is None:
-        options["value"] = ""
-    made = getattr(gr, component)(**options)
+        options["value"] = options["choices"][0][1]
+    named = {"label": shown(field.label), "info": shown(field.help) if field.help else None}
+    made = getattr(gr, component)(**options, **named, elem_id=f"field-{field.name}")
     if field.kind == "passage":
         button = gr.UploadButton("Open a file", size="sm", file_types=list(READERS))
         button.upload(text_of_file, button, made, show_progress="minimal", **PRIVATE)
     return made
+
+
+def _choice(choice: Any, shown: Callable[[str], Any]) -> tuple[Any, Any]:
+    """A choice as Gradio has it: what is shown, and its value."""
+    text, value = choice if isinstance(choice, tuple) else (choice, choice)
+    return shown(text) if text else "-", value
 
 
 def values_of(fields: Sequence[Field], filled_in: Sequence[Any]) -> dict[str, Any]:
