@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("errors", "paths", "decoding", "passage", "fields", "replies", "metrics", "plugin"),
+    *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
+    *("replies", "metrics", "steps", "plugin"),
     *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]

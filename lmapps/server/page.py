@@ -11,6 +11,7 @@ from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.server.chat import chat_tab
+from lmapps.server.languages import word
 from lmapps.server.tabs import form_tab
 from lmapps.server.widgets import PRIVATE
 
@@ -43,7 +44,7 @@ def build_page(found: Found, engine: Engine) -> gr.Blocks:
             switch.click(None, js=SWITCH_THEME, **PRIVATE)
         with gr.Tabs():
             for plugin in plugins:
-                with gr.Tab(plugin.title, id=plugin.name):
+                with gr.Tab(word(plugin, plugin.title), id=plugin.name):
                     application = Application(plugin, engine)
                     if plugin.messages_field:
                         chat_tab(application, page)
