@@ -18,13 +18,14 @@ from lmapps.server.api import openai_routes
 from lmapps.server.apps import app_routes
 from lmapps.server.protocol import on_error
 from lmapps.server.settings import ServeSettings
+from lmapps.server.store import Store
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until interrupted. Raises `SettingsError` or `CheckpointError` before it listens."""
+    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
     import uvicorn
 
     listening = settings.listen()
@@ -32,14 +33,16 @@ def serve(settings: ServeSettings) -> None:
     found = discover()
     for failure in found.failures:
         print(f"plugin not loaded: {failure}")
-    app = create_app(Engine(checkpoint, slots=settings.slots, queue=settings.queue), found)
+    store = Store(settings.database)
+    engine = Engine(checkpoint, slots=settings.slots, queue=settings.queue)
+    app = create_app(engine, found, store)
     print(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def create_app(engine: Engine, found: Found) -> FastAPI:
-    """The whole web application. It closes the engine when it shuts down."""
+def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
+    """The whole web application. It closes engine and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
@@ -51,6 +54,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close()
+        store.close()
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
@@ -58,7 +62,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     app.include_router(openai_routes(engine))
     app.include_router(app_routes(found, engine))
     return gr.mount_gradio_app(
-        app, build_page(found, engine), "/", theme=theme(), css=CSS, show_error=True,
+        app, build_page(found, engine, store), "/", theme=theme(), css=CSS, show_error=True,
         footer_links=["settings"], run_history=False, enable_monitoring=False,
         max_file_size="10mb", ssr_mode=False, i18n=languages(found.plugins.values()),
     )  # fmt: skip

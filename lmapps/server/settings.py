@@ -22,6 +22,8 @@ class ServeSettings:
     """Requests that run at once; more of them wait their turn."""
     queue: int = 256
     """Requests that may wait before others are refused."""
+    database: str = ""
+    """Where conversations are kept: an SQLAlchemy URL; '' = lmapps.db in the data folder."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000)):
