@@ -10,6 +10,7 @@
     │   ├── CheckpointError      a folder that is not a usable checkpoint
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
     ├── Busy                     too many requests at once                (429, exit 1)
+    │   └── ShuttingDown         the server ends                          (503)
     └── StorageError             disk full, folder not writable           (507, exit 1)
 
 Every message names the value received and the way out: "temperature must be between 0 and 2,
@@ -70,6 +71,17 @@ class Busy(LmappsError):
     """The queue is full: try again later."""
 
     status = 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """In how many seconds it is worth trying again."""
+
+
+class ShuttingDown(Busy):
+    """The server ends, or is about to be started again."""
+
+    status = 503
 
 
 class StorageError(LmappsError):
