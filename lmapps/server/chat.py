@@ -18,6 +18,7 @@ from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,
+    examples,
     values_of,
     widget,
 )
@@ -44,8 +45,7 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
         stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
         retry = gr.Button("Retry", interactive=False, min_width=80)
         clear = gr.Button("New chat", min_width=80)
-    if plugin.examples:
-        gr.Examples([row[:1] for row in plugin.examples], [message], **PRIVATE)
+    examples(plugin, [message])
     inputs = [widget(f, shown) for f in plugin.fields if f.kind != "messages"]
     controls = decoding_controls(plugin.decoding)
     kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")

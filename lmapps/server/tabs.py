@@ -16,6 +16,7 @@ from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,
+    examples,
     values_of,
     widget,
 )
@@ -43,8 +44,7 @@ def form_tab(application: Application) -> None:
                 elem_id=f"reply-{plugin.name}",
             )
             status = gr.Markdown(elem_classes="status")
-            if plugin.examples:
-                gr.Examples(plugin.examples, inputs, cache_examples=False, **PRIVATE)
+            examples(plugin, inputs)
 
     async def write(*values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
