@@ -12,10 +12,12 @@ from typing import Self
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.constraint import Grammars
 from lmapps.engine.request import Deliver, Delta, Finish, Request
+from lmapps.engine.sampling import Logprob
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
-from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
+from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 
 
@@ -26,6 +28,7 @@ class Reply:
     text: str
     ids: tuple[int, ...]
     finish: Finish
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Engine:
@@ -39,6 +42,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.queue = queue
         self._scheduler = Scheduler(Slots(checkpoint.model, slots), checkpoint.tokenizer.vocab_size)
+        self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -86,7 +90,8 @@ class Engine:
         """Queue a prompt; `deliver` gets every `Delta`, the last with `finish` set.
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
-        token fits after the prompt, `Busy` where the queue is full.
+        token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
+        schema, `Busy` where the queue is full.
         """
         if not prompt_ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -96,8 +101,16 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, the model takes at most "
                 f"{self.context - 1}: shorten it"
             )
+        vocab_size = self.checkpoint.tokenizer.vocab_size
+        if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
+            raise DecodingError(
+                f"an id in logit_bias must be between 0 and {vocab_size - 1}, got "
+                f"{decoding.logit_bias[-1][0]}"
+            )
         limit = min(decoding.max_new_tokens, room)
-        request = Request(prompt_ids, decoding, limit, self.checkpoint.tokenizer, deliver)
+        constraint = self._grammars.constraint(decoding)
+        tokenizer = self.checkpoint.tokenizer
+        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint)
         with self._wake:
             if self._closed:
                 raise Busy("the server is shutting down: try again when it is back")
@@ -117,6 +130,8 @@ class Engine:
         def deliver(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
+        if decoding.grammar is not None:  # compiled here, so that the loop does not wait for it
+            await asyncio.to_thread(self._grammars.constraint, decoding)
         request = self.submit(prompt_ids, decoding, deliver)
         try:
             finished = False
@@ -167,7 +182,8 @@ def _joined(deltas: Sequence[Delta]) -> Reply:
     finish = deltas[-1].finish
     assert finish is not None
     ids = tuple(token_id for delta in deltas for token_id in delta.ids)
-    return Reply("".join(delta.text for delta in deltas), ids, finish)
+    logprobs = tuple(one for delta in deltas for one in delta.logprobs)
+    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs)
 
 
 def _for_a_person(error: Exception) -> Exception:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from lmapps.engine.request import Request
-from lmapps.engine.sampling import sample
+from lmapps.engine.sampling import logprob_of, sample
 from lmapps.engine.slots import Slots
+from lmapps.errors import LmappsError
 
 PREFILL_TOKENS = 512
 """The most prompt tokens read in one step, so that a long prompt does not stall the others."""
@@ -88,14 +89,22 @@ class Scheduler:
 
     def _sample(self, logits_V: npt.NDArray[np.float32], request: Request) -> bool:
         """The next id of one request; True when its reply is at its end."""
-        next_id = sample(
-            logits_V[: self.vocab_size],
-            request.decoding,
-            request.random,
-            request.prompt_ids,
-            request.generated,
-        )
-        return request.take(next_id)
+        logits_V, decoding = logits_V[: self.vocab_size], request.decoding
+        try:
+            next_id = sample(
+                logits_V,
+                decoding,
+                request.random,
+                request.prompt_ids,
+                request.generated,
+                request.allowed(),
+            )
+            top = decoding.logprobs
+            told = None if top is None else logprob_of(logits_V, next_id, top)
+            return request.take(next_id, told)
+        except LmappsError as error:  # this request's alone
+            request.end("error", error)
+            return True
 
 
 def _numbers(logits: torch.Tensor) -> npt.NDArray[np.float32]:

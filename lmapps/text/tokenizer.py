@@ -160,16 +160,27 @@ class Tokenizer:
 
 
 class DecodeStream:
-    """Ids in, one at a time; text out as soon as it is whole."""
+    """Ids in, one at a time; text out as soon as it is whole.
+
+    An id is decoded behind the ids of the text before it, since a tokenizer may write the first
+    one of a text in another way. (The library's own stream fails on bytes that are no UTF-8.)
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._raw = tokenizer.raw
-        self._stream = decoders.DecodeStream(skip_special_tokens=True)
+        self._tokenizer = tokenizer
+        self._shown: list[int] = []
+        """The ids of the piece of text that was given out last."""
+        self._new: list[int] = []
 
     def step(self, token_id: int) -> str | None:
         """The text that this id completes, or None in the middle of a character."""
-        text = self._stream.step(self._raw, token_id)
-        return text or None
+        self._new.append(token_id)
+        before = self._tokenizer.decode(self._shown)
+        now = self._tokenizer.decode([*self._shown, *self._new])
+        if now.endswith("\ufffd") or len(now) <= len(before):
+            return None
+        self._shown, self._new = self._new, []
+        return now[len(before) :]
 
 
 def _untrained(kind: TokenizerKind, vocab_size: int) -> tuple[RawTokenizer, Any]:
