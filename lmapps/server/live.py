@@ -31,6 +31,8 @@ class View:
     """What there is to see."""
 
     text: str = ""
+    value: Any = None
+    """What the whole text is worth, at the end."""
     status: str = ""
     done: bool = False
     failed: bool = False
@@ -53,21 +55,22 @@ async def views(
                     shown = time.monotonic()
     except LmappsError as error:
         sentence = str(error)
-        yield View(view.text, f"⚠ {sentence[:1].upper()}{sentence[1:]}.", done=True, failed=True)
+        status = f"⚠ {sentence[:1].upper()}{sentence[1:]}."
+        yield View(view.text, status=status, done=True, failed=True)
 
 
 def _after(view: View, event: Event, notice: str) -> View:
     match event:
         case Text(text):
-            return View(view.text + text, notice)
+            return View(view.text + text, status=notice)
         case Clear():
-            return View("", notice)
+            return View(status=notice)
         case Progress(done, total):
-            return View("", f"Reading in parts: {done} of {total} done.")
+            return View(status=f"Reading in parts: {done} of {total} done.")
         case Waiting(position):
-            return View(view.text, f"Waiting: number {position} in the queue.")
+            return View(view.text, status=f"Waiting: number {position} in the queue.")
         case Notice(text):
-            return View(view.text, text)
-        case Done(reply, finish):
+            return View(view.text, status=text)
+        case Done(reply, value, finish):
             status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
-            return View(reply, status, done=True)
+            return View(reply, value, status, done=True)
