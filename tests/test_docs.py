@@ -23,7 +23,7 @@ def test_the_article_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str])
 def test_the_plugins_on_the_page_about_forms_work() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "forms.md").read_text(), re.S)
     assert blocks
-    exec(compile("\n".join(blocks), "docs/forms.md", "exec"), {"__name__": "forms"})
+    exec(compile("\n".join(blocks), "docs/forms.md", "exec"), {"__name__": "__main__"})
 
 
 def test_the_page_about_forms_names_every_kind_of_field() -> None:
