@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from collections.abc import AsyncGenerator, Sequence
@@ -13,12 +14,16 @@ import torch
 
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Grammars
+from lmapps.engine.counts import Counts
 from lmapps.engine.request import Deliver, Delta, Finish, Request
 from lmapps.engine.sampling import Logprob
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
-from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong
+from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong, ShuttingDown
 from lmapps.model.checkpoint import Checkpoint
+
+LONGEST_PATIENCE = 60
+"""The most seconds that somebody is told to wait before trying again."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,19 @@ class Engine:
         return self._scheduler.passes
 
     @property
+    def counts(self) -> Counts:
+        """What it has done so far."""
+        return self._scheduler.counts
+
+    def why_not_ready(self) -> str | None:
+        """Why a request that comes now would be refused; None where it would not."""
+        if self._closed or not self._thread.is_alive():
+            return "the server is shutting down: try again when it is back"
+        if self.waiting >= self.queue:
+            return f"{self.waiting} requests are waiting already: try again in a moment"
+        return None
+
+    @property
     def running(self) -> int:
         """Requests that have a slot."""
         return len(self._scheduler.slots.running) + (self._scheduler.reading is not None)
@@ -112,10 +130,13 @@ class Engine:
         tokenizer = self.checkpoint.tokenizer
         request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint)
         with self._wake:
-            if self._closed:
-                raise Busy("the server is shutting down: try again when it is back")
-            if self.waiting >= self.queue:
-                raise Busy(f"{self.waiting} requests are waiting already: try again in a moment")
+            reason = self.why_not_ready()
+            if self._closed and reason:
+                raise ShuttingDown(reason)
+            if reason:
+                self.counts.refused += 1
+                raise Busy(reason, self._patience())
+            self.counts.accepted += 1
             self._arrived.append(request)
             self._wake.notify()
         return request
@@ -146,7 +167,7 @@ class Engine:
 
     async def complete(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply."""
-        return _joined([delta async for delta in self.stream(prompt_ids, decoding)])
+        return joined([delta async for delta in self.stream(prompt_ids, decoding)])
 
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""
@@ -157,7 +178,7 @@ class Engine:
             deltas.append(arriving.get())
         if deltas[-1].error:
             raise deltas[-1].error
-        return _joined(deltas)
+        return joined(deltas)
 
     def _loop(self) -> None:
         with torch.inference_mode():
@@ -166,7 +187,12 @@ class Engine:
                     self._scheduler.step()
                 except Exception as error:  # the request boundary
                     self._scheduler.fail(_for_a_person(error))
-        self._scheduler.fail(Busy("the server is shutting down: try again when it is back"))
+        self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
+
+    def _patience(self) -> int:
+        """Seconds in which about a quarter of those who wait will have had their turn."""
+        seconds = self.waiting / 4 * self.counts.seconds_between_ends
+        return min(LONGEST_PATIENCE, max(1, math.ceil(seconds)))
 
     def _take_arrivals(self) -> bool:
         """Sleep while there is nothing to do; False when the engine is closed."""
@@ -178,7 +204,8 @@ class Engine:
             return not self._closed
 
 
-def _joined(deltas: Sequence[Delta]) -> Reply:
+def joined(deltas: Sequence[Delta]) -> Reply:
+    """All the deltas of one request -> its reply."""
     finish = deltas[-1].finish
     assert finish is not None
     ids = tuple(token_id for delta in deltas for token_id in delta.ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -59,6 +60,8 @@ class Request:
         """How many ids of the prompt are in the state."""
         self.position: int | None = None
         self.cancelled = False
+        self.arrived = time.monotonic()
+        self.finish: Finish | None = None
         self.random = random.Random(decoding.seed)
         self._end_ids = tokenizer.end_ids
         self._text = tokenizer.decode_stream()
@@ -90,6 +93,7 @@ class Request:
             finish = "stop"
         elif len(self.generated) >= self.max_new_tokens:
             finish = "length"
+        self.finish = finish
         if finish and not stopped:
             text += self._stops.flush()
         logprobs = (logprob,) if logprob else ()
@@ -105,6 +109,7 @@ class Request:
 
     def end(self, finish: Finish, error: Exception | None = None) -> None:
         """End it from outside: cancelled, or failed."""
+        self.finish = finish
         self.deliver(Delta(self._stops.flush(), finish=finish, error=error))
 
     def deliver(self, delta: Delta) -> None:

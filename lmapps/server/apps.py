@@ -16,6 +16,7 @@ from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api import started, stream_response, while_connected
+from lmapps.server.bodies import DECODING
 from lmapps.server.protocol import NotFound, flag_of, read_json
 
 
@@ -86,7 +87,7 @@ def _body(plugin: Plugin) -> dict[str, Any]:
     schema = plugin.input_schema()
     schema["properties"] |= {
         "stream": {"type": "boolean", "default": False},
-        "decoding": {"type": "object", "description": 'for example {"temperature": 0}'},
+        "decoding": DECODING,
     }
     return schema
 

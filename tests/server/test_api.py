@@ -81,7 +81,7 @@ def test_content_in_parts_and_a_stop_string(client: openai.OpenAI) -> None:
         ({"messages": "hi"}, "messages must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "must be text"),
-        ({"n": 2}, "n is not supported: leave it out, got 2"),
+        ({"n": 17}, "n must be a whole number between 1 and 16, got 17"),
         ({"stream": "yes"}, "stream must be true or false, got 'yes'"),
         ({"stop": [""]}, "stop must be"),
         ({"messages": [{"role": "user", "content": "word " * 300}]}, "the prompt has"),
