@@ -9,6 +9,7 @@
     │   ├── DataError            text or records that cannot be read
     │   ├── CheckpointError      a folder that is not a usable checkpoint
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
     │   └── ShuttingDown         the server ends                          (503)
     └── StorageError             disk full, folder not writable           (507, exit 1)
@@ -65,6 +66,12 @@ class PromptTooLong(InputError):
     """A prompt that leaves no room for a reply in the model's context."""
 
     status = 413
+
+
+class ReplyError(LmappsError):
+    """A reply that has not the form asked for, for example JSON that was cut at its limit."""
+
+    status = 502
 
 
 class Busy(LmappsError):

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
-    *("replies", "metrics", "steps", "plugin"),
+    *("replies", "metrics", "reply", "steps", "plugin"),
     *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]

@@ -13,6 +13,7 @@ from lmapps.decoding import Decoding
 from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
 from lmapps.engine.engine import Engine, Reply
 from lmapps.engine.request import Finish
+from lmapps.errors import ReplyError
 from lmapps.fields import Messages
 from lmapps.passage import Passage
 from lmapps.plugin import Plugin, Steps
@@ -62,6 +63,8 @@ class Done:
     """The whole reply, tidied by the plugin, and what it took."""
 
     reply: str
+    value: Any
+    """What the reply is worth: the text itself, a text of a Literal, or a dataclass."""
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
@@ -82,7 +85,7 @@ class Application:
     ) -> AsyncGenerator[Event, None]:
         """Run the plugin. Closing the iterator frees what it holds in the engine.
 
-        Raises `FieldError`, `PluginError`, `PromptTooLong` or `Busy`.
+        Raises `FieldError`, `PluginError`, `PromptTooLong`, `ReplyError` or `Busy`.
         """
         decoding = decoding or self.plugin.decoding
         # A plugin may think for long, and a long text takes long to cut: not in the event loop.
@@ -102,7 +105,8 @@ class Application:
             asked = await asyncio.to_thread(_advance, steps, done.replies)
         assert done is not None, "a plugin asks at least once, else `steps` raises"
         reply = self.plugin.finished("\n\n".join(done.replies))
-        yield Done(reply, done.finish, done.prompt_tokens, done.completion_tokens)
+        value = self._value(reply, done.finish, decoding)
+        yield Done(reply, value, done.finish, done.prompt_tokens, done.completion_tokens)
 
     async def reply(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Done:
         """Run the plugin to its end."""
@@ -110,6 +114,15 @@ class Application:
             if isinstance(event, Done):
                 return event
         raise AssertionError("events end in Done")
+
+    def _value(self, reply: str, finish: Finish, decoding: Decoding) -> Any:
+        try:
+            return self.plugin.reply_form.parse(reply)
+        except ReplyError as error:
+            if finish != "length":
+                raise
+            limit = f"it was cut at {decoding.max_new_tokens} tokens or the end of the context"
+            raise ReplyError(f"{error}: {limit}; allow more with max_new_tokens") from None
 
     def _step(
         self, asked: Messages | list[Messages], decoding: Decoding
@@ -127,6 +140,7 @@ class Application:
                 f"tokens: its oldest {left_out} messages are left out."
             )
         text, count, finish = "", 0, None
+        decoding = self.plugin.reply_form.hold(decoding)
         async with aclosing(self.engine.stream(ids, decoding)) as deltas:
             async for delta in deltas:
                 if delta.position is not None:
@@ -159,6 +173,7 @@ class Application:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # their slots are free again
         replies = [task.result() for task in tasks]
         finish: Finish = "length" if any(r.finish == "length" for r in replies) else "stop"
         yield _Step(

@@ -9,7 +9,7 @@ from typing import Any
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
-from lmapps.errors import PluginError, PromptTooLong
+from lmapps.errors import PluginError, PromptTooLong, ReplyError
 from lmapps.plugin import Example, Plugin
 
 SIDE_BY_SIDE = 16
@@ -51,5 +51,7 @@ async def _replies(
                 return (await application.reply(example.fields, decoding)).reply
             except PromptTooLong:
                 return None
+            except ReplyError:
+                return ""  # which has not the form either, and scores nothing
 
     return list(await asyncio.gather(*map(reply, examples)))

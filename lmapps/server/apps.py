@@ -32,6 +32,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
                 "title": plugin.title,
                 "help": plugin.help,
                 "form": plugin.input_schema(),
+                "reply": plugin.reply_form.schema(),
             }
             for name, plugin in found.plugins.items()
         ]
@@ -69,7 +70,15 @@ def _add(routes: APIRouter, application: Application) -> None:
         methods=["POST"],
         operation_id=f"run_{plugin.name}",
         summary=plugin.help,
-        openapi_extra={"requestBody": {"content": {"application/json": {"schema": _body(plugin)}}}},
+        openapi_extra={
+            "requestBody": {"content": {"application/json": {"schema": _body(plugin)}}},
+            "responses": {
+                "200": {
+                    "description": "The reply, or server-sent events that end in it",
+                    "content": {"application/json": {"schema": _answer(plugin)}},
+                }
+            },
+        },
     )
 
 
@@ -81,6 +90,20 @@ def _body(plugin: Plugin) -> dict[str, Any]:
         "decoding": DECODING,
     }
     return schema
+
+
+def _answer(plugin: Plugin) -> dict[str, Any]:
+    """The schema of what comes back."""
+    count = {"type": "integer", "minimum": 0}
+    properties = {
+        "reply": {"type": "string", "description": "as the model wrote it, tidied"},
+        "value": {**plugin.reply_form.schema(), "description": "what the reply is worth"},
+        "finish": {"type": "string", "enum": ["stop", "length"]},
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "notices": {"type": "array", "items": {"type": "string"}},
+    }
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 async def _whole(events: AsyncGenerator[Event, None]) -> dict[str, Any]:

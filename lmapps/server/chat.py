@@ -26,6 +26,7 @@ from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,
+    examples,
     values_of,
     widget,
 )
@@ -116,8 +117,7 @@ class ChatTab:
             self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=60)
             self.retry = gr.Button("Retry", interactive=False, min_width=60)
             self.undo = gr.Button("Undo", min_width=60)
-        if plugin.examples:
-            gr.Examples([row[:1] for row in plugin.examples], [self.message], **PRIVATE)
+        examples(plugin, [self.message])
         self.inputs = [widget(field, shown) for field in self.others]
         self.controls = decoding_controls(plugin.decoding)
 

@@ -31,6 +31,8 @@ class View:
     """What there is to see."""
 
     text: str = ""
+    value: Any = None
+    """What the whole text is worth, at the end."""
     status: str = ""
     done: bool = False
     failed: bool = False
@@ -52,7 +54,7 @@ async def views(
                     yield view
                     shown = time.monotonic()
     except LmappsError as error:
-        yield View(view.text, warning(error), done=True, failed=True)
+        yield View(view.text, status=warning(error), done=True, failed=True)
 
 
 def warning(error: LmappsError) -> str:
@@ -64,15 +66,15 @@ def warning(error: LmappsError) -> str:
 def _after(view: View, event: Event, notice: str) -> View:
     match event:
         case Text(text):
-            return View(view.text + text, notice)
+            return View(view.text + text, status=notice)
         case Clear():
-            return View("", notice)
+            return View(status=notice)
         case Progress(done, total):
-            return View("", f"Reading in parts: {done} of {total} done.")
+            return View(status=f"Reading in parts: {done} of {total} done.")
         case Waiting(position):
-            return View(view.text, f"Waiting: number {position} in the queue.")
+            return View(view.text, status=f"Waiting: number {position} in the queue.")
         case Notice(text):
-            return View(view.text, text)
-        case Done(reply, finish):
+            return View(view.text, status=text)
+        case Done(reply, value, finish):
             status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
-            return View(reply, status, done=True)
+            return View(reply, value, status, done=True)

@@ -164,7 +164,7 @@ def bad_files(folder: Path) -> None:
         ("run nope", "there is no plugin 'nope'; known: chat, code, news, summarize"),
         ("run summarize", "--text"),
         ("run summarize --text @{}/nowhere.txt", "cannot read the file"),
-        ("run summarize --text @{}/latin.txt", "is not UTF-8"),
+        ("run summarize --text @{}/latin.txt", "not UTF-8"),
         ("run summarize --text x --length long", "length must be one of 'a headline'"),
         ("run news --headline x --temperature 3", "temperature must be between 0 and 2, got 3"),
         ("data {}/empty.txt", "empty.txt is empty"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lmapps import Decoding, Messages, Passage, plugin
+from lmapps.discovery import discover
 from lmapps.engine.application import Application, Clear, Done, Event, Notice, Progress, Text
 from lmapps.engine.context import fit_conversation
 from lmapps.engine.engine import Engine
@@ -163,3 +164,61 @@ def test_a_plugins_metric_is_computed_on_its_examples(engine: Engine) -> None:
     assert score(echo, engine, examples, limit=4) == {
         "examples": 3, "skipped": 1, "right": pytest.approx(1 / 3),
     }  # fmt: skip
+
+
+PAGE = "The dog ran after the cat, and the cat ran up a tree. It was a fine day. " * 24
+"""As many words as a printed page: about 420."""
+
+
+@pytest.mark.parametrize("pages", [6, pytest.param(60, marks=pytest.mark.long)])
+def test_sixty_pages_give_one_summary_and_the_person_sees_how_far_it_is(
+    pages: int, engine: Engine
+) -> None:
+    summarize = discover().plugins["summarize"]
+    decoding = summarize.decoding.replace(max_new_tokens=8, seed=1)
+
+    async def collect() -> list[Event]:
+        values = {"text": PAGE * pages, "length": "a headline"}
+        return [e async for e in Application(summarize, engine).events(values, decoding)]
+
+    events = asyncio.run(collect())
+    assert [type(event) for event in events].count(Done) == 1 and isinstance(events[-1], Done)
+    rounds: list[list[Progress]] = []
+    for event in events:
+        if isinstance(event, Progress):
+            if event.done == 0:
+                rounds.append([])
+            rounds[-1].append(event)
+    assert len(rounds) > 1 and rounds[0][0].total > 5 * pages
+    for shown in rounds:
+        assert [event.done for event in shown] == list(range(shown[0].total + 1))
+    assert rounds[-1][0].total < rounds[0][0].total / 2
+    assert engine.running == engine.waiting == 0
+
+
+def test_cancelling_after_any_event_frees_every_slot_at_once(engine: Engine) -> None:
+    long = SHORT.replace(max_new_tokens=24, temperature=2.0)
+    values = {"text": "The dog ran after the cat. " * 30}
+    kinds = set()
+
+    async def leave_after(count: int) -> bool:
+        """Whether there were so many events."""
+        events = Application(digest, engine).events(values, long)
+        seen = 0
+        async for event in events:
+            seen += 1
+            kinds.add(type(event))
+            if seen == count:
+                break
+        await events.aclose()
+        done = isinstance(event, Done)
+        passes = engine.passes
+        while engine.running or engine.waiting:
+            await asyncio.sleep(0)
+        assert engine.passes - passes <= 2, "cancelled requests went on"
+        return not done
+
+    count = 1
+    while asyncio.run(leave_after(count)):
+        count += 1
+    assert count > 10 and {Progress, Clear, Text, Done} <= kinds
