@@ -48,6 +48,9 @@ class FieldError(InputError):
 class PluginError(InputError):
     """A plugin that is unknown, could not be loaded, or failed while it ran."""
 
+    line: int | None = None
+    """The line of the plugin's file, where it is known better than from the traceback."""
+
 
 class DataError(InputError):
     """Text or records that cannot be read."""

@@ -1,39 +1,56 @@
 """The signature of a function -> fields: what a person can fill in, checked and described once.
 
-Annotation        field                              a value from a form, JSON or the command line
-`str`             line       one line                text
-`Passage`         passage    a tall box, or a file   text
-`Literal[...]`    choice     a list                  one of the texts
-`bool`            flag       a checkbox              true or false
-`int`, `float`    integer, number; with `Annotated[int, Bounds(1, 9)]` a slider
-`Messages`        messages   a conversation          [{"role": ..., "content": ...}, ...]
+Annotation                 kind              on the page           a value
+`str`                      line              one line              text
+`Passage`                  passage           a tall box, or a file text
+`Literal[...]`             choice            a list                one of the texts
+`list[Literal[...]]`       choices           checkboxes            some of the texts
+`bool`                     flag              a checkbox            true or false
+`int`, `float`             integer, number   a number; with `Annotated[int, Bounds(1, 9)]` a slider
+`Messages`                 messages          a conversation        [{"role": ..., "content": ...}]
+`X | None`                 that of X         may be left empty     the value, or None
+
+What a field means to a person stands in the function's docstring, under "Args:".
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lmapps.errors import FieldError, PluginError
+from lmapps.kinds import (
+    Bounds,
+    Choice,
+    Choices,
+    Flag,
+    Integer,
+    Kind,
+    Line,
+    LongText,
+    Maybe,
+    Number,
+    Unfit,
+)
+from lmapps.messages import Conversation, Message, Messages
 from lmapps.passage import Passage
 
-Kind = Literal["line", "passage", "choice", "flag", "integer", "number", "messages"]
+KINDS: tuple[type[Kind], ...] = (
+    Line, LongText, Choice, Choices, Flag, Integer, Number, Conversation, Maybe,
+)  # fmt: skip
+"""What a form can have, in the order of the documentation."""
+_TYPES: tuple[tuple[Any, Kind], ...] = (
+    (str, Line()), (Passage, LongText()), (bool, Flag()), (int, Integer()), (float, Number()),
+    (Messages, Conversation()),
+)  # fmt: skip
 
-
-class Message(TypedDict):
-    """One turn: role is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-
-
-Messages = list[Message]
-"""A conversation, oldest turn first."""
-
-RESERVED = ("checkpoint", "decoding", "stream")
+RESERVED = ("checkpoint", "decoding", "explain", "stream")
 """Names that requests and commands use beside the fields of a plugin."""
 
 REQUIRED = inspect.Parameter.empty
@@ -41,66 +58,98 @@ REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """The least and the greatest number: `Annotated[int, Bounds(1, 9)]`."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Field:
     """One thing that a person fills in."""
 
     name: str
-    kind: Kind
+    type: Kind
     default: Any = REQUIRED
-    choices: tuple[str, ...] = ()
-    bounds: Bounds | None = None
+    label: str = ""
+    help: str = ""
 
     @property
-    def label(self) -> str:
-        """The name as words: `max_words` -> "Max words"."""
-        return self.name.replace("_", " ").strip().capitalize()
+    def kind(self) -> str:
+        """The name of its kind; see the table above."""
+        return self.type.name
 
     @property
     def required(self) -> bool:
         return self.default is REQUIRED
 
+    @property
+    def optional(self) -> bool:
+        """Whether None is a value of it."""
+        return isinstance(self.type, Maybe)
+
     def parse(self, value: Any) -> Any:
-        """A value from outside, checked and converted. Raises `FieldError`."""
-        return _PARSERS[self.kind](self, value)
+        """A value from JSON or a form, checked and converted. Raises `FieldError`."""
+        try:
+            return self.type.parse(value)
+        except Unfit as error:
+            raise FieldError(f"{self.name} {error}") from None
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the value."""
-        schema: dict[str, Any] = {"type": _JSON_TYPES[self.kind], "title": self.label}
-        if self.kind == "choice":
-            schema["enum"] = list(self.choices)
-        if self.kind == "messages":
-            turn = {"role": {"type": "string"}, "content": {"type": "string"}}
-            schema["items"] = {"type": "object", "properties": turn, "required": list(turn)}
-        if self.bounds:
-            schema |= {"minimum": self.bounds.low, "maximum": self.bounds.high}
+        """JSON schema of the value: just what `parse` takes."""
+        schema = {**self.type.schema(), "title": self.label}
+        if self.help:
+            schema["description"] = self.help
         if not self.required:
             schema["default"] = self.default
         return schema
 
-    def wrong(self, wanted: str, value: Any) -> FieldError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:60] + "..."
-        return FieldError(f"{self.name} must be {wanted}, got {shown}")
 
-
-def fields_of(function: Callable[..., Any]) -> tuple[Field, ...]:
+def fields_of(
+    function: Callable[..., Any],
+    labels: Mapping[str, str] | None = None,
+    helps: Mapping[str, str] | None = None,
+) -> tuple[Field, ...]:
     """The fields of a function's signature. Raises `PluginError` for one without a widget."""
+    labels, helps = labels or {}, helps or {}
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError) as error:
         raise PluginError(f"an annotation of {function.__name__} is unknown: {error}") from None
-    return tuple(
-        _field(parameter, hints.get(parameter.name))
-        for parameter in inspect.signature(function).parameters.values()
-    )
+    fields = []
+    for parameter in inspect.signature(function).parameters.values():
+        try:
+            field = _field(parameter, hints.get(parameter.name))
+        except PluginError as error:
+            error.line = line_of(function, parameter.name)
+            raise
+        label = labels.get(field.name) or field.name.replace("_", " ").strip().capitalize()
+        fields.append(replace(field, label=label, help=helps.get(field.name, "")))
+    known = [field.name for field in fields]
+    for where, names in (("labels", labels), ("the docstring's Args", helps)):
+        for name in names:
+            if name not in known:
+                fix = f"its fields: {', '.join(known)}"
+                raise PluginError(f"{where} of {function.__name__} names {name!r}; {fix}")
+    return tuple(fields)
+
+
+def kind_of(annotation: Any) -> Kind | None:
+    """The kind of a type; None where there is none."""
+    bounds = None
+    if get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        rest = [part for part in parts if part is not NoneType]
+        inner = kind_of(rest[0]) if len(rest) == 1 and len(parts) == 2 else None
+        usable = inner is not None and not isinstance(inner, Conversation)
+        return Maybe(inner=_bounded(inner, bounds)) if inner and usable else None
+    if origin is Literal and all(isinstance(choice, str) for choice in parts):
+        return Choice(choices=parts)
+    if origin is list and get_origin(parts[0]) is Literal:
+        item = kind_of(parts[0])
+        return Choices(choices=item.choices) if isinstance(item, Choice) else None
+    known = next((kind for type_, kind in _TYPES if type_ == annotation), None)
+    return _bounded(known, bounds) if known else None
+
+
+def _bounded(kind: Kind, bounds: Bounds | None) -> Kind:
+    return replace(kind, bounds=bounds) if bounds and isinstance(kind, Number) else kind
 
 
 def _field(parameter: inspect.Parameter, annotation: Any) -> Field:
@@ -108,96 +157,63 @@ def _field(parameter: inspect.Parameter, annotation: Any) -> Field:
         raise PluginError(f"{parameter} takes any number of values: name each field instead")
     if parameter.name in RESERVED:
         raise PluginError(f"the name {parameter.name!r} is taken by lmapps: rename the field")
-    bounds = None
-    if get_origin(annotation) is Annotated:
-        annotation, *extras = get_args(annotation)
-        bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
-    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    kind = "choice" if choices else _kind(annotation)
-    if kind is None or not all(isinstance(choice, str) for choice in choices):
+    kind = kind_of(annotation)
+    if kind is None:
+        known = ", ".join(kind.written for kind in KINDS)
+        shown = "no annotation" if annotation is None else inspect.formatannotation(annotation)
         raise PluginError(
-            f"field {parameter.name!r} has no widget for {annotation!r}: annotate it with str, "
-            "Passage, Literal of texts, bool, int, float or Messages"
+            f"field {parameter.name!r} has no widget for {shown}: annotate it with {known}"
         )
-    field = Field(parameter.name, kind, parameter.default, choices, bounds)
-    if not field.required:
-        try:
-            field.parse(field.default)
-        except FieldError as error:
-            raise PluginError(f"the default of a field does not fit: {error}") from None
+    default = (
+        None if parameter.default is REQUIRED and isinstance(kind, Maybe) else parameter.default
+    )
+    if default is REQUIRED:
+        return Field(parameter.name, replace(kind, filled=True))
+    field = Field(parameter.name, kind, list(default) if isinstance(default, tuple) else default)
+    try:
+        field.parse(field.default)
+    except FieldError as error:
+        raise PluginError(f"the default of a field does not fit: {error}") from None
     return field
 
 
-def _kind(annotation: Any) -> Kind | None:
-    kinds: list[tuple[Any, Kind]] = [
-        (str, "line"), (Passage, "passage"), (bool, "flag"), (int, "integer"), (float, "number"),
-        (Messages, "messages"),
-    ]  # fmt: skip
-    return next((kind for known, kind in kinds if known == annotation), None)
-
-
-def _text(field: Field, value: Any) -> str:
-    if not isinstance(value, str):
-        raise field.wrong("text", value)
-    if field.required and not value.strip():
-        raise FieldError(f"{field.name} is empty: fill it in")
-    return value
-
-
-def _passage(field: Field, value: Any) -> Passage:
-    text = _text(field, value)
-    return text if isinstance(text, Passage) else Passage(text)
-
-
-def _choice(field: Field, value: Any) -> str:
-    if value not in field.choices:
-        raise field.wrong("one of " + ", ".join(map(repr, field.choices)), value)
-    return str(value)
-
-
-def _flag(field: Field, value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if isinstance(value, str) and value.lower() in words:
-        return words[value.lower()]
-    if not isinstance(value, bool):
-        raise field.wrong("true or false", value)
-    return value
-
-
-def _number(field: Field, value: Any) -> float:
-    whole = field.kind == "integer"
+def line_of(function: Callable[..., Any], parameter: str) -> int:
+    """The line of a parameter in its file; that of the function where the source is not there."""
+    first = function.__code__.co_firstlineno
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or (whole and number % 1):
-        raise field.wrong("a whole number" if whole else "a number", value)
-    if field.bounds and not field.bounds.low <= number <= field.bounds.high:
-        raise field.wrong(f"between {field.bounds.low:g} and {field.bounds.high:g}", value)
-    return int(number) if whole else number
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):
+        return first
+    found = (n for n in ast.walk(tree) if isinstance(n, ast.arg) and n.arg == parameter)
+    return first + next((node.lineno - 1 for node in found), 0)
 
 
-def _messages(field: Field, value: Any) -> Messages:
-    if isinstance(value, str) and value.strip():
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise field.wrong("a list of messages, or a text", value)
-    for turn in value:
-        texts = isinstance(turn, dict) and all(
-            isinstance(turn.get(key), str) for key in ("role", "content")
-        )
-        if not texts or turn["role"] not in ("system", "user", "assistant"):
-            raise field.wrong(
-                'made of {"role": "system", "user" or "assistant", "content": text}', turn
-            )
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+_SECTION = re.compile(r"^(Args|Returns|Yields|Raises):[ ]*\n((?:[ ]+\S.*(?:\n|$)|[ ]*\n)*)", re.M)
+_ENTRY = re.compile(r"^(\w+)(?: \([^)]*\))?:[ ]*(.*)$")
 
 
-_PARSERS: dict[Kind, Callable[[Field, Any], Any]] = {
-    "line": _text, "passage": _passage, "choice": _choice, "flag": _flag, "integer": _number,
-    "number": _number, "messages": _messages,
-}  # fmt: skip
-_JSON_TYPES: dict[Kind, str] = {
-    "line": "string", "passage": "string", "choice": "string", "flag": "boolean",
-    "integer": "integer", "number": "number", "messages": "array",
-}  # fmt: skip
+def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
+    """A docstring in Google's style -> what it says to a person, and the help of each field.
+
+    The help is what "Args:" says; other sections are for readers of the code.
+    """
+    helps: dict[str, str] = {}
+    for title, section in _SECTION.findall(docstring):
+        if title == "Args":
+            helps |= _entries(textwrap.dedent(section))
+    return re.sub(r"\n{3,}", "\n\n", _SECTION.sub("", docstring)).strip(), helps
+
+
+def _entries(section: str) -> dict[str, str]:
+    """`name: text` and the indented lines after it."""
+    entries: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if entry := _ENTRY.match(line):
+            name, entries[entry.group(1)] = entry.group(1), entry.group(2).strip()
+        elif name and line.strip():
+            entries[name] = f"{entries[name]} {line.strip()}".strip()
+    return entries
+
+
+__all__ = ["KINDS", "Bounds", "Field", "Message", "Messages", "fields_of", "kind_of"]

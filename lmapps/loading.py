@@ -175,7 +175,7 @@ def failure_of(source: str, error: BaseException) -> Failure:
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source
     ]
-    line = frames[-1].lineno if frames else None
+    line = getattr(error, "line", None) or (frames[-1].lineno if frames else None)
     if isinstance(error, PluginError):
         fix = "Correct the plugin; docs/plugins.md and the files in plugins/ show the form."
         return Failure(source, line, reason, fix)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from lmapps.decoding import Decoding
-from lmapps.errors import DataError, FieldError, LmappsError, PluginError
-from lmapps.fields import Field, Message, Messages, fields_of
+from lmapps.errors import DataError, FieldError, PluginError
+from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
 from lmapps.passage import Passage
-
-Steps = Generator[list[Messages] | Messages, list[str], None]
-"""Conversations for the model, in steps: a list of them runs side by side and stays inside, a
-single one is streamed to the person. Each step is sent the replies, one for each conversation."""
+from lmapps.steps import Steps, is_message, plugin_boundary, steps_of
 
 DatasetFunction = Callable[..., Iterable[tuple[Any, ...]]]
 Metric = Callable[[str, Any, dict[str, Any]], float]
+Languages = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,15 @@ class Plugin:
         decoding: Decoding | None = None,
         finish: Callable[[str], str] | None = None,
         examples: Sequence[Sequence[Any]] = (),
+        labels: Mapping[str, str] | None = None,
+        languages: Languages | None = None,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
         self.title = title or self.name.replace("_", " ").capitalize()
-        self.help = inspect.getdoc(function) or ""
-        self.fields: tuple[Field, ...] = fields_of(function)
+        self.help, helps = split_docstring(inspect.getdoc(function) or "")
+        self.fields: tuple[Field, ...] = fields_of(function, labels, helps)
+        self.languages = _checked_languages(languages or {}, self.words)
         self.decoding = decoding or Decoding()
         self.finish = finish or str.strip
         self.metrics: dict[str, Metric] = {}
@@ -106,6 +107,14 @@ class Plugin:
         return bool(self._datasets)
 
     @property
+    def words(self) -> list[str]:
+        """The texts of the form: what `languages` may translate."""
+        words = [self.title, self.help]
+        for field in self.fields:
+            words += [field.label, field.help, *field.type.words()]
+        return list(dict.fromkeys(word for word in words if word))
+
+    @property
     def passage_field(self) -> str | None:
         """The field that holds a long text, if there is one."""
         return next((field.name for field in self.fields if field.kind == "passage"), None)
@@ -130,7 +139,7 @@ class Plugin:
             elif field.required:
                 raise FieldError(f"{self.name} needs the field {field.name!r}")
             else:
-                arguments[field.name] = field.default
+                arguments[field.name] = field.parse(field.default)
         return arguments
 
     def input_schema(self) -> dict[str, Any]:
@@ -147,11 +156,7 @@ class Plugin:
     def steps(self, arguments: Mapping[str, Any]) -> Steps:
         """What to ask the model, whether the function returns a prompt or yields several."""
         with plugin_boundary(f"plugin {self.name!r}"):
-            made = self.function(**arguments)
-            if isinstance(made, Generator):
-                yield from self._generated(made)
-            else:
-                yield self._conversation(made)
+            yield from steps_of(self.name, self.function(**arguments))
 
     def conversation(self, example: Example) -> Messages:
         """An example as the model sees it: the prompt as in a live request, then the reply."""
@@ -162,7 +167,7 @@ class Plugin:
         steps = self.steps(arguments)
         prompt = next(steps, None)
         steps.close()
-        if not prompt or not _is_message(prompt[0]):
+        if not prompt or not is_message(prompt[0]):
             raise PluginError(
                 f"plugin {self.name!r} asks for several replies on an example; it is trained on "
                 f"its single prompt, so leave out or shorten: {str(example.fields)[:80]}"
@@ -211,32 +216,6 @@ class Plugin:
                 fields, reply = values[0], values[1]
                 yield Example(fields, reply, values[2] if len(values) > 2 else reply, record)
 
-    def _generated(self, made: Generator[Any, Any, Any]) -> Steps:
-        """A generator's prompts as conversations, and the replies back in the shape it asked."""
-        asked = next(made, None)
-        if asked is None:
-            raise PluginError(f"plugin {self.name!r} yielded no prompt")
-        while True:
-            several = isinstance(asked, list) and not (asked and _is_message(asked[0]))
-            if several:
-                replies = yield [self._conversation(prompt) for prompt in asked]
-            else:
-                replies = yield self._conversation(asked)
-            try:
-                asked = made.send(replies if several else replies[0])
-            except StopIteration:
-                return
-
-    def _conversation(self, prompt: Any) -> Messages:
-        if isinstance(prompt, str):
-            return [{"role": "user", "content": prompt}]
-        if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
-            return prompt
-        raise PluginError(
-            f"plugin {self.name!r} returned {str(prompt)[:60]!r}; a prompt is a text, or a list of "
-            'messages {"role": ..., "content": ...}'
-        )
-
     def _checked_example(self, values: list[Any]) -> list[Any]:
         """One row for the form: a value for each field, in order, at least the required ones."""
         if len(values) > len(self.fields):
@@ -252,19 +231,18 @@ class Plugin:
         return values + rest
 
 
-@contextmanager
-def plugin_boundary(what: str) -> Iterator[None]:
-    """An exception in a plugin's code becomes a `PluginError` that says where."""
-    try:
-        yield
-    except LmappsError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{what} failed: {type(error).__name__}: {error}") from error
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and {"role", "content"} <= value.keys()
+def _checked_languages(languages: Languages, words: Sequence[str]) -> Languages:
+    """Raises `PluginError` for a translation of something that the form does not say."""
+    for language, translations in languages.items():
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
+            raise PluginError(f"languages names them as browsers do (zh, pt-BR), got {language!r}")
+        for text in translations:
+            if text not in words:
+                raise PluginError(
+                    f"languages translates {text!r} to {language}, but the form says only: "
+                    + ", ".join(map(repr, words))
+                )
+    return languages
 
 
 @overload
@@ -276,6 +254,8 @@ def plugin(
     decoding: Decoding | None = None,
     finish: Callable[[str], str] | None = None,
     examples: Sequence[Sequence[Any]] = (),
+    labels: Mapping[str, str] | None = None,
+    languages: Languages | None = None,
 ) -> Callable[[Callable[..., Any]], Plugin]: ...
 def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a prompt function an application.
@@ -284,6 +264,9 @@ def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     decoding  how replies are sampled, where a person does not change it
     finish    sees the whole reply when it ends; what it returns replaces what was streamed
     examples  rows of values for the form, in the order of the fields
+    labels    what a field is called, where its name in words does not do: {"text": "Your letter"}
+    languages the form's texts in other languages: {"zh": {"Your letter": "您的信"}}; what is not
+              there is shown as it is
 
     Raises `PluginError` for a field without a widget or an example that does not fit.
     """

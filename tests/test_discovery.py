@@ -26,7 +26,7 @@ BROKEN = {
     "exits.py": ("import sys\nsys.exit(3)\n", 2, "SystemExit"),
     "empty.py": ("x = 1\n", None, "there is no plugin in it"),
     "keyword.py": (GOOD.format(name="k").replace("title", "titel"), 4, "titel"),
-    "widget.py": (GOOD.format(name="w").replace("text: str", "text: bytes"), 4, "no widget"),
+    "widget.py": (GOOD.format(name="w").replace("text: str", "text: bytes"), 5, "no widget"),
 }
 
 

@@ -9,19 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("errors", "paths", "decoding", "passage", "fields", "replies", "metrics", "plugin"),
-    *(
-        "switches",
-        "loading",
-        "discovery",
-        "text",
-        "model",
-        "engine",
-        "evaluation",
-        "training",
-        "server",
-        "commands",
-    ),
+    *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
+    *("replies", "metrics", "steps", "plugin"),
+    *("switches", "loading", "discovery"),
+    *("text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -12,7 +12,9 @@ from lmapps.commands.decoding import add_decoding, decoding_of
 from lmapps.decoding import Decoding
 from lmapps.discovery import discover
 from lmapps.errors import FieldError
+from lmapps.fields import Field
 from lmapps.plugin import Plugin
+from lmapps.text.documents import READERS, read_document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +30,9 @@ def main(args: argparse.Namespace) -> int:
     plugin = discover().get(args.plugin)
     given = field_parser(plugin, args.checkpoint).parse_args(args.fields)
     values = {
-        field.name: read(value)
+        field.name: read(field, words)
         for field in plugin.fields
-        if (value := getattr(given, f"field_{field.name}")) is not None
+        if (words := getattr(given, f"field_{field.name}")) is not None
     }
     decoding = decoding_of(given, plugin.decoding)
     plugin.validate(values)
@@ -43,32 +45,43 @@ def field_parser(plugin: Plugin, checkpoint: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"lmapps run {plugin.name}", description=plugin.help)
     parser.add_argument("--checkpoint", default=checkpoint, help="a folder or name (default)")
     for field in plugin.fields:
-        choices = f", one of: {', '.join(field.choices)}" if field.choices else ""
         default = "" if field.required else f" (default: {field.default!r})"
+        about = f"{field.help or field.label}; {field.type.wanted()}{default}"
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=f"field_{field.name}",
             metavar=field.name.upper(),
             required=field.required,
-            help=f"{field.kind}{choices}{default}".replace("%", "%%"),
+            nargs="*" if field.type.repeats else None,
+            help=about.replace("%", "%%"),
         )
     taken = {f"--{field.name}".replace("_", "-") for field in plugin.fields}
     add_decoding(parser, without=taken)
     return parser
 
 
-def read(value: str) -> str:
-    """A value as given, or the text of a file: `@article.txt`, and `@-` the standard input."""
-    if not value.startswith("@"):
-        return value
-    if value == "@-":
+def read(field: Field, words: str | list[str]) -> Any:
+    """The words given for a field -> a value for it; `@FILE` is the text of a file."""
+    if isinstance(words, list):
+        return [text_of(word) for word in words]
+    return field.type.of_word(text_of(words))
+
+
+def text_of(word: str) -> str:
+    """A word as given, or the text of a file: `@article.pdf`, and `@-` the standard input."""
+    if not word.startswith("@"):
+        return word
+    if word == "@-":
         return sys.stdin.read()
+    file = Path(word[1:]).expanduser()
+    if file.suffix.lower() in READERS:
+        return read_document(file)
     try:
-        return Path(value[1:]).expanduser().read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise FieldError(f"cannot read the file {value[1:]!r}: {error.strerror}") from None
+        raise FieldError(f"cannot read the file {word[1:]!r}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise FieldError(f"the file {value[1:]!r} is not UTF-8 text: convert it first") from None
+        raise FieldError(f"the file {word[1:]!r} is not UTF-8 text: convert it first") from None
 
 
 async def reply(plugin: Plugin, folder: str, values: dict[str, Any], decoding: Decoding) -> str:

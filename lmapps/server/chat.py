@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.application import Application
 from lmapps.fields import Messages
+from lmapps.server.languages import word
 from lmapps.server.live import views
 from lmapps.server.tabs import buttons, stopped
-from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+from lmapps.server.widgets import (
+    PRIVATE,
+    decoding_controls,
+    decoding_from,
+    values_of,
+    widget,
+)
 
 Turns = list[dict[str, Any]]
 Update = tuple[Any, ...]
@@ -22,9 +30,10 @@ Update = tuple[Any, ...]
 def chat_tab(application: Application, page: gr.Blocks) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
+    shown = partial(word, plugin)
     chatbot = gr.Chatbot(
-        label=plugin.title, buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
-        placeholder=plugin.help, allow_tags=False,
+        label=shown(plugin.title), buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
+        placeholder=shown(plugin.help), allow_tags=False,
     )  # fmt: skip
     status = gr.Markdown(elem_classes="status")
     message = gr.Textbox(
@@ -37,7 +46,7 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
         clear = gr.Button("New chat", min_width=80)
     if plugin.examples:
         gr.Examples([row[:1] for row in plugin.examples], [message], **PRIVATE)
-    inputs = [widget(field) for field in plugin.fields if field.kind != "messages"]
+    inputs = [widget(f, shown) for f in plugin.fields if f.kind != "messages"]
     controls = decoding_controls(plugin.decoding)
     kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")
 
@@ -64,7 +73,7 @@ class Conversation:
     def __init__(self, application: Application) -> None:
         self.application = application
         self.plugin = application.plugin
-        self.others = [field.name for field in self.plugin.fields if field.kind != "messages"]
+        self.others = [field for field in self.plugin.fields if field.kind != "messages"]
 
     async def on_send(self, text: str, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
         """Add what was written, and answer it."""
@@ -87,9 +96,9 @@ class Conversation:
                 yield update
 
     async def _answer(self, turns: Turns, values: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
-        fields = dict(zip(self.others, values, strict=False))
+        count = len(self.others)
+        fields, changed = values_of(self.others, values[:count]), values[count:]
         fields[self.plugin.messages_field or ""] = flat(turns)
-        changed = values[len(self.others) :]
         seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
         async with aclosing(seen) as shown:
             async for view in shown:

@@ -9,12 +9,14 @@ page without changes costs nothing more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.plugin import Plugin
+from lmapps.server.languages import word
 from lmapps.server.widgets import PRIVATE
 
 SPARE = 16
@@ -95,7 +97,7 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
 
 def _place(places: Places, number: int, plugin: Plugin | None, draw: Draw) -> list[Any]:
     """One tab: what it shows at first, and what is drawn when that has changed."""
-    title = plugin.title if plugin else ""
+    title = word(plugin, plugin.title) if plugin else ""
     with gr.Tab(title, id=f"place-{number}", visible=plugin is not None) as tab:
         with gr.Column() as first:
             if plugin:
@@ -104,8 +106,9 @@ def _place(places: Places, number: int, plugin: Plugin | None, draw: Draw) -> li
 
         @gr.render([changed], [changed.change], show_progress="hidden")  # type: ignore[untyped-decorator]
         def again(revision: str) -> None:
-            plugin = places.at(number)
+            plugin = copy(places.at(number))
             if plugin and revision:
+                plugin.languages = {}  # an open page knows the translations of its beginning only
                 draw(plugin)
 
     return [tab, first, changed]
@@ -117,4 +120,5 @@ def _now(places: Places, number: int, plugin: Plugin | None) -> tuple[Any, Any, 
         return gr.Tab(visible=False), gr.Column(visible=False), ""
     as_first = places.first[number] is plugin
     revision = "" if as_first else f"{plugin.name} {places.found.revisions.get(plugin.name)}"
-    return gr.Tab(plugin.title, visible=True), gr.Column(visible=as_first), revision
+    title = word(plugin, plugin.title) if as_first else plugin.title
+    return gr.Tab(title, visible=True), gr.Column(visible=as_first), revision

@@ -52,6 +52,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
 
+    from lmapps.server.languages import languages
     from lmapps.server.page import CSS, build_page, theme
     from lmapps.server.places import VERSION
 
@@ -71,7 +72,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     return gr.mount_gradio_app(
         app, build_page(found, engine), "/", theme=theme(), css=CSS, show_error=True,
         footer_links=["settings"], run_history=False, enable_monitoring=False,
-        max_file_size="10mb", ssr_mode=False,
+        max_file_size="10mb", ssr_mode=False, i18n=languages(found.plugins.values()),
     )  # fmt: skip
 
 

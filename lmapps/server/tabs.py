@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.application import Application
+from lmapps.server.languages import word
 from lmapps.server.live import View, views
-from lmapps.server.widgets import PRIVATE, decoding_controls, decoding_from, widget
+from lmapps.server.widgets import (
+    PRIVATE,
+    decoding_controls,
+    decoding_from,
+    values_of,
+    widget,
+)
 
 
 def form_tab(application: Application) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
+    shown = partial(word, plugin)
     with gr.Row():
         with gr.Column(min_width=300):
-            gr.Markdown(plugin.help)
-            inputs = [widget(field) for field in plugin.fields]
+            gr.Markdown(shown(plugin.help))
+            inputs = [widget(field, shown) for field in plugin.fields]
             with gr.Row():
                 run = gr.Button("Write", variant="primary", min_width=80)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
@@ -39,10 +48,7 @@ def form_tab(application: Application) -> None:
 
     async def write(*values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
-        names = [field.name for field in plugin.fields]
-        fields = dict(zip(names, values[:count], strict=True))
-        fields = {name: value for name, value in fields.items() if value is not None}
-        changed = values[count:]
+        fields, changed = values_of(plugin.fields, values[:count]), values[count:]
         seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
         async with aclosing(seen) as shown:
             async for view in shown:

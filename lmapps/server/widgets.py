@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,52 @@ import gradio as gr
 from lmapps.decoding import Decoding
 from lmapps.errors import LmappsError
 from lmapps.fields import Field
-from lmapps.text.sources import read_documents
+from lmapps.text.documents import READERS, read_document
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every event: the HTTP endpoints are ours, in `api.py`."""
 
 
-def widget(field: Field) -> Any:
-    """The component that fills in a field."""
-    value = None if field.required else field.default
-    named: dict[str, Any] = {"label": field.label, "value": value, "elem_id": f"field-{field.name}"}
-    match field.kind:
-        case "choice":
-            return gr.Dropdown(list(field.choices), **{**named, "value": value or field.choices[0]})
-        case "flag":
-            return gr.Checkbox(**{**named, "value": bool(value)})
-        case "integer" | "number" if field.bounds:
-            step = 1 if field.kind == "integer" else None
-            low, high = field.bounds.low, field.bounds.high
-            start = low if value is None else value
-            return gr.Slider(low, high, step=step, **{**named, "value": start})
-        case "integer" | "number":
-            return gr.Number(precision=0 if field.kind == "integer" else None, **named)
-        case "passage":
-            return _passage_box(named)
-        case _:
-            return gr.Textbox(max_lines=4, **named)
+def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
+    """The component that fills in a field; `shown` translates its texts."""
+    component, options = field.type.component()
+    if "choices" in options:
+        options["choices"] = [_choice(choice, shown) for choice in options["choices"]]
+    if not field.required:
+        options["value"] = (
+            "" if component == "Dropdown" and field.default is None else field.default
+        )
+    elif component == "Dropdown":
+        options["value"] = options["choices"][0][1]
+    named = {"label": shown(field.label), "info": shown(field.help) if field.help else None}
+    made = getattr(gr, component)(**options, **named, elem_id=f"field-{field.name}")
+    if field.kind == "passage":
+        button = gr.UploadButton("Open a file", size="sm", file_types=list(READERS))
+        button.upload(text_of_file, button, made, show_progress="minimal", **PRIVATE)
+    return made
 
 
-def _passage_box(named: dict[str, Any]) -> Any:
-    """A tall box, and a button that puts a file's text into it."""
-    box = gr.Textbox(lines=8, max_lines=20, **named)
-    button = gr.UploadButton("Open a text file", size="sm")
-    button.upload(_text_of_file, button, box, show_progress="hidden", **PRIVATE)
-    return box
+def _choice(choice: Any, shown: Callable[[str], Any]) -> tuple[Any, Any]:
+    """A choice as Gradio has it: what is shown, and its value."""
+    text, value = choice if isinstance(choice, tuple) else (choice, choice)
+    return shown(text) if text else "-", value
 
 
-def _text_of_file(path: str) -> str:
+def values_of(fields: Sequence[Field], filled_in: Sequence[Any]) -> dict[str, Any]:
+    """What the components of fields hold, by name; what was left empty is left out."""
+    values = {}
+    for field, value in zip(fields, filled_in, strict=True):
+        if field.optional and value == "":
+            value = None
+        if value is not None or field.optional:
+            values[field.name] = value
+    return values
+
+
+def text_of_file(path: str) -> str:
+    """The text of an uploaded file; what is wrong with it is shown under its own name."""
     try:
-        return "\n\n".join(document.text for document in read_documents([Path(path)]))
+        return read_document(path)
     except LmappsError as error:
         reason = str(error).replace(path, Path(path).name)
         raise gr.Error(reason, print_exception=False) from None
