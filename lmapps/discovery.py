@@ -23,7 +23,7 @@ from lmapps.plugin import Plugin
 from lmapps.switches import switched_off
 
 GROUP = "lmapps.plugins"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 """How often a running server looks at its plugin folders."""
 
 

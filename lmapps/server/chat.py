@@ -64,7 +64,8 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
     for event in [*events, stop.click(stopped, None, state, **now)]:
         event.then(flat, chatbot, kept, **quiet)
     clear.click(emptied, None, [chatbot, kept, *state], **now)
-    page.load(restored, kept, [chatbot, retry], **quiet)
+    # In a tab that is drawn while the page is open, what the browser keeps is there a moment later.
+    page.load(lambda: None, **quiet).then(restored, kept, [chatbot, retry], **quiet)
 
 
 class Conversation:
@@ -100,10 +101,12 @@ class Conversation:
         fields, changed = values_of(self.others, values[:count]), values[count:]
         fields[self.plugin.messages_field or ""] = flat(turns)
         seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
+        message: Any = ""
         async with aclosing(seen) as shown:
             async for view in shown:
                 reply = [{"role": "assistant", "content": view.text}] if view.text else []
-                yield [*turns, *reply], "", view.status, *buttons(view.done)
+                yield [*turns, *reply], message, view.status, *buttons(view.done)
+                message = gr.skip()  # what is typed while the reply is written stays
 
 
 def emptied() -> tuple[Any, ...]:

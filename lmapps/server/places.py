@@ -23,7 +23,7 @@ SPARE = 16
 """How many plugins may come while the server runs."""
 LIST = "lmapps-plugins"
 """The tab that lists the plugins, the last one."""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 VERSION = "plugins/version"
 """The address, beside the page, of the version that is found now."""
 
@@ -34,8 +34,8 @@ ASK = f"""async (seen) => {{
         return answer.ok ? await answer.text() : seen;
     }} catch {{ return seen; }}
 }}"""
-CHOSEN = """(seen, _) => [
-    seen, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
+CHOSEN = """(seen, drawn, _) => [
+    seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
 ]"""
 
 Draw = Callable[[Plugin], None]
@@ -51,6 +51,8 @@ class Places:
         self.first: list[Plugin | None] = [*plugins, *[None] * SPARE]
         """What is part of the page as it was built."""
         self._names = [plugin.name if plugin else "" for plugin in self.first]
+        self._drawn = list(self.first)
+        self._since = [found.version] * len(self._names)
 
     def __iter__(self) -> Iterator[tuple[int, Plugin | None]]:
         return ((number, self.at(number)) for number in range(len(self._names)))
@@ -59,17 +61,24 @@ class Places:
         """The plugin in a place, as it is now."""
         return self.found.plugins.get(self._names[number])
 
+    def since(self, number: int) -> int:
+        """The version in which a place came to be what it is."""
+        return self._since[number]
+
     def follow(self) -> list[str]:
         """Free the places of plugins that are gone and give some to the new ones.
 
         Returns the names of those for which there is no place left.
         """
-        plugins = self.found.plugins
+        plugins, version = self.found.plugins, self.found.version
         self._names = [name if name in plugins else "" for name in self._names]
         waiting = [name for name in plugins if name not in self._names]
         for number, name in enumerate(self._names):
             if not name and waiting:
                 self._names[number] = waiting.pop(0)
+        for number, plugin in self:
+            if self._drawn[number] is not plugin:
+                self._drawn[number], self._since[number] = plugin, version
         return waiting
 
 
@@ -82,17 +91,22 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
         with gr.Tab("Plugins", id=LIST):
             listed = gr.Markdown(list_page([]), elem_id="plugins-page")
 
-    def follow(_: str, chosen: str) -> list[Any]:
-        left_over = places.follow()
-        now = [update for number, plugin in places for update in _now(places, number, plugin)]
+    def follow(_: str, drawn: str, chosen: str) -> list[Any]:
+        version, left_over = places.found.version, places.follow()
+        now: list[Any] = []
+        for number, plugin in places:
+            changed = places.since(number) > int(drawn)
+            now += _now(places, number, plugin) if changed else [gr.skip()] * 3
         gone = chosen.startswith("place-") and not places.at(int(chosen.removeprefix("place-")))
-        return [*now, gr.Tabs(selected=LIST) if gone else gr.update(), list_page(left_over)]
+        selected = gr.Tabs(selected=LIST) if gone else gr.skip()
+        return [*now, selected, list_page(left_over), str(version)]
 
     seen = gr.Textbox(str(places.found.version), visible="hidden")
+    drawn = gr.Textbox(str(places.found.version), visible="hidden")
     chosen = gr.Textbox(visible="hidden")
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ASK, **quiet)
-    seen.change(follow, [seen, chosen], [*outputs, tabs, listed], js=CHOSEN, **quiet)
+    seen.change(follow, [seen, drawn, chosen], [*outputs, tabs, listed, drawn], js=CHOSEN, **quiet)
 
 
 def _place(places: Places, number: int, plugin: Plugin | None, draw: Draw) -> list[Any]:
@@ -114,11 +128,12 @@ def _place(places: Places, number: int, plugin: Plugin | None, draw: Draw) -> li
     return [tab, first, changed]
 
 
-def _now(places: Places, number: int, plugin: Plugin | None) -> tuple[Any, Any, Any]:
+def _now(places: Places, number: int, plugin: Plugin | None) -> list[Any]:
     """A place's tab, what it showed at first, and the revision to draw instead ("" = none)."""
     if plugin is None:
-        return gr.Tab(visible=False), gr.Column(visible=False), ""
+        # Gradio lists a tab that becomes `visible=False` again by itself; "hidden" stays away.
+        return [gr.Tab(visible="hidden"), gr.Column(visible=False), ""]
     as_first = places.first[number] is plugin
     revision = "" if as_first else f"{plugin.name} {places.found.revisions.get(plugin.name)}"
     title = word(plugin, plugin.title) if as_first else plugin.title
-    return gr.Tab(title, visible=True), gr.Column(visible=as_first), revision
+    return [gr.Tab(title, visible=True), gr.Column(visible=as_first), revision]
