@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
     *("replies", "metrics", "reply", "steps", "plugin"),
-    *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
+    *("switches", "loading", "discovery"),
+    *("text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

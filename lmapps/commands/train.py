@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from lmapps.paths import find_checkpoint, home
     from lmapps.training.settings import TrainSettings, read_recipe
     from lmapps.training.start import run_training
 
@@ -36,6 +37,11 @@ def main(args: argparse.Namespace) -> int:
         given = getattr(args, name)
         if given is not None:
             values[name] = given.split(",") if name == "apps" else given
+    if values.get("apps"):
+        values.setdefault("start_from", "default")
+        values.setdefault("out", str(home() / "checkpoints" / "-".join(values["apps"])))
+    if values.get("start_from"):
+        values["start_from"] = str(find_checkpoint(values["start_from"]))
     report = run_training(TrainSettings.from_values(values))
     if report:
         print(summary(report))

@@ -154,7 +154,8 @@ class ChatTab:
         )
         self.export.click(self._on_export, self.place, [self.files, self.status], **QUIET)
         self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
-        page.load(self._on_arrive, self.kept, self.outputs, **QUIET)
+        # In a tab drawn while the page is open, what the browser keeps is there a moment later.
+        page.load(_nothing, **QUIET).then(self._on_arrive, self.kept, self.outputs, **QUIET)
 
     def _on(self, event: Any, action: Callable[..., Seen], *inputs: Any) -> None:
         """An action that does not ask the model."""

@@ -9,19 +9,21 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lmapps import __version__
-from lmapps.discovery import Found, discover
+from lmapps.discovery import Found, Library
 from lmapps.engine.engine import Engine
 from lmapps.errors import LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.server.api import openai_routes
-from lmapps.server.apps import app_routes
+from lmapps.server.apps import app_routes, described
 from lmapps.server.protocol import on_error
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store import Store
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
+PATIENCE_SECONDS = 1.0
+"""How long the start waits for a plugin file that hangs; it may come later."""
 
 
 def serve(settings: ServeSettings) -> None:
@@ -30,15 +32,21 @@ def serve(settings: ServeSettings) -> None:
 
     listening = settings.listen()
     checkpoint = Checkpoint.load(find_checkpoint(settings.checkpoint), device=best_device())
-    found = discover()
-    for failure in found.failures:
-        print(f"plugin not loaded: {failure}")
+    library = Library(patience=PATIENCE_SECONDS)
+    for failure in library.found.failures:
+        say(f"plugin not loaded: {failure}")
     store = Store(settings.database)
     engine = Engine(checkpoint, slots=settings.slots, queue=settings.queue)
-    app = create_app(engine, found, store)
-    print(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)", flush=True)
+    app = create_app(engine, library.found, store)
+    say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-    uvicorn.Server(config).run(sockets=[listening])
+    with library.watched(say):
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def say(sentence: str) -> None:
+    """One line of the server's log."""
+    print(sentence, flush=True)
 
 
 def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
@@ -49,6 +57,7 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
 
     from lmapps.server.languages import languages
     from lmapps.server.page import CSS, build_page, theme
+    from lmapps.server.places import VERSION
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +70,9 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
     app.add_exception_handler(LmappsError, on_error)
     app.include_router(openai_routes(engine))
     app.include_router(app_routes(found, engine))
+    app.get(f"/{VERSION}", include_in_schema=False)(lambda: found.version)
+    describe = app.openapi
+    app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
     return gr.mount_gradio_app(
         app, build_page(found, engine, store), "/", theme=theme(), css=CSS, show_error=True,
         footer_links=["settings"], run_history=False, enable_monitoring=False,

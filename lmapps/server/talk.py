@@ -197,8 +197,9 @@ class Talk:
     ) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
         whole = self._load(place)
-        before = self._seen(place, whole, busy=True, message="")
-        yield replace(before, title=whole.title, listed=self.listed(place))
+        before = self._seen(place, whole, busy=True)
+        listed = self.listed(place)
+        yield replace(before, title=whole.title, listed=listed, message="")
         values = {**fields, self.field: as_messages(whole.path(place.leaf))}
         stream = views(self.application, values, choose)
         async with aclosing(saved(stream, self.store, place)) as news:

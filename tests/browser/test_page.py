@@ -13,7 +13,6 @@ from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
 
 pytestmark = pytest.mark.browser
-
 FIFTH = '''"""Write a haiku."""
 
 from lmapps import Decoding, plugin
