@@ -10,7 +10,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "fields", "replies", "metrics", "plugin"),
-    *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
+    *(
+        "discovery",
+        "text",
+        "model",
+        "native",
+        "engine",
+        "evaluation",
+        "training",
+        "server",
+        "commands",
+    ),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "port": "port to listen on",
         "slots": "requests that run at once",
         "queue": "requests that may wait before others are refused",
+        "weights": "precision of the model: float32, bfloat16 or int8 (smaller is faster)",
     }
     for field in fields(ServeSettings):
         default = getattr(start, field.name)

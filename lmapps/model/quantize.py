@@ -15,9 +15,6 @@ from torch import nn
 
 from lmapps.model.language_model import LanguageModel
 
-WEIGHTS = ("float32", "bfloat16", "int8")
-"""Precisions in which a model can be served; the order is that of kernels.h."""
-
 
 def quantize_rows(weight_ON: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 (O, N) and the scale of each row, fp32 (O, 1)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from lmapps.errors import SettingsError
 from lmapps.model.config import GATES
 from lmapps.model.language_model import LanguageModel
-from lmapps.model.quantize import WEIGHTS, rounded
+from lmapps.model.quantize import rounded
 from lmapps.model.state import State
+from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
 
 _BODIES = ("transformer", "rnn", "gru", "lstm")  # the order of step.cpp's enum
@@ -63,7 +64,7 @@ class TorchStep:
         return self.model.new_state(batch, capacity)
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
-        return self.model.step(ids_BT.to(self.model.device), state)[0]
+        return self.model.step(ids_BT, state)[0]
 
 
 class NativeStep:
@@ -133,8 +134,9 @@ class NativeStep:
 
     def _load(self) -> None:
         c, head = self.config, self.model.head
+        body: Any = self.model.body
         if c.body == "transformer":
-            for number, layer in enumerate(self.model.body.layers):
+            for number, layer in enumerate(body.layers):
                 attention, mlp = layer.self_attn, layer.mlp
                 projections = (attention.q_proj, attention.k_proj, attention.v_proj)
                 matrices = [
@@ -148,9 +150,9 @@ class NativeStep:
                 for name, norm in enumerate((*norms, attention.q_norm, attention.k_norm)):
                     if norm is not None:
                         self._vector(number, name, norm.weight)
-            self._vector(c.num_layers, 0, self.model.body.norm.weight)
+            self._vector(c.num_layers, 0, body.norm.weight)
         else:
-            gates, recurrent = GATES[c.body], self.model.body.recurrent
+            gates, recurrent = GATES[c.body], body.recurrent
             for number in range(c.num_layers):
                 for first, part in ((0, "ih"), (4, "hh")):
                     weight, bias = (
@@ -175,9 +177,7 @@ class NativeStep:
 
     def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
         vector = vector.float().contiguous()
-        if self._library.lmapps_vector(
-            self._handle, layer, name, vector.data_ptr(), len(vector)
-        ):
+        if self._library.lmapps_vector(self._handle, layer, name, vector.data_ptr(), len(vector)):
             raise Unavailable("there is not enough memory for a packed copy of the model")
 
 
@@ -187,8 +187,9 @@ class _Pointers:
     def __init__(self, model: LanguageModel, state: State) -> None:
         c, rows = model.config, len(state.lengths)
         is_cache = c.body == "transformer"
-        shape = (rows, c.num_kv_heads, state.capacity, c.head_size)
-        shape = shape if is_cache else (rows, c.hidden_size)
+        shape: tuple[int, ...] = (rows, c.hidden_size)
+        if is_cache:
+            shape = (rows, c.num_kv_heads, state.capacity, c.head_size)
         parts = [part for layer in state.layers for part in layer]
         expected = c.num_layers * (2 if c.body in ("transformer", "lstm") else 1)
         assert len(parts) == expected, f"{len(parts)} tensors in a state of {expected}"

@@ -32,7 +32,11 @@ def serve(settings: ServeSettings) -> None:
     found = discover()
     for failure in found.failures:
         print(f"plugin not loaded: {failure}")
-    app = create_app(Engine(checkpoint, slots=settings.slots, queue=settings.queue), found)
+    engine = Engine(
+        checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
+    )
+    app = create_app(engine, found)
+    print(f"decoding: {engine.step_name}")
     print(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     uvicorn.Server(config).run(sockets=[listening])
