@@ -75,7 +75,7 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
     for (int64_t &length : lengths) length += tokens;
   }
   lmapps_free(model);
-  printf("%d %d %s %d %d:", body, kind, lmapps_level(level), threads, rows);
+  printf("%d %d %s %d %d:", int((shape - SHAPES[0]) / 9), kind, lmapps_level(level), threads, rows);
   for (float y : logits) printf(" %.6g", y);
   printf("\n");
 }
