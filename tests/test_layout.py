@@ -12,7 +12,7 @@ ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
     *("replies", "metrics", "reply", "steps", "plugin"),
     *("switches", "loading", "discovery"),
-    *("text", "model", "engine", "evaluation", "training", "server", "commands"),
+    *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slots": "requests that run at once",
         "queue": "requests that may wait before others are refused",
         "database": "SQLAlchemy URL for conversations; '' = lmapps.db in the data folder",
+        "weights": "precision of the model: float32, bfloat16 or int8 (smaller is faster)",
     }
     for field in fields(ServeSettings):
         default = getattr(start, field.name)

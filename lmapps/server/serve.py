@@ -36,8 +36,11 @@ def serve(settings: ServeSettings) -> None:
     for failure in library.found.failures:
         say(f"plugin not loaded: {failure}")
     store = Store(settings.database)
-    engine = Engine(checkpoint, slots=settings.slots, queue=settings.queue)
+    engine = Engine(
+        checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
+    )
     app = create_app(engine, library.found, store)
+    say(f"decoding: {engine.step_name}")
     say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     with library.watched(say):
