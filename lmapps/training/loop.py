@@ -164,7 +164,7 @@ def _evaluate(
         run.log({**entry, "is_best": better, **meter.clock()})
         meter.note(progress["step"], scores)
         if better:
-            checkpoint.save(run.folder, dtype=getattr(torch, settings.save_dtype))
+            run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
     accelerator.wait_for_everyone()
 
 

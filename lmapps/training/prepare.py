@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from lmapps.errors import SettingsError
+from lmapps.errors import SettingsError, StorageError
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
-from lmapps.model.folder import write_whole
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.batches import BatchSource, PackedBatches
 from lmapps.text.corpus import Corpus, build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_documents
+from lmapps.text.storage import write_whole
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer, TokenizerKind
 from lmapps.training.loop import Validate
@@ -98,9 +98,12 @@ def train_tokenizer(
     if (target / "key.json").is_file() and (target / "key.json").read_text() == key:
         return Tokenizer.load(target)
     tokenizer = Tokenizer.train(_sample(files), kind, vocab_size)
-    target.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(target)
-    write_whole(target / "key.json", key.encode())
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(target)
+        write_whole(target / "key.json", key.encode())
+    except OSError as error:
+        raise StorageError(f"cannot write the vocabulary to {target}: {error}") from None
     return tokenizer
 
 
