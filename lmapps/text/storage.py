@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write beside the name, wait for the disk, rename. After an `OSError` the old file is there."""
+    """Write beside the name, wait for the disk, rename. On an `OSError` the old file is kept."""
     temporary = file.with_name(file.name + ".part")
     try:
         temporary.write_bytes(content)

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from lmapps.errors import CheckpointError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.storage import sync, write_whole
+from lmapps.training.parallel import like, whole_tensor
 from lmapps.training.settings import TrainSettings
 
 Progress = dict[str, Any]
@@ -108,16 +109,16 @@ class Run:
     def save(
         self,
         checkpoint: Checkpoint,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizer_state: dict[str, torch.Tensor],
         progress: Progress,
     ) -> None:
-        """Write the last checkpoint and the state to resume from."""
+        """Write the last checkpoint and the state to resume from (see `state_of`)."""
         target = self.state / f"step-{progress['step']:08d}"
         work = self.state / (target.name + ".part")
         with self._storing(unfinished=work):
             shutil.rmtree(work, ignore_errors=True)
             checkpoint.save(work)
-            save_file(_flatten(optimizers), work / "optimizer.safetensors")
+            save_file(optimizer_state, work / "optimizer.safetensors")
             sync(work / "optimizer.safetensors")
             write_whole(work / "progress.json", json.dumps(progress).encode())
             before = self.steps()
@@ -147,24 +148,25 @@ class Run:
                 + "Make room or choose another --out, then give the same command again"
             ) from None
 
-    def load(
-        self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-    ) -> Progress | None:
-        """Put the last saved state into model and optimizers; None where there is none."""
+    def load(self, model: torch.nn.Module) -> Progress | None:
+        """Put the last saved weights into the model; None where there are none."""
         for leftover in self.state.glob("*.part"):
             shutil.rmtree(leftover, ignore_errors=True)
         saved = self.steps()
         if not saved:
             return None
-        folder = saved[-1]
-        try:
-            stored = Checkpoint.load(folder).model.state_dict()
-            progress: Progress = json.loads((folder / "progress.json").read_text())
-            _unflatten(load_file(folder / "optimizer.safetensors"), optimizers)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
+        with _resuming(saved[-1]):
+            stored = Checkpoint.load(saved[-1]).model.state_dict()
+            progress: Progress = json.loads((saved[-1] / "progress.json").read_text())
         model.load_state_dict(stored)
         return progress
+
+    def load_optimizers(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Put the last saved state into the optimizers, whole or in shards as their weights are."""
+        saved = self.steps()
+        if saved:
+            with _resuming(saved[-1]):
+                _unflatten(load_file(saved[-1] / "optimizer.safetensors"), optimizers)
 
     def finish(self, report: dict[str, Any], page: str) -> None:
         """Write the report, as data and as a page."""
@@ -174,24 +176,37 @@ class Run:
             write_whole(self.folder / "report.json", content.encode())
 
 
-def _flatten(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Optimizer state as named tensors: `optimizer.parameter.name`."""
+@contextmanager
+def _resuming(folder: Path) -> Iterator[None]:
+    """What is wrong with a step folder, as a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
+
+
+def state_of(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Optimizer state as whole named tensors, `optimizer.parameter.name`, on the CPU.
+
+    All processes must call it.
+    """
     tensors = {}
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensor = torch.as_tensor(value)
-                tensors[f"{number}.{index}.{name}"] = tensor.detach().cpu().contiguous()
+                tensors[f"{number}.{index}.{name}"] = whole_tensor(torch.as_tensor(value))
     return tensors
 
 
 def _unflatten(
     tensors: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
+    weights = [[w for g in optimizer.param_groups for w in g["params"]] for optimizer in optimizers]
     states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, tensor in tensors.items():
         number, index, name = key.split(".", 2)
-        states[int(number)].setdefault(int(index), {})[name] = tensor
+        split = like(tensor, weights[int(number)][int(index)])
+        states[int(number)].setdefault(int(index), {})[name] = split
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
