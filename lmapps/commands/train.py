@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = field.default if field.default is not MISSING else None
         shown = f" (default: {default})" if default not in (None, "", (), 0) else ""
         options: dict[str, Any] = {"dest": field.name, "default": None, "type": kind}
+        if str(field.type) == "bool":
+            options = {"dest": field.name, "default": None, "action": "store_true"}
         if field.name in _LISTS:
             options |= {"nargs": "+" if field.name == "data" else None, "type": str}
         parser.add_argument(name, help=field.metadata["help"].replace("%", "%%") + shown, **options)
