@@ -13,6 +13,7 @@ from lmapps.engine.application import Application
 from lmapps.fields import Messages
 from lmapps.server.languages import word
 from lmapps.server.live import views
+from lmapps.server.saw import Saw
 from lmapps.server.tabs import buttons, stopped
 from lmapps.server.widgets import (
     PRIVATE,
@@ -25,7 +26,7 @@ from lmapps.server.widgets import (
 
 Turns = list[dict[str, Any]]
 Update = tuple[Any, ...]
-"""The conversation, the status, the message box and the buttons."""
+"""The conversation, the message box, the status, the buttons and the panel of `Saw`."""
 
 
 def chat_tab(application: Application, page: gr.Blocks) -> None:
@@ -48,11 +49,12 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
     examples(plugin, [message])
     inputs = [widget(f, shown) for f in plugin.fields if f.kind != "messages"]
     controls = decoding_controls(plugin.decoding)
+    saw = Saw(application)
     kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")
 
-    talk = Conversation(application)
+    talk = Conversation(application, saw)
     state = [status, send, stop, retry]
-    outputs = [chatbot, message, *state]
+    outputs = [chatbot, message, *state, *saw.outputs]
     rest = [chatbot, *inputs, *controls]
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     events: Any = [
@@ -70,15 +72,21 @@ def chat_tab(application: Application, page: gr.Blocks) -> None:
 class Conversation:
     """What the buttons of a chat tab do."""
 
-    def __init__(self, application: Application) -> None:
-        self.application = application
+    def __init__(self, application: Application, saw: Saw) -> None:
+        self.application, self.saw = application, saw
         self.plugin = application.plugin
         self.others = [field for field in self.plugin.fields if field.kind != "messages"]
 
     async def on_send(self, text: str, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
         """Add what was written, and answer it."""
         if not text.strip():
-            yield turns, text, "Write a message first.", *buttons(True)
+            yield (
+                turns,
+                text,
+                "Write a message first.",
+                *buttons(True),
+                *self.saw.update(None, None),
+            )
             return
         asked = [*turns, {"role": "user", "content": text}]
         async with aclosing(self._answer(asked, values)) as updates:
@@ -89,7 +97,8 @@ class Conversation:
         """Answer the last message again."""
         asked = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
         if not asked:
-            yield turns, "", "There is nothing to try again yet.", *buttons(True)
+            unseen = self.saw.update(None, None)
+            yield turns, "", "There is nothing to try again yet.", *buttons(True), *unseen
             return
         async with aclosing(self._answer(asked, values)) as updates:
             async for update in updates:
@@ -100,10 +109,13 @@ class Conversation:
         fields, changed = values_of(self.others, values[:count]), values[count:]
         fields[self.plugin.messages_field or ""] = flat(turns)
         seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
+        before = None
         async with aclosing(seen) as shown:
             async for view in shown:
                 reply = [{"role": "assistant", "content": view.text}] if view.text else []
-                yield [*turns, *reply], "", view.status, *buttons(view.done)
+                panel = self.saw.update(view.asked, before)
+                before = view.asked
+                yield [*turns, *reply], "", view.status, *buttons(view.done), *panel
 
 
 def emptied() -> tuple[Any, ...]:
