@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lmapps.discovery import Found
-from lmapps.engine.application import Application, Done, Event, Notice
+from lmapps.engine.application import Application, Asked, Done, Event, Notice
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
@@ -53,7 +53,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
         events = Application(plugin, engine).events(fields, decoding)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
-        return stream_response(_objects(await started(events)))
+        return stream_response(_objects(await started(_shown(events))))
 
     return routes
 
@@ -113,6 +113,14 @@ async def _whole(events: AsyncGenerator[Event, None]) -> dict[str, Any]:
             if isinstance(event, Done):
                 return {**asdict(event), "notices": notices}
     raise AssertionError("events end in Done")
+
+
+async def _shown(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """Without what is asked: a person's form is answered, not the plugin's work on it."""
+    async with aclosing(events):
+        async for event in events:
+            if not isinstance(event, Asked):
+                yield event
 
 
 async def _objects(events: AsyncGenerator[Event, None]) -> AsyncIterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from lmapps.server.conversation import Turn
 from lmapps.server.languages import word
 from lmapps.server.live import warning
 from lmapps.server.saved import Place
+from lmapps.server.saw import Saw
 from lmapps.server.store import Store
 from lmapps.server.tabs import buttons, stopped
 from lmapps.server.talk import Seen, Talk
@@ -76,7 +77,7 @@ class ChatTab:
         self.outputs = [
             self.place, self.kept, self.listed, self.title, self.undelete, self.deleted,
             self.earlier, self.chatbot, self.versions, self.version, self.status, self.message,
-            self.send, self.stop, self.retry,
+            self.send, self.stop, self.retry, *self.saw.outputs,
         ]  # fmt: skip
 
     def _build_list(self) -> None:
@@ -120,6 +121,7 @@ class ChatTab:
         examples(plugin, [self.message])
         self.inputs = [widget(field, shown) for field in self.others]
         self.controls = decoding_controls(plugin.decoding)
+        self.saw = Saw(self.talk.application)
 
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
@@ -186,11 +188,13 @@ class ChatTab:
         self, place: Place, news: AsyncGenerator[Seen, None]
     ) -> AsyncGenerator[Update, None]:
         """Updates as the reply grows; closing it frees the reply's slot."""
+        asked = None
         try:
             async with aclosing(news):
                 async for seen in news:
-                    place = seen.place
-                    yield self._update(seen)
+                    panel = zip(self.saw.outputs, self.saw.update(seen.asked, asked), strict=True)
+                    place, asked = seen.place, seen.asked
+                    yield self._update(seen) | dict(panel)
         except LmappsError as error:
             yield self._update(Seen(place, status=warning(error)))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
     Application,
+    Asked,
     Clear,
     Done,
     Event,
@@ -34,6 +35,8 @@ class View:
     value: Any = None
     """What the whole text is worth, at the end."""
     status: str = ""
+    asked: Asked | None = None
+    """What the model was asked last."""
     done: bool = False
     failed: bool = False
 
@@ -54,7 +57,7 @@ async def views(
                     yield view
                     shown = time.monotonic()
     except LmappsError as error:
-        yield View(view.text, status=warning(error), done=True, failed=True)
+        yield replace(view, status=warning(error), done=True, failed=True)
 
 
 def warning(error: LmappsError) -> str:
@@ -65,16 +68,18 @@ def warning(error: LmappsError) -> str:
 
 def _after(view: View, event: Event, notice: str) -> View:
     match event:
+        case Asked():
+            return replace(view, asked=event)
         case Text(text):
-            return View(view.text + text, status=notice)
+            return replace(view, text=view.text + text, status=notice)
         case Clear():
-            return View(status=notice)
+            return replace(view, text="", status=notice)
         case Progress(done, total):
-            return View(status=f"Reading in parts: {done} of {total} done.")
+            return replace(view, text="", status=f"Reading in parts: {done} of {total} done.")
         case Waiting(position):
-            return View(view.text, status=f"Waiting: number {position} in the queue.")
+            return replace(view, status=f"Waiting: number {position} in the queue.")
         case Notice(text):
-            return View(view.text, status=text)
+            return replace(view, status=text)
         case Done(reply, value, finish):
             status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
-            return View(reply, value, status, done=True)
+            return replace(view, text=reply, value=value, status=status, done=True)

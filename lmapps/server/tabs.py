@@ -12,6 +12,7 @@ import gradio as gr
 from lmapps.engine.application import Application
 from lmapps.server.languages import word
 from lmapps.server.live import View, views
+from lmapps.server.saw import Saw
 from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
@@ -39,24 +40,29 @@ def form_tab(application: Application) -> None:
             component, options = form.component()
             reply = getattr(gr, component)(**options, elem_id=f"reply-{plugin.name}")
             status = gr.Markdown(elem_classes="status")
+            saw = Saw(application)
             examples(plugin, inputs)
 
     async def write(*values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
         fields, changed = values_of(plugin.fields, values[:count]), values[count:]
         seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
+        asked = None
         async with aclosing(seen) as shown:
             async for view in shown:
                 writing = "" if form.streams or view.done or not view.text else "Writing ..."
                 seen_reply = form.shown(view.text, view.value)
-                yield seen_reply, view.status or writing, *buttons(view.done)
+                panel = saw.update(view.asked, asked)
+                asked = view.asked
+                yield seen_reply, view.status or writing, *buttons(view.done), *panel
 
-    outputs = [reply, status, run, stop, retry]
+    state = [status, run, stop, retry]
+    outputs = [reply, *state, *saw.outputs]
     events: Any = [
         button.click(write, [*inputs, *controls], outputs, show_progress="hidden", **PRIVATE)
         for button in (run, retry)
     ]
-    stop.click(stopped, None, outputs[1:], cancels=events, queue=False, **PRIVATE)
+    stop.click(stopped, None, state, cancels=events, queue=False, **PRIVATE)
 
 
 def buttons(done: bool) -> tuple[Any, Any, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmapps.decoding import Decoding
-from lmapps.engine.application import Application
+from lmapps.engine.application import Application, Asked
 from lmapps.errors import InputError
 from lmapps.server.conversation import (
     Conversation,
@@ -47,6 +47,8 @@ class Seen:
     """What stands in the box to write in."""
     busy: bool = False
     listed: Sequence[Summary] | None = None
+    asked: Asked | None = None
+    """What the model was given."""
 
 
 class Talk:
@@ -205,14 +207,17 @@ class Talk:
         async with aclosing(saved(stream, self.store, place)) as news:
             async for view, reply in news:
                 if reply is None:
-                    yield replace(before, status=view.status, busy=not view.done)
+                    status, busy = view.status, not view.done
+                    yield replace(before, status=status, busy=busy, asked=view.asked)
                     continue
                 now = replace(place, leaf=reply.id)
                 turns = [*(before.turns or ()), reply][-place.shown :]
                 if view.done:
-                    yield self._seen(now, self._load(now), status=view.status)
+                    yield self._seen(now, self._load(now), status=view.status, asked=view.asked)
                 else:
-                    yield replace(before, place=now, turns=turns, status=view.status)
+                    yield replace(
+                        before, place=now, turns=turns, status=view.status, asked=view.asked
+                    )
 
     def _load(self, place: Place) -> Conversation:
         return self.store.load(place.owner, _there(place))

@@ -66,7 +66,11 @@ class Template:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to and with the marker that opens the assistant's reply."""
-        return self._ids(messages, add_generation_prompt=True)[0]
+        return self.prompt(messages)[0]
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """`prompt_ids`, and True where a token belongs to an earlier reply."""
+        return self._ids(messages, add_generation_prompt=True)
 
     def training_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a whole conversation, and True where a token is a reply (or ends one)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,6 +86,12 @@ class Tokenizer:
             ]
         )
         return cls(raw)
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text is encoded to: role markers, ends, and the like."""
+        added = self.raw.get_added_tokens_decoder().items()
+        return frozenset(number for number, token in added if token.special) | self.end_ids
 
     @property
     def kind(self) -> TokenizerKind:

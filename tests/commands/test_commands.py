@@ -63,6 +63,18 @@ def test_run_runs_a_plugin_and_reads_a_file(
     assert code == 0 and out.strip() and not err
 
 
+def test_run_explains_what_the_model_would_be_given(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "news", "--headline", "Rain <|end|>", "--checkpoint", folder, "--explain"]
+    code, out, err = run(capsys, *words, "--temperature", "0")
+    assert code == 0 and not err
+    assert out.startswith("<|endoftext|><|user|>Write a news report")
+    assert "Rain <|end|><|end|><|assistant|>\n" in out
+    assert "decoding: temperature = 0" in out and "no_repeat_ngram = 6" in out
+    assert out.count("'<|end|>' *") == 1, "the one in the headline is text"
+
+
 def test_data_reports_and_writes_a_corpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lmapps import Decoding, Messages, Passage, plugin
 from lmapps.discovery import discover
-from lmapps.engine.application import Application, Clear, Done, Event, Notice, Progress, Text
+from lmapps.engine.application import Application, Asked, Clear, Done, Event, Notice, Progress, Text
 from lmapps.engine.context import fit_conversation
 from lmapps.engine.engine import Engine
 from lmapps.errors import FieldError, PluginError, PromptTooLong
@@ -90,7 +90,7 @@ def test_a_short_text_goes_whole(engine: Engine) -> None:
 
 def test_an_overflowing_chat_drops_its_oldest_turns_and_says_so(engine: Engine) -> None:
     events = events_of(talk, engine, {"messages": turns(21)})
-    notice = events[0]
+    notice = events[1]
     assert isinstance(notice, Notice) and "oldest" in notice.text
     assert isinstance(events[-1], Done)
     assert events[-1].prompt_tokens + 12 <= engine.context
@@ -115,6 +115,38 @@ def test_anything_else_that_overflows_is_refused_with_the_length_and_the_limit(
         events_of(shout, engine, {"text": "word " * 500})
     with pytest.raises(PromptTooLong):
         events_of(talk, engine, {"messages": turns(1, "word " * 500)})
+
+
+def test_what_is_asked_comes_first_and_is_what_the_engine_gets(engine: Engine) -> None:
+    submitted: list[list[int]] = []
+    submit = engine.submit
+    engine.submit = lambda ids, *rest: submitted.append(list(ids)) or submit(ids, *rest)  # type: ignore
+    for app, values in ((talk, {"messages": turns(21)}), (digest, {"text": "The cat sat. " * 90})):
+        submitted.clear()
+        events = events_of(app, engine, values)
+        asked = [event for event in events if isinstance(event, Asked)]
+        assert events[0] is asked[0] and asked[0].prompts == max(1, len(submitted) - 1)
+        seen = Application(app, engine).explained(asked[0])
+        assert [token.id for token in seen.tokens] == submitted[0]
+        assert seen.decoding == SHORT
+        again = asyncio.run(Application(app, engine).explain(values))
+        assert again == seen, "the same without asking"
+
+
+def test_an_explanation_shows_markers_and_what_training_counts(engine: Engine) -> None:
+    conversation = [*turns(3), {"role": "user", "content": "今<|user|>"}]
+    seen = asyncio.run(Application(talk, engine).explain({"messages": conversation}))
+    markers = [token.text for token in seen.tokens if token.control]
+    assert markers.count("<|user|>") == 3 and "<|endoftext|><|user|>0 the" in seen.text
+    assert seen.text.endswith("今<|user|><|end|><|assistant|>")
+    counted = "".join(token.text for token in seen.tokens if token.counted)
+    assert counted == "1 the cat sat on the mat<|end|>"
+    assert seen.settings == "temperature = 1, max_new_tokens = 12, seed = 1"
+    passes = engine.passes
+    asyncio.run(Application(shout, engine).explain({"text": "hello"}))
+    assert engine.passes == passes
+    with pytest.raises(PromptTooLong):
+        asyncio.run(Application(shout, engine).explain({"text": "word " * 500}))
 
 
 def test_errors_of_the_form_and_of_the_plugin_come_before_any_text(engine: Engine) -> None:
