@@ -68,6 +68,7 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         lambda: observe_apps(checkpoint, held_out, settings.judged),
         None,
         hash_of_files(data_files([file for named in files.values() for file in named])),
+        held_out,
     )
 
 
