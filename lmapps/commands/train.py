@@ -54,6 +54,10 @@ def summary(report: dict[str, Any]) -> str:
     """The scores of a finished run, one line a split."""
     lines = []
     for split, scores in report["scores"].items():
+        if "loss" not in scores:  # a plugin's own metrics
+            known = (f"{key} {value:.3g}" for key, value in scores.items() if value is not None)
+            lines.append(f"{split}: {', '.join(known)}")
+            continue
         bits = scores.get("bits_per_byte")
         lines.append(
             f"{split}: loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}, "

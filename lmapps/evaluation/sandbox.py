@@ -55,10 +55,15 @@ class Outcome:
 
 def run_python(program: str, limits: Limits = Limits()) -> Outcome:
     """Run a program in the sandbox. Raises `NoSandbox` where there is none."""
+    refuse_without_sandbox()
+    return _run(program, limits)
+
+
+def refuse_without_sandbox() -> None:
+    """Raises `NoSandbox` where programs cannot be confined."""
     reason = why_not()
     if reason:
         raise NoSandbox(f"programs are not run here: {reason}")
-    return _run(program, limits)
 
 
 @functools.cache

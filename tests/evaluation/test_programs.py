@@ -73,7 +73,7 @@ def test_pass_at_k_is_the_share_of_choices_with_one_that_passes() -> None:
         choices = list(itertools.combinations(range(samples), k))
         share = sum(min(choice) < passed for choice in choices) / len(choices)
         assert pass_at_k(samples, passed, k) == pytest.approx(share)
-    with pytest.raises(SettingsError, match="pass@10 needs at least 10 samples .* got 5"):
+    with pytest.raises(SettingsError, match=r"pass@10 needs at least 10 samples .* got 5"):
         pass_at_k(5, 1, 10)
 
 
