@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import sys
 import threading
 import time
@@ -144,7 +145,7 @@ def _module(file: Path) -> ModuleType:
     place = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
     module = ModuleType(f"lmapps_plugin_{place}_{file.stem}")
     module.__file__ = str(file)
-    code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+    code = compile(_text(file), str(file), "exec", dont_inherit=True)
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # where dataclasses and type hints look for it
     try:
@@ -158,6 +159,17 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
+def _text(file: Path) -> str:
+    """The source. Raises `SyntaxError` with the line that is not text."""
+    source = file.read_bytes()
+    try:
+        return importlib.util.decode_source(source)
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        byte = source[error.start]
+        raise SyntaxError(f"the byte {byte:#x} is no UTF-8", (str(file), line, 0, "")) from None
+
+
 def _made_in(module: ModuleType) -> Iterator[Plugin]:
     """The plugins made in a module, not those it imported."""
     for value in vars(module).values():
@@ -169,9 +181,9 @@ def failure_of(source: str, error: BaseException) -> Failure:
     """Where it went wrong, why, and what to do."""
     reason = str(error) or type(error).__name__
     if isinstance(error, SyntaxError):
-        if "codec can't decode" in reason:
-            return Failure(source, None, f"not UTF-8: {error.msg}", "Save the file as UTF-8 text.")
-        return Failure(source, error.lineno, f"not Python: {error.msg}", "Correct that line.")
+        text = "UTF-8" in reason or "encoding" in reason
+        fix = "Save the file as UTF-8 text." if text else "Correct that line."
+        return Failure(source, error.lineno, f"not Python: {error.msg}", fix)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source
     ]

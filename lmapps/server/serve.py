@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,6 +44,7 @@ def serve(settings: ServeSettings) -> None:
     say(f"decoding: {engine.step_name}")
     say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    logging.getLogger("lmapps").addHandler(logging.StreamHandler())
     with library.watched(say):
         uvicorn.Server(config).run(sockets=[listening])
 

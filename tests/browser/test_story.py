@@ -17,8 +17,6 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import plugin_folders
 
 pytestmark = pytest.mark.browser
-WITHIN = 2000
-"""Milliseconds in which an edited file shows."""
 
 
 @pytest.fixture
@@ -95,8 +93,8 @@ def test_from_nothing_to_a_tab_an_endpoint_a_command_and_a_trained_model(
     form = file.read_text()
     edited = form.replace("(topic: str)", "(topic: str, season: str = 'autumn')")
     file.write_text(edited.replace('title="Haiku"', 'title="Poems"'))
-    tab(page, "Poems").wait_for(timeout=WITHIN)
-    box(page, "season").wait_for(timeout=WITHIN)
+    tab(page, "Poems").wait_for()
+    box(page, "season").wait_for()
     assert box(page, "season").input_value() == "autumn"
     assert tab(page, "Haiku").count() == 0
 
