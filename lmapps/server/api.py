@@ -166,23 +166,24 @@ class Answer:
             for index, reply in enumerate(replies)
         ]
         count = sum(len(reply.ids) for reply in replies)
-        whole = {"object": self.kind, "choices": choices, "usage": usage(len(self.ids), count)}
-        return {**self.head, **whole}
+        used = usage(len(self.ids), count, replies[0].reused)
+        return {**self.head, "object": self.kind, "choices": choices, "usage": used}
 
     async def _chunks(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
     ) -> AsyncIterator[dict[str, Any]]:
-        count, lengths, begun = 0, [0] * self.replies, set[int]()
+        count, reused, lengths, begun = 0, 0, [0] * self.replies, set[int]()
         async with aclosing(deltas):
             async for index, delta in deltas:
                 count += len(delta.ids)
+                reused += delta.reused if index == 0 else 0
                 if delta.text or delta.finish or delta.logprobs:
                     choice = self._choice(index, delta.finish, delta.logprobs, lengths[index])
                     yield self._chunk([choice | self.part(delta.text, index not in begun)])
                     lengths[index] += len(delta.text)
                     begun.add(index)
         if self.with_usage:
-            yield self._chunk([], usage=usage(len(self.ids), count))
+            yield self._chunk([], usage=usage(len(self.ids), count, reused))
 
     def _choice(
         self, index: int, finish: Finish | None, told: Sequence[Logprob], offset: int

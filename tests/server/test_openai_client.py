@@ -193,6 +193,21 @@ def test_the_client_tries_again_after_a_429(served: Any) -> None:
     served.engine.counts.refused += before
 
 
+def test_the_next_turn_says_how_much_was_not_read_again(client: openai.OpenAI, served: Any) -> None:
+    talk = [{"role": "user", "content": "The cat sat on the mat, and the dog ran home."}]
+    before = metrics_of(served)
+    first = chat(client, messages=talk)
+    talk += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Why?"}]
+    second = chat(client, messages=talk)
+    told = second.usage.prompt_tokens_details.cached_tokens
+    assert told >= first.usage.prompt_tokens
+    after = metrics_of(served)
+    assert after["lmapps_reused_tokens_total"] - before["lmapps_reused_tokens_total"] >= told
+    read = after["lmapps_read_tokens_total"] - before["lmapps_read_tokens_total"]
+    assert read <= first.usage.prompt_tokens + second.usage.prompt_tokens - told
+    assert after["lmapps_prefix_bytes"] > 0
+
+
 def metrics_of(served: Any) -> dict[str, float]:
     lines = httpx.get(f"{served.url}/metrics").text.splitlines()
     pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
@@ -216,6 +231,9 @@ def test_metrics_count_requests_tokens_and_time_to_first_token(
     assert grown['lmapps_requests_total{finish="length"}'] == 1
     assert grown['lmapps_requests_total{finish="cancelled"}'] == 1
     assert grown["lmapps_accepted_requests_total"] == 2
+    assert grown["lmapps_reused_tokens_total"] + grown["lmapps_read_tokens_total"] == (
+        2 * reply.usage.prompt_tokens
+    )
     assert grown["lmapps_prompt_tokens_total"] == 2 * reply.usage.prompt_tokens
     assert grown["lmapps_generated_tokens_total"] >= 8
     assert grown["lmapps_time_to_first_token_seconds_count"] == 2
