@@ -28,6 +28,7 @@ from lmapps.server.protocol import (
     read_json,
     replies_of,
     server_sent,
+    user_of,
 )
 from lmapps.server.shapes import Tokens, usage
 
@@ -119,7 +120,7 @@ class Answer:
         decoding: Decoding,
     ) -> None:
         self.engine, self.tokens, self.ids, self.decoding = engine, tokens, ids, decoding
-        self.replies = replies_of(values)
+        self.values, self.replies = values, replies_of(values)
         self.streams = flag_of(values, "stream")
         options = values.get("stream_options") or {}
         self.with_usage = isinstance(options, dict) and flag_of(options, "include_usage")
@@ -143,7 +144,8 @@ class Answer:
 
     async def response(self, request: Request) -> Response:
         """The HTTP answer; what is wrong with the request is raised before anything is sent."""
-        deltas = merged([self.engine.stream(self.ids, one) for one in self._decodings()])
+        user = user_of(request, self.values)
+        deltas = merged([self.engine.stream(self.ids, one, user) for one in self._decodings()])
         if not self.streams:
             return JSONResponse(await while_connected(request, self._whole(deltas)))
         return stream_response(self._chunks(await started(deltas)))
