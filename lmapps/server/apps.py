@@ -17,7 +17,7 @@ from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api import started, stream_response, while_connected
 from lmapps.server.bodies import DECODING
-from lmapps.server.protocol import NotFound, flag_of, read_json
+from lmapps.server.protocol import NotFound, flag_of, read_json, user_of
 
 
 def app_routes(found: Found, engine: Engine) -> APIRouter:
@@ -37,7 +37,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
         ]
 
     for plugin in found.plugins.values():
-        _add(routes, Application(plugin, engine))
+        _add(routes, plugin, engine)
 
     @routes.post("/{name}", include_in_schema=False)
     async def unknown(name: str) -> None:
@@ -47,9 +47,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
     return routes
 
 
-def _add(routes: APIRouter, application: Application) -> None:
-    plugin = application.plugin
-
+def _add(routes: APIRouter, plugin: Plugin, engine: Engine) -> None:
     async def run(request: Request) -> Response:
         values = await read_json(request)
         streams = flag_of(values, "stream")
@@ -58,7 +56,7 @@ def _add(routes: APIRouter, application: Application) -> None:
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding")}
-        events = application.events(fields, decoding)
+        events = Application(plugin, engine, user_of(request, {})).events(fields, decoding)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
         return stream_response(_objects(await started(events)))

@@ -14,9 +14,7 @@ import lmapps.engine.scheduler as scheduling
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
 from lmapps.engine.pace import FEWEST_TOKENS, PREFILL_TOKENS, Pace
-from lmapps.engine.request import Delta, Request
-from lmapps.engine.scheduler import Scheduler
-from lmapps.engine.slots import Slots
+from lmapps.engine.request import Request
 from lmapps.engine.turns import in_turn, next_place
 from lmapps.errors import Busy
 from lmapps.model.checkpoint import Checkpoint
@@ -56,58 +54,17 @@ def model(tokenizer: Tokenizer) -> LanguageModel:
     return LanguageModel(ModelConfig(body="gru", vocab_size=tokenizer.vocab_size, **shape)).eval()
 
 
-class Steps:
-    """A scheduler that is stepped by hand; its clock is the number of the step."""
-
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, slots: int) -> None:
-        self.now = 0.0
-        self.scheduler = Scheduler(
-            Slots(model, slots), tokenizer.vocab_size, clock=lambda: self.now
-        )
-        self.tokenizer = tokenizer
-
-    def submit(self, user: str | None, tokens: int, prompt: int = 2) -> Asked:
-        asked = Asked(self.now)
-        decoding = Decoding(max_new_tokens=tokens, seed=1)
-        request = Request([6] * prompt, decoding, tokens, self.tokenizer, asked.deliver, user=user)
-        request.arrived, asked.request, asked.clock = self.now, request, lambda: self.now
-        self.scheduler.waiting.append(request)
-        return asked
-
-    def step(self) -> None:
-        with torch.inference_mode():
-            self.scheduler.step()
-        self.now += 1
+def submit(steps: Any, user: str | None, tokens: int, prompt: int = 2) -> Any:
+    return steps.ask([6] * prompt, Decoding(max_new_tokens=tokens, seed=1), user)
 
 
-class Asked:
-    """A request, and the steps at which something came of it."""
-
-    request: Request
-    clock: Callable[[], float]
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.steps: list[float] = []
-        self.last = Delta()
-
-    def deliver(self, delta: Delta) -> None:
-        self.last = delta
-        if delta.ids:
-            self.steps.append(self.clock())
-
-    @property
-    def is_done(self) -> bool:
-        return self.last.finish is not None
-
-
-def waits_of_others(steps: Steps, floods: bool) -> list[float]:
+def waits_of_others(steps: Any, floods: bool) -> list[float]:
     """31 people who ask, read the answer and ask again, and one who asks without pause: how many
     steps each request of the 31 waits for its first token."""
     rng = random.Random(3)
-    asking: dict[int, Asked] = {}
+    asking: dict[int, Any] = {}
     again_at = {person: rng.randrange(30) for person in range(31)}
-    flood: list[Asked] = []
+    flood: list[Any] = []
     waits = []
     for now in range(700):
         for person in again_at:
@@ -117,28 +74,30 @@ def waits_of_others(steps: Steps, floods: bool) -> list[float]:
                 del asking[person]
                 again_at[person] = now + rng.randrange(5, 40)
             elif not asked and now >= again_at[person]:
-                asking[person] = steps.submit(f"person {person}", rng.randrange(20, 60))
+                asking[person] = submit(steps, f"person {person}", rng.randrange(20, 60))
         if floods:
             flood = [asked for asked in flood if not asked.is_done]
-            flood += [steps.submit("flood", 60) for _ in range(100 - len(flood))]
+            flood += [submit(steps, "flood", 60) for _ in range(100 - len(flood))]
         steps.step()
     return sorted(waits)
 
 
 def test_a_flood_does_not_double_the_wait_of_31_others(
-    model: LanguageModel, tokenizer: Tokenizer
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
 ) -> None:
-    quiet = waits_of_others(Steps(model, tokenizer, 16), floods=False)
-    flooded = waits_of_others(Steps(model, tokenizer, 16), floods=True)
+    quiet = waits_of_others(stepped(model, tokenizer, 16), floods=False)
+    flooded = waits_of_others(stepped(model, tokenizer, 16), floods=True)
     assert len(flooded) > 150 and quiet[len(quiet) // 2] > 3, "there was a queue to wait in"
     for share in (0.5, 0.95):
         assert flooded[int(share * len(flooded))] <= 2 * quiet[int(share * len(quiet))]
 
 
-def test_a_flood_gets_its_turns_too(model: LanguageModel, tokenizer: Tokenizer) -> None:
-    steps = Steps(model, tokenizer, 4)
-    flood = [steps.submit("flood", 5) for _ in range(20)]
-    others = [steps.submit(f"person {n % 5}", 5) for n in range(20)]
+def test_a_flood_gets_its_turns_too(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    steps = stepped(model, tokenizer, 4)
+    flood = [submit(steps, "flood", 5) for _ in range(20)]
+    others = [submit(steps, f"person {n % 5}", 5) for n in range(20)]
     while not all(asked.is_done for asked in [*flood, *others]):
         steps.step()
     assert max(asked.steps[0] for asked in flood) >= max(asked.steps[0] for asked in others)
@@ -146,25 +105,25 @@ def test_a_flood_gets_its_turns_too(model: LanguageModel, tokenizer: Tokenizer) 
 
 
 def test_the_place_in_the_queue_is_that_of_the_turn(
-    model: LanguageModel, tokenizer: Tokenizer
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
 ) -> None:
-    steps = Steps(model, tokenizer, 1)
-    steps.submit("flood", 50)
+    steps = stepped(model, tokenizer, 1)
+    submit(steps, "flood", 50)
     steps.step()
-    flood = [steps.submit("flood", 3) for _ in range(3)]
-    person = steps.submit("person", 3)
+    flood = [submit(steps, "flood", 3) for _ in range(3)]
+    person = submit(steps, "person", 3)
     steps.step()
     assert person.last.position == 1
     assert [asked.last.position for asked in flood] == [2, 3, 4]
 
 
 def test_a_stream_gets_a_token_at_every_step_while_long_prompts_are_read(
-    model: LanguageModel, tokenizer: Tokenizer
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
 ) -> None:
-    steps = Steps(model, tokenizer, 4)
-    streams = [steps.submit("reader", 300) for _ in range(2)]
+    steps = stepped(model, tokenizer, 4)
+    streams = [submit(steps, "reader", 300) for _ in range(2)]
     steps.step()
-    long = [steps.submit("writer", 5, prompt=3000) for _ in range(2)]
+    long = [submit(steps, "writer", 5, prompt=3000) for _ in range(2)]
     while not all(asked.is_done for asked in streams):
         steps.step()
     for asked in streams:
@@ -177,10 +136,10 @@ def test_a_stream_gets_a_token_at_every_step_while_long_prompts_are_read(
 
 @pytest.mark.parametrize("read_cost", [0.003, 0.05, 0.2])
 def test_no_stream_stalls_for_more_than_two_decoding_steps(
-    model: LanguageModel, tokenizer: Tokenizer, read_cost: float
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any, read_cost: float
 ) -> None:
     """Reading a token costs so many decoding steps: the time between a stream's tokens."""
-    steps = Steps(model, tokenizer, 4)
+    steps = stepped(model, tokenizer, 4)
     slots, spent, shown = steps.scheduler.slots, [0.0], list[float]()
     steps.scheduler.clock = lambda: spent[0]
     read, decode = slots.prefill, slots.decode
@@ -197,9 +156,9 @@ def test_no_stream_stalls_for_more_than_two_decoding_steps(
         return decode()
 
     slots.prefill, slots.decode = slow_read, slow_decode  # type: ignore[method-assign]
-    steps.submit("reader", 3000)
+    submit(steps, "reader", 3000)
     steps.step()
-    prompt = steps.submit("writer", 1, prompt=3500)
+    prompt = submit(steps, "writer", 1, prompt=3500)
     while not prompt.is_done:
         steps.step()
     gaps = [b - a for a, b in itertools.pairwise(shown)]
@@ -222,11 +181,11 @@ def test_the_pace_grows_and_shrinks_within_bounds() -> None:
 
 
 def test_whoever_waits_too_long_is_told_and_a_long_reply_is_cut(
-    model: LanguageModel, tokenizer: Tokenizer
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
 ) -> None:
-    steps = Steps(model, tokenizer, 1)
-    running, waiting = steps.submit("a", 100_000), steps.submit("b", 5)
-    program = steps.submit(None, 5)
+    steps = stepped(model, tokenizer, 1)
+    running, waiting = submit(steps, "a", 100_000), submit(steps, "b", 5)
+    program = submit(steps, None, 5)
     steps.step()
     steps.now = scheduling.LONGEST_SECONDS + 0.5
     steps.step()

@@ -208,6 +208,35 @@ def test_the_next_turn_says_how_much_was_not_read_again(client: openai.OpenAI, s
     assert after["lmapps_prefix_bytes"] > 0
 
 
+def test_the_engine_hears_whose_request_it_is(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    users: list[str | None] = []
+    submit = served.engine.submit
+    monkeypatch.setattr(
+        served.engine, "submit", lambda *given: users.append(given[3]) or submit(*given)
+    )
+    body = {"messages": ASK, "max_tokens": 1}
+    httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": "ann"})
+    httpx.post(f"{served.url}/apps/news", json={"headline": "Rain"})
+    assert users == ["127.0.0.1", "user ann", "127.0.0.1"]
+    for name in (3, "x" * 300):
+        response = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": name})
+        assert response.status_code == 400 and "user must be" in response.text
+
+
+def test_each_open_page_takes_turns() -> None:
+    from types import SimpleNamespace
+
+    from gradio.context import LocalContext
+
+    from lmapps.server.live import user_of_page
+
+    assert user_of_page() is None
+    token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]
+    assert user_of_page() == "page abc"
+    LocalContext.request.reset(token)
+
+
 def metrics_of(served: Any) -> dict[str, float]:
     lines = httpx.get(f"{served.url}/metrics").text.splitlines()
     pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
