@@ -56,6 +56,9 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
             f"no example of {', '.join(settings.apps)} fits a context of "
             f"{checkpoint.config.context} tokens"
         )
+    records = (
+        data_files([file for named in files.values() for file in named]) if settings.data else []
+    )
     tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
     pad_id = checkpoint.tokenizer.bos_id
     batches = ExampleBatches(train, tokens, settings.seed, pad_id)
@@ -67,7 +70,8 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         lambda model: score_batches(model, validation_batches),
         lambda: observe_apps(checkpoint, held_out, settings.judged),
         None,
-        hash_of_files(data_files([file for named in files.values() for file in named])),
+        hash_of_files(records),
+        held_out,
     )
 
 

@@ -7,8 +7,8 @@ corpus by its own key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.folder import write_whole
 from lmapps.model.language_model import LanguageModel
+from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import BatchSource, PackedBatches
 from lmapps.text.corpus import Corpus, build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_documents
@@ -48,6 +49,8 @@ class Prepared:
     """Token files, for the final scores; None when training on plugins' examples."""
     data_sha256: str
     """Of all that was read: the same hash, the same data."""
+    held_out: Mapping[Plugin, Sequence[Example]] = field(default_factory=dict)
+    """Examples of plugins that are not trained on."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
