@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
     *("replies", "metrics", "steps", "plugin"),
-    *("switches", "loading", "discovery"),
+    *("toml_plugin", "switches", "loading", "discovery"),
     *("text", "model", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
