@@ -7,11 +7,13 @@ from lmapps.metrics import parses_as_python, rouge_l, word_f1
 from lmapps.passage import Passage
 from lmapps.plugin import plugin
 from lmapps.replies import code_block, code_of, whole_sentences
+from lmapps.reply import Code
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bounds",
+    "Code",
     "Decoding",
     "Message",
     "Messages",

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lmapps.errors import DecodingError
+
+# One way to write a value: free white space would let a weak model write nothing else.
+_JSON_FORM: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+MAX_LOGPROBS = 20
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
+MAX_BIASES = 1024
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How the engine turns logits into the next token.
 
-    Filters apply in the order of the fields: penalties, temperature, top-k, top-p, min-p.
-    A value outside its range raises `DecodingError`.
+    They apply in this order: logit bias, regex or schema, penalties, temperature, top-k, top-p,
+    min-p. A value outside its range raises `DecodingError`.
     """
 
     temperature: float = 0.8
@@ -40,6 +47,16 @@ class Decoding:
     """The reply ends before the first of these strings."""
     seed: int | None = None
     """The same seed gives the same text; None = a new one for each request."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of these ids, from -100 to 100; a mapping is taken too."""
+    logprobs: int | None = None
+    """Tell each token's log-probability, and those of so many of the most probable ones, as the
+    model has them before anything above changes them; None = tell none."""
+    regex: str | None = None
+    """The whole reply matches this regular expression (without look-around)."""
+    json_schema: str | None = None
+    """The whole reply is JSON of this schema, which is given as JSON text, in the spacing of
+    Python's `json.dumps`. Give a regex or a schema, not both."""
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0, 2)
@@ -54,6 +71,21 @@ class Decoding:
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
         object.__setattr__(self, "stop", _stop_strings(self.stop))
+        object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_grammar(self)
+
+    @property
+    def grammar(self) -> str | None:
+        """What the whole reply must match, in llguidance's form; None = anything."""
+        if self.regex is None and self.json_schema is None:
+            return None
+        from llguidance import LLMatcher
+
+        if self.regex is not None:
+            return LLMatcher.grammar_from_regex(self.regex)
+        return LLMatcher.grammar_from_json_schema(self.json_schema or "", overrides=_JSON_FORM)
 
     def replace(self, **changes: Any) -> Decoding:
         """A copy with some values changed; an unknown name raises `DecodingError`."""
@@ -67,7 +99,7 @@ class Decoding:
 def _number(name: str, value: object, low: float, high: float, *, open_below: bool = False) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     above_low = not (open_below and value == low)
-    if is_number and math.isfinite(value) and low <= value <= high and above_low:  # type: ignore
+    if is_number and low <= value <= high and above_low:  # type: ignore  # no NaN, no infinity
         return
     words = f"above {low:g} and at most {high:g}" if open_below else f"between {low:g} and {high:g}"
     raise DecodingError(f"{name} must be {words}, got {value!r}")
@@ -85,5 +117,65 @@ def _stop_strings(stop: object) -> tuple[str, ...]:
     if isinstance(strings, Iterable):
         strings = tuple(strings)
         if all(isinstance(string, str) and string for string in strings):
-            return strings
+            if len(strings) <= MAX_STOPS and all(len(s) <= MAX_STOP_LENGTH for s in strings):
+                return strings
+            raise DecodingError(
+                f"stop takes at most {MAX_STOPS} texts of at most {MAX_STOP_LENGTH} characters, "
+                f"got {len(strings)}, the longest of {max(map(len, strings))}"
+            )
     raise DecodingError(f"stop must be a text or a list of texts, none of them empty, got {stop!r}")
+
+
+def _bias(bias: object) -> tuple[tuple[int, float], ...]:
+    """A mapping, or pairs, of ids and numbers -> pairs in the order of the ids.
+
+    In JSON the ids of a mapping are texts.
+    """
+    items = bias.items() if isinstance(bias, Mapping) else bias
+    is_list = isinstance(items, Iterable) and not isinstance(items, str)
+    pairs: list[Any] = list(items) if is_list else [None]  # type: ignore[call-overload]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise DecodingError(f"logit_bias must map token ids to numbers, got {bias!r}")
+    if len(pairs) > MAX_BIASES:
+        raise DecodingError(f"logit_bias takes at most {MAX_BIASES} ids, got {len(pairs)}")
+    checked = {}
+    for token_id, value in pairs:
+        if isinstance(token_id, str) and re.fullmatch("[0-9]{1,9}", token_id):
+            token_id = int(token_id)
+        _integer("an id in logit_bias", token_id, 0, 2**31 - 1)
+        _number(f"logit_bias of id {token_id}", value, -100, 100)
+        checked[token_id] = value
+    return tuple(sorted(checked.items()))
+
+
+def _check_grammar(decoding: Decoding) -> None:
+    """Raises `DecodingError` with the reason where the regex or the schema cannot be used."""
+    names = [name for name in ("regex", "json_schema") if getattr(decoding, name) is not None]
+    if len(names) > 1:
+        raise DecodingError("give regex or json_schema, not both: a reply matches one of them")
+    for name in names:
+        value = getattr(decoding, name)
+        if not isinstance(value, str) or not value:
+            raise DecodingError(f"{name} must be a text that is not empty, got {value!r}")
+        if reason := _grammar_fault(decoding):
+            raise DecodingError(f"{name} cannot be used: {reason}, got {value[:80]!r}")
+
+
+def _grammar_fault(decoding: Decoding) -> str | None:
+    """Why a reply cannot be held to the regex or schema; None where it can."""
+    from llguidance import LLMatcher
+
+    try:
+        if decoding.json_schema and not isinstance(json.loads(decoding.json_schema), dict):
+            return "a schema is a JSON object"
+        failed, messages = LLMatcher.validate_grammar_with_warnings(decoding.grammar or "")
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return grammar_reason(messages[0]) if failed else None
+
+
+def grammar_reason(message: str) -> str:
+    """The sentence in a message of llguidance's, which quotes and points over several lines."""
+    lines = message.strip().splitlines()
+    named = [line for line in lines if line.lower().startswith("error: ")]
+    return (named or lines)[0].removeprefix("error: ").removeprefix("Error: ")[:200]

@@ -9,7 +9,9 @@
     │   ├── DataError            text or records that cannot be read
     │   ├── CheckpointError      a folder that is not a usable checkpoint
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
+    │   └── ShuttingDown         the server ends                          (503)
     └── StorageError             disk full, folder not writable           (507, exit 1)
 
 Every message names the value received and the way out: "temperature must be between 0 and 2,
@@ -66,10 +68,27 @@ class PromptTooLong(InputError):
     status = 413
 
 
+class ReplyError(LmappsError):
+    """A reply that has not the form asked for, for example JSON that was cut at its limit."""
+
+    status = 502
+
+
 class Busy(LmappsError):
     """The queue is full: try again later."""
 
     status = 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """In how many seconds it is worth trying again."""
+
+
+class ShuttingDown(Busy):
+    """The server ends, or is about to be started again."""
+
+    status = 503
 
 
 class StorageError(LmappsError):

@@ -228,6 +228,8 @@ class Number(Kind):
         return word
 
     def component(self) -> Component:
+        if self.bounds is None and self.filled:  # Gradio's number box can't begin empty: it has 0
+            return "Textbox", {"max_lines": 1, "placeholder": self.wanted()}
         if self.bounds is None:
             return "Number", {"precision": 0 if self.whole else None}
         low, high = self.bounds.low, self.bounds.high
@@ -281,8 +283,8 @@ class Maybe(Kind):
         """As the inner one, but for those that always have a value: they get a way to have none."""
         name, options = self.inner.component()
         match name:
-            case "Slider":
-                return "Number", {**options, "precision": 0 if options["step"] else None}
+            case "Slider" | "Number":
+                return "Textbox", {"max_lines": 1, "placeholder": self.inner.wanted()}
             case "Checkbox":
                 return "Dropdown", {"choices": ["", ("yes", True), ("no", False)]}
             case "Dropdown":

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from lmapps.decoding import Decoding
-from lmapps.errors import DataError, FieldError, PluginError
+from lmapps.errors import DataError, FieldError, PluginError, ReplyError
 from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
 from lmapps.passage import Passage
+from lmapps.reply import ReplyForm, reply_form
 from lmapps.steps import Steps, is_message, plugin_boundary, steps_of
 
 DatasetFunction = Callable[..., Iterable[tuple[Any, ...]]]
-Metric = Callable[[str, Any, dict[str, Any]], float]
+Metric = Callable[[Any, Any, dict[str, Any]], float]
 Languages = Mapping[str, Mapping[str, str]]
 
 
@@ -50,6 +51,7 @@ class Plugin:
         *,
         title: str | None = None,
         decoding: Decoding | None = None,
+        reply: Any = None,
         finish: Callable[[str], str] | None = None,
         examples: Sequence[Sequence[Any]] = (),
         labels: Mapping[str, str] | None = None,
@@ -62,7 +64,10 @@ class Plugin:
         self.fields: tuple[Field, ...] = fields_of(function, labels, helps)
         self.languages = _checked_languages(languages or {}, self.words)
         self.decoding = decoding or Decoding()
-        self.finish = finish or str.strip
+        self.reply_form = reply_form(reply)
+        self.finish = finish or self.reply_form.finish
+        if self.messages_field and type(self.reply_form) is not ReplyForm:
+            raise PluginError(f"{self.name} is a chat, which replies text: leave out reply={reply}")
         self.metrics: dict[str, Metric] = {}
         self._datasets: list[Dataset] = []
         self.examples = [self._checked_example(list(values)) for values in examples]
@@ -84,6 +89,8 @@ class Plugin:
     ) -> Any:
         """Decorate a generator of `(fields, reply)` or `(fields, reply, reference)`.
 
+        The reply is a text, or a dataclass where the plugin replies one.
+
         With one parameter it is given each record of `--data NAME=FILE`, which must have the
         record fields named here. Without a parameter it yields examples of its own.
         """
@@ -96,7 +103,10 @@ class Plugin:
         return add if function is None else add(function)
 
     def metric(self, function: Metric) -> Metric:
-        """Decorate `(reply, reference, fields) -> score`; higher is better."""
+        """Decorate `(reply, reference, fields) -> score`; higher is better.
+
+        The reply is a text, or what `reply` makes of it: a text of the Literal, a dataclass.
+        """
         self.metrics[function.__name__] = function
         return function
 
@@ -180,10 +190,14 @@ class Plugin:
             return self.finish(reply)
 
     def scores(self, reply: str, example: Example) -> dict[str, float]:
-        """Each metric's score of a reply."""
+        """Each metric's score of a reply; 0 for one that has not the plugin's form."""
+        try:
+            value = self.reply_form.parse(reply)
+        except ReplyError:
+            return dict.fromkeys(self.metrics, 0.0)
         with plugin_boundary(f"a metric of plugin {self.name!r}"):
             return {
-                name: float(metric(reply, example.reference, example.fields))
+                name: float(metric(value, example.reference, example.fields))
                 for name, metric in self.metrics.items()
             }
 
@@ -214,7 +228,8 @@ class Plugin:
         with plugin_boundary(f"the data set of plugin {self.name!r}"):
             for values in made:
                 fields, reply = values[0], values[1]
-                yield Example(fields, reply, values[2] if len(values) > 2 else reply, record)
+                text = self.reply_form.text_of(reply)
+                yield Example(fields, text, values[2] if len(values) > 2 else reply, record)
 
     def _checked_example(self, values: list[Any]) -> list[Any]:
         """One row for the form: a value for each field, in order, at least the required ones."""
@@ -252,6 +267,7 @@ def plugin(
     *,
     title: str | None = None,
     decoding: Decoding | None = None,
+    reply: Any = None,
     finish: Callable[[str], str] | None = None,
     examples: Sequence[Sequence[Any]] = (),
     labels: Mapping[str, str] | None = None,
@@ -262,6 +278,8 @@ def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     title     the tab's name (the function's name, if not given)
     decoding  how replies are sampled, where a person does not change it
+    reply     what comes back: a Literal of texts or a dataclass, which the model is held to, or
+              Code(language); text, if not given
     finish    sees the whole reply when it ends; what it returns replaces what was streamed
     examples  rows of values for the form, in the order of the fields
     labels    what a field is called, where its name in words does not do: {"text": "Your letter"}

@@ -1,6 +1,6 @@
 """Code: a function for an instruction."""
 
-from lmapps import Decoding, Passage, code_block, parses_as_python, plugin
+from lmapps import Code, Decoding, Passage, parses_as_python, plugin
 
 LONGEST = 600  # characters: about what fits in max_new_tokens below
 
@@ -8,7 +8,7 @@ LONGEST = 600  # characters: about what fits in max_new_tokens below
 @plugin(
     title="Code",
     decoding=Decoding(temperature=0.3, top_p=0.9, no_repeat_ngram=20, max_new_tokens=256),
-    finish=code_block,
+    reply=Code("python"),
     examples=[
         ["Write a function to find the maximum of two numbers.", "Python"],
         ["Return the sum of a list of numbers.\n\ndef total(numbers):", "Python"],

@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "messages", "fields"),
-    *("replies", "metrics", "steps", "plugin"),
+    *("replies", "metrics", "reply", "steps", "plugin"),
     *("toml_plugin", "switches", "loading", "discovery"),
-    *("text", "model", "engine", "evaluation", "training", "server", "commands"),
+    *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

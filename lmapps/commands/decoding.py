@@ -8,13 +8,17 @@ from dataclasses import fields
 
 from lmapps.decoding import Decoding
 
-_TYPES = {"float": float, "int": int, "int | None": int, "tuple[str, ...]": str}
+_NOT_HERE = ("logit_bias", "logprobs")
+"""Settings that only a program has a use for."""
+_TYPES = {"float": float, "int": int, "int | None": int, "str | None": str, "tuple[str, ...]": str}
 
 
 def add_decoding(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """One option for each setting, but for those in `without`."""
     group = parser.add_argument_group("decoding")
     for field in fields(Decoding):
+        if field.name in _NOT_HERE:
+            continue
         option = "--" + field.name.replace("_", "-")
         nargs = "+" if field.name == "stop" else None
         kind = _TYPES[str(field.type)]

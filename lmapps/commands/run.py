@@ -36,7 +36,8 @@ def main(args: argparse.Namespace) -> int:
     }
     decoding = decoding_of(given, plugin.decoding)
     plugin.validate(values)
-    print(asyncio.run(reply(plugin, given.checkpoint, values, decoding)))
+    answer = explanation if given.explain else reply
+    print(asyncio.run(answer(plugin, given.checkpoint, values, decoding)))
     return 0
 
 
@@ -44,6 +45,9 @@ def field_parser(plugin: Plugin, checkpoint: str) -> argparse.ArgumentParser:
     """Options for a plugin's fields and for decoding."""
     parser = argparse.ArgumentParser(prog=f"lmapps run {plugin.name}", description=plugin.help)
     parser.add_argument("--checkpoint", default=checkpoint, help="a folder or name (default)")
+    parser.add_argument(
+        "--explain", action="store_true", help="print what the model would be given, and stop"
+    )
     for field in plugin.fields:
         default = "" if field.required else f" (default: {field.default!r})"
         about = f"{field.help or field.label}; {field.type.wanted()}{default}"
@@ -101,3 +105,30 @@ async def reply(plugin: Plugin, folder: str, values: dict[str, Any], decoding: D
                 case Done(text):
                     return text
     raise AssertionError("events end in Done")
+
+
+async def explanation(
+    plugin: Plugin, folder: str, values: dict[str, Any], decoding: Decoding
+) -> str:
+    """The rendered prompt, each of its tokens, and the decoding, as lines."""
+    from lmapps.engine.application import Application
+    from lmapps.engine.engine import Engine
+    from lmapps.model.checkpoint import Checkpoint
+    from lmapps.paths import find_checkpoint
+
+    with Engine(Checkpoint.load(find_checkpoint(folder))) as engine:
+        seen = await Application(plugin, engine).explain(values, decoding)
+        several = f", the first of {seen.prompts} prompts side by side" if seen.prompts > 1 else ""
+        lines = [
+            seen.text,
+            "",
+            f"{len(seen.tokens)} tokens of a context of {engine.context}{several}",
+            f"decoding: {seen.settings}",
+            f"template: {engine.checkpoint.template.hash}",
+            "",
+            f"{'id':>7}  token (* = a control token; + = training counts it)",
+        ]
+        for token in seen.tokens:
+            marks = ("*" if token.control else "") + ("+" if token.counted else "")
+            lines.append(f"{token.id:>7}  {token.text!r} {marks}".rstrip())
+    return "\n".join(lines)

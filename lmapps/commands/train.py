@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = field.default if field.default is not MISSING else None
         shown = f" (default: {default})" if default not in (None, "", (), 0) else ""
         options: dict[str, Any] = {"dest": field.name, "default": None, "type": kind}
+        if str(field.type) == "bool":
+            options = {"dest": field.name, "default": None, "action": "store_true"}
         if field.name in _LISTS:
             options |= {"nargs": "+" if field.name == "data" else None, "type": str}
         parser.add_argument(name, help=field.metadata["help"].replace("%", "%%") + shown, **options)
@@ -52,6 +54,10 @@ def summary(report: dict[str, Any]) -> str:
     """The scores of a finished run, one line a split."""
     lines = []
     for split, scores in report["scores"].items():
+        if "loss" not in scores:  # a plugin's own metrics
+            known = (f"{key} {value:.3g}" for key, value in scores.items() if value is not None)
+            lines.append(f"{split}: {', '.join(known)}")
+            continue
         bits = scores.get("bits_per_byte")
         lines.append(
             f"{split}: loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}, "

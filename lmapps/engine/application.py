@@ -12,7 +12,9 @@ from typing import Any, cast
 from lmapps.decoding import Decoding
 from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
 from lmapps.engine.engine import Engine, Reply
+from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.request import Finish
+from lmapps.errors import ReplyError
 from lmapps.fields import Messages
 from lmapps.passage import Passage
 from lmapps.plugin import Plugin, Steps
@@ -28,6 +30,15 @@ class Text:
     """More of the reply."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the model is asked now: of several prompts side by side, the first."""
+
+    messages: Messages
+    decoding: Decoding
+    prompts: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,14 @@ class Done:
     """The whole reply, tidied by the plugin, and what it took."""
 
     reply: str
+    value: Any
+    """What the reply is worth: the text itself, a text of a Literal, or a dataclass."""
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
 
 
-Event = Text | Clear | Progress | Notice | Waiting | Done
+Event = Asked | Text | Clear | Progress | Notice | Waiting | Done
 
 
 class Application:
@@ -82,13 +95,11 @@ class Application:
     ) -> AsyncGenerator[Event, None]:
         """Run the plugin. Closing the iterator frees what it holds in the engine.
 
-        Raises `FieldError`, `PluginError`, `PromptTooLong` or `Busy`.
+        Raises `FieldError`, `PluginError`, `PromptTooLong`, `ReplyError` or `Busy`.
         """
         decoding = decoding or self.plugin.decoding
-        # A plugin may think for long, and a long text takes long to cut: not in the event loop.
-        arguments = await asyncio.to_thread(self._measured, self.plugin.validate(values), decoding)
-        steps = self.plugin.steps(arguments)
-        asked, done = await asyncio.to_thread(_advance, steps, None), None
+        steps, asked = await self._first(values, decoding)
+        done = None
         while asked is not None:
             if done is not None:
                 yield Clear()
@@ -102,7 +113,27 @@ class Application:
             asked = await asyncio.to_thread(_advance, steps, done.replies)
         assert done is not None, "a plugin asks at least once, else `steps` raises"
         reply = self.plugin.finished("\n\n".join(done.replies))
-        yield Done(reply, done.finish, done.prompt_tokens, done.completion_tokens)
+        value = self._value(reply, done.finish, decoding)
+        yield Done(reply, value, done.finish, done.prompt_tokens, done.completion_tokens)
+
+    async def explain(
+        self, values: Mapping[str, Any], decoding: Decoding | None = None
+    ) -> Explanation:
+        """What the model would be asked first, without asking it. Raises as `events` does."""
+        decoding = decoding or self.plugin.decoding
+        steps, asked = await self._first(values, decoding)
+        steps.close()
+        assert asked is not None
+        several = _is_several(asked)
+        conversations = cast(list[Messages], asked if several else [asked])
+        if not several:
+            decoding = self.plugin.reply_form.hold(decoding)
+        _, kept = self._fit(conversations[0], decoding)
+        return self.explained(Asked(kept, decoding, len(conversations)))
+
+    def explained(self, asked: Asked) -> Explanation:
+        """Ids, text and loss mask of what was asked."""
+        return explain(asked.messages, self._template, asked.decoding, asked.prompts)
 
     async def reply(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Done:
         """Run the plugin to its end."""
@@ -110,6 +141,25 @@ class Application:
             if isinstance(event, Done):
                 return event
         raise AssertionError("events end in Done")
+
+    async def _first(
+        self, values: Mapping[str, Any], decoding: Decoding
+    ) -> tuple[Steps, Messages | list[Messages] | None]:
+        """The plugin's steps, and what it asks first."""
+        arguments = self.plugin.validate(values)
+        # A plugin may think for long, and a long text takes long to cut: not in the event loop.
+        arguments = await asyncio.to_thread(self._measured, arguments, decoding)
+        steps = self.plugin.steps(arguments)
+        return steps, await asyncio.to_thread(_advance, steps, None)
+
+    def _value(self, reply: str, finish: Finish, decoding: Decoding) -> Any:
+        try:
+            return self.plugin.reply_form.parse(reply)
+        except ReplyError as error:
+            if finish != "length":
+                raise
+            limit = f"it was cut at {decoding.max_new_tokens} tokens or the end of the context"
+            raise ReplyError(f"{error}: {limit}; allow more with max_new_tokens") from None
 
     def _step(
         self, asked: Messages | list[Messages], decoding: Decoding
@@ -120,8 +170,10 @@ class Application:
 
     async def _single(self, messages: Messages, decoding: Decoding) -> AsyncGenerator[Any, None]:
         """One conversation, streamed."""
-        ids, left_out = self._fit(messages, decoding)
-        if left_out:
+        decoding = self.plugin.reply_form.hold(decoding)
+        ids, kept = await asyncio.to_thread(self._fit, messages, decoding)
+        yield Asked(kept, decoding)
+        if left_out := len(messages) - len(kept):
             yield Notice(
                 f"The conversation is longer than the model's context of {self.engine.context} "
                 f"tokens: its oldest {left_out} messages are left out."
@@ -144,6 +196,7 @@ class Application:
         prompts = await asyncio.to_thread(
             lambda: [self._fit(messages, decoding)[0] for messages in conversations]
         )
+        yield Asked(conversations[0], decoding, len(prompts))
         turns = asyncio.Semaphore(SIDE_BY_SIDE)
 
         async def complete(ids: list[int]) -> Reply:
@@ -159,6 +212,7 @@ class Application:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # their slots are free again
         replies = [task.result() for task in tasks]
         finish: Finish = "length" if any(r.finish == "length" for r in replies) else "stop"
         yield _Step(
@@ -168,10 +222,14 @@ class Application:
             sum(len(reply.ids) for reply in replies),
         )
 
-    def _fit(self, messages: Messages, decoding: Decoding) -> tuple[list[int], int]:
-        if self.plugin.messages_field:
-            return fit_conversation(messages, self._template, self.engine.context, decoding)
-        return fit_prompt(messages, self._template, self.engine.context, decoding), 0
+    def _fit(self, messages: Messages, decoding: Decoding) -> tuple[list[int], Messages]:
+        """Ids that leave room for the reply, and the messages that they are of."""
+        context = self.engine.context
+        if not self.plugin.messages_field:
+            return fit_prompt(messages, self._template, context, decoding), messages
+        ids, left_out = fit_conversation(messages, self._template, context, decoding)
+        first = int(messages[0]["role"] == "system")
+        return ids, [*messages[:first], *messages[first + left_out :]]
 
     def _measured(self, arguments: dict[str, Any], decoding: Decoding) -> dict[str, Any]:
         """A passage learns how much of it the model can read: the context without the words

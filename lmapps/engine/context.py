@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from lmapps.decoding import Decoding
@@ -41,9 +42,13 @@ def fit_conversation(
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system) :])
     starts = [number for number, turn in enumerate(turns) if turn["role"] == "user"]
-    for start in starts[:-1] if starts[:1] == [0] else [0, *starts[:-1]]:
-        ids = template.prompt_ids([*system, *turns[start:]])
-        if len(ids) <= limit:
-            return ids, start
-    last = starts[-1] if starts else 0
-    return fit_prompt([*system, *turns[last:]], template, context, decoding), last
+    starts = starts or [0]
+    candidates = starts if starts[0] == 0 else [0, *starts]
+
+    def fits(start: int) -> bool:
+        return len(template.prompt_ids([*system, *turns[start:]])) <= limit
+
+    # The fewer turns, the shorter: halve instead of trying each. The last start is not tried.
+    place = bisect_left(candidates[:-1], True, key=fits)
+    start = candidates[place]
+    return fit_prompt([*system, *turns[start:]], template, context, decoding), start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from collections.abc import AsyncGenerator, Sequence
@@ -12,11 +13,17 @@ from typing import Self
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.constraint import Grammars
+from lmapps.engine.counts import Counts
 from lmapps.engine.request import Deliver, Delta, Finish, Request
+from lmapps.engine.sampling import Logprob
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
-from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
+from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong, ShuttingDown
 from lmapps.model.checkpoint import Checkpoint
+
+LONGEST_PATIENCE = 60
+"""The most seconds that somebody is told to wait before trying again."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Reply:
     text: str
     ids: tuple[int, ...]
     finish: Finish
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Engine:
@@ -33,12 +41,22 @@ class Engine:
 
     slots   how many requests run at once; the others wait their turn
     queue   how many may wait before `Busy` is raised
+    weights the precision that the model is used in: float32, bfloat16 or int8
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, slots: int = 16, queue: int = 256) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int = 16,
+        queue: int = 256,
+        weights: str = "float32",
+    ) -> None:
         self.checkpoint = checkpoint
         self.queue = queue
-        self._scheduler = Scheduler(Slots(checkpoint.model, slots), checkpoint.tokenizer.vocab_size)
+        rows = Slots(checkpoint.model, slots, weights)
+        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
+        self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -63,6 +81,11 @@ class Engine:
         return self.checkpoint.name
 
     @property
+    def step_name(self) -> str:
+        """What computes a step, native or torch, in which precision: a line for a person."""
+        return self._scheduler.slots.step.name
+
+    @property
     def context(self) -> int:
         """The longest prompt and reply together, in tokens."""
         return self.checkpoint.config.context
@@ -71,6 +94,19 @@ class Engine:
     def passes(self) -> int:
         """Forward passes so far."""
         return self._scheduler.passes
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done so far."""
+        return self._scheduler.counts
+
+    def why_not_ready(self) -> str | None:
+        """Why a request that comes now would be refused; None where it would not."""
+        if self._closed or not self._thread.is_alive():
+            return "the server is shutting down: try again when it is back"
+        if self.waiting >= self.queue:
+            return f"{self.waiting} requests are waiting already: try again in a moment"
+        return None
 
     @property
     def running(self) -> int:
@@ -86,7 +122,8 @@ class Engine:
         """Queue a prompt; `deliver` gets every `Delta`, the last with `finish` set.
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
-        token fits after the prompt, `Busy` where the queue is full.
+        token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
+        schema, `Busy` where the queue is full.
         """
         if not prompt_ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -96,13 +133,24 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, the model takes at most "
                 f"{self.context - 1}: shorten it"
             )
+        vocab_size = self.checkpoint.tokenizer.vocab_size
+        if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
+            raise DecodingError(
+                f"an id in logit_bias must be between 0 and {vocab_size - 1}, got "
+                f"{decoding.logit_bias[-1][0]}"
+            )
         limit = min(decoding.max_new_tokens, room)
-        request = Request(prompt_ids, decoding, limit, self.checkpoint.tokenizer, deliver)
+        constraint = self._grammars.constraint(decoding)
+        tokenizer = self.checkpoint.tokenizer
+        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint)
         with self._wake:
-            if self._closed:
-                raise Busy("the server is shutting down: try again when it is back")
-            if self.waiting >= self.queue:
-                raise Busy(f"{self.waiting} requests are waiting already: try again in a moment")
+            reason = self.why_not_ready()
+            if self._closed and reason:
+                raise ShuttingDown(reason)
+            if reason:
+                self.counts.refused += 1
+                raise Busy(reason, self._patience())
+            self.counts.accepted += 1
             self._arrived.append(request)
             self._wake.notify()
         return request
@@ -117,6 +165,8 @@ class Engine:
         def deliver(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
+        if decoding.grammar is not None:  # compiled here, so that the loop does not wait for it
+            await asyncio.to_thread(self._grammars.constraint, decoding)
         request = self.submit(prompt_ids, decoding, deliver)
         try:
             finished = False
@@ -131,7 +181,7 @@ class Engine:
 
     async def complete(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply."""
-        return _joined([delta async for delta in self.stream(prompt_ids, decoding)])
+        return joined([delta async for delta in self.stream(prompt_ids, decoding)])
 
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""
@@ -142,7 +192,7 @@ class Engine:
             deltas.append(arriving.get())
         if deltas[-1].error:
             raise deltas[-1].error
-        return _joined(deltas)
+        return joined(deltas)
 
     def _loop(self) -> None:
         with torch.inference_mode():
@@ -151,7 +201,12 @@ class Engine:
                     self._scheduler.step()
                 except Exception as error:  # the request boundary
                     self._scheduler.fail(_for_a_person(error))
-        self._scheduler.fail(Busy("the server is shutting down: try again when it is back"))
+        self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
+
+    def _patience(self) -> int:
+        """Seconds in which about a quarter of those who wait will have had their turn."""
+        seconds = self.waiting / 4 * self.counts.seconds_between_ends
+        return min(LONGEST_PATIENCE, max(1, math.ceil(seconds)))
 
     def _take_arrivals(self) -> bool:
         """Sleep while there is nothing to do; False when the engine is closed."""
@@ -163,11 +218,13 @@ class Engine:
             return not self._closed
 
 
-def _joined(deltas: Sequence[Delta]) -> Reply:
+def joined(deltas: Sequence[Delta]) -> Reply:
+    """All the deltas of one request -> its reply."""
     finish = deltas[-1].finish
     assert finish is not None
     ids = tuple(token_id for delta in deltas for token_id in delta.ids)
-    return Reply("".join(delta.text for delta in deltas), ids, finish)
+    logprobs = tuple(one for delta in deltas for one in delta.logprobs)
+    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs)
 
 
 def _for_a_person(error: Exception) -> Exception:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from lmapps.decoding import Decoding
+from lmapps.engine.constraint import Constraint
+from lmapps.engine.sampling import Logprob
 from lmapps.engine.stops import StopStrings
 from lmapps.text.tokenizer import Tokenizer
 
@@ -26,6 +32,8 @@ class Delta:
     error: Exception | None = None
     position: int | None = None
     """While it waits: 1 = next in the queue."""
+    logprobs: tuple[Logprob, ...] = ()
+    """One for each id, where `Decoding.logprobs` asks for them."""
 
 
 Deliver = Callable[[Delta], None]
@@ -42,6 +50,7 @@ class Request:
         max_new_tokens: int,
         tokenizer: Tokenizer,
         deliver: Deliver,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt_ids = list(prompt_ids)
         self.decoding = decoding
@@ -51,11 +60,14 @@ class Request:
         """How many ids of the prompt are in the state."""
         self.position: int | None = None
         self.cancelled = False
+        self.arrived = time.monotonic()
+        self.finish: Finish | None = None
         self.random = random.Random(decoding.seed)
         self._end_ids = tokenizer.end_ids
         self._text = tokenizer.decode_stream()
         self._stops = StopStrings(decoding.stop)
         self._deliver = deliver
+        self._constraint = constraint
 
     def cancel(self) -> None:
         """Ask for the slot to be freed before the next step. Safe from any thread, any time."""
@@ -67,23 +79,37 @@ class Request:
             self.position = position
             self.deliver(Delta(position=position))
 
-    def take(self, token_id: int) -> bool:
+    def allowed(self) -> npt.NDArray[np.bool_] | None:
+        """True for every id that may come next; None where all may. Raises `DecodingError`."""
+        return self._constraint.allowed() if self._constraint else None
+
+    def take(self, token_id: int, logprob: Logprob | None = None) -> bool:
         """Take the next sampled id and stream its text; True when the reply is at its end."""
         self.generated.append(token_id)
         ended = token_id in self._end_ids
         text, stopped = self._stops.feed("" if ended else self._text.step(token_id) or "")
         finish: Finish | None = None
-        if ended or stopped:
+        if ended or stopped or self._is_complete(token_id):
             finish = "stop"
         elif len(self.generated) >= self.max_new_tokens:
             finish = "length"
+        self.finish = finish
         if finish and not stopped:
             text += self._stops.flush()
-        self.deliver(Delta(text, (token_id,), finish))
+        logprobs = (logprob,) if logprob else ()
+        self.deliver(Delta(text, (token_id,), finish, logprobs=logprobs))
         return finish is not None
+
+    def _is_complete(self, token_id: int) -> bool:
+        """Whether the id makes the reply all that its regex or schema takes."""
+        if self._constraint is None:
+            return False
+        self._constraint.take(token_id)
+        return self._constraint.complete
 
     def end(self, finish: Finish, error: Exception | None = None) -> None:
         """End it from outside: cancelled, or failed."""
+        self.finish = finish
         self.deliver(Delta(self._stops.flush(), finish=finish, error=error))
 
     def deliver(self, delta: Delta) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,49 @@ from lmapps.errors import CheckpointError
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Logprob:
+    """How probable the model found a sampled id, as a natural logarithm."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable ids and theirs, the most probable first."""
+
+
 def sample(
     logits_V: npt.NDArray[Any],
     decoding: Decoding,
     rng: random.Random,
     prompt_ids: Sequence[int] = (),
     generated: Sequence[int] = (),
+    allowed_V: npt.NDArray[np.bool_] | None = None,
 ) -> int:
-    """The next id: the most probable one at temperature 0, else drawn with one random number."""
+    """The next id: the most probable one at temperature 0, else drawn with one random number.
+
+    Where `allowed_V` is given, it is one of those that are true in it.
+    """
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
         raise CheckpointError("the model's output is not a number: its weights are damaged")
+    for token_id, value in decoding.logit_bias:
+        logits[token_id] += value
+    if allowed_V is not None:
+        logits[~allowed_V] = -np.inf
     _penalize(logits, decoding, prompt_ids, generated)
     if decoding.temperature == 0:
         return int(logits.argmax())
     return draw(probabilities(logits, decoding), rng)
+
+
+def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
+    """Log-softmax of the model's own logits at an id, and at the `top` most probable ids."""
+    logits = logits_V.astype(np.float64)
+    shifted = logits - logits.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    order = np.argsort(-logprobs, kind="stable")[:top]
+    ranked = tuple((int(place), float(logprobs[place])) for place in order)
+    return Logprob(token_id, float(logprobs[token_id]), ranked)
 
 
 def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
@@ -73,9 +102,11 @@ def _penalize(
     if generated and (decoding.presence_penalty or decoding.frequency_penalty):
         ids, counts = np.unique(np.array(generated, dtype=np.int64), return_counts=True)
         logits[ids] -= decoding.presence_penalty + decoding.frequency_penalty * counts
-    banned = _completing(generated, decoding.no_repeat_ngram)
-    if len(banned) < len(logits):
-        logits[banned] = -np.inf
+    if banned := _completing(generated, decoding.no_repeat_ngram):
+        without = logits.copy()
+        without[banned] = -np.inf
+        if without.max() > -np.inf:  # else every id is banned, and one of them it must be
+            logits[:] = without
 
 
 def _completing(generated: Sequence[int], size: int) -> list[int]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lmapps.engine.request import Request
-from lmapps.engine.sampling import sample
+from lmapps.engine.counts import Counts
+from lmapps.engine.request import Finish, Request
+from lmapps.engine.sampling import logprob_of, sample
 from lmapps.engine.slots import Slots
+from lmapps.errors import LmappsError
 
 PREFILL_TOKENS = 512
 """The most prompt tokens read in one step, so that a long prompt does not stall the others."""
@@ -27,6 +30,7 @@ class Scheduler:
         """The request whose prompt is being read."""
         self.passes = 0
         """Forward passes so far."""
+        self.counts = Counts()
 
     @property
     def idle(self) -> bool:
@@ -50,18 +54,18 @@ class Scheduler:
         self.waiting.clear()
         self.reading = None
         for request in under_way:
-            request.end("error", error)
+            self._end(request, "error", error)
 
     def _drop_cancelled(self) -> None:
         for row in reversed(range(len(self.slots.running))):
             if self.slots.running[row].cancelled:
-                self.slots.leave(row).end("cancelled")
+                self._end(self.slots.leave(row), "cancelled")
         if self.reading and self.reading.cancelled:
-            self.reading.end("cancelled")
+            self._end(self.reading, "cancelled")
             self.reading = None
         for request in [request for request in self.waiting if request.cancelled]:
             self.waiting.remove(request)
-            request.end("cancelled")
+            self._end(request, "cancelled")
 
     def _read_prompts(self) -> None:
         """First come, first read; a prompt read to its end gives its first token and joins."""
@@ -69,6 +73,8 @@ class Scheduler:
         while budget > 0 and self.slots.free and (self.reading or self.waiting):
             request = self.reading = self.reading or self.waiting.popleft()
             before = request.prefilled
+            if before == 0:
+                self.counts.prompt_tokens += len(request.prompt_ids)
             logits_V = self.slots.prefill(request, budget)
             self.passes += 1
             budget -= request.prefilled - before
@@ -88,14 +94,32 @@ class Scheduler:
 
     def _sample(self, logits_V: npt.NDArray[np.float32], request: Request) -> bool:
         """The next id of one request; True when its reply is at its end."""
-        next_id = sample(
-            logits_V[: self.vocab_size],
-            request.decoding,
-            request.random,
-            request.prompt_ids,
-            request.generated,
-        )
-        return request.take(next_id)
+        logits_V, decoding = logits_V[: self.vocab_size], request.decoding
+        try:
+            next_id = sample(
+                logits_V,
+                decoding,
+                request.random,
+                request.prompt_ids,
+                request.generated,
+                request.allowed(),
+            )
+            top = decoding.logprobs
+            told = None if top is None else logprob_of(logits_V, next_id, top)
+            ended = request.take(next_id, told)
+        except LmappsError as error:  # this request's alone
+            self._end(request, "error", error)
+            return True
+        self.counts.generated_tokens += 1
+        if len(request.generated) == 1:
+            self.counts.first_token.add(time.monotonic() - request.arrived)
+        if request.finish:
+            self.counts.end(request.finish, time.monotonic())
+        return ended
+
+    def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
+        request.end(finish, error)
+        self.counts.end(finish, time.monotonic())
 
 
 def _numbers(logits: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -1,31 +1,35 @@
-"""HTTP requests -> the engine -> JSON or server-sent events: /v1 as OpenAI has it, and /health."""
+"""HTTP requests -> the engine -> JSON or server-sent events: /v1 as OpenAI has it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lmapps import __version__
 from lmapps.decoding import Decoding
 from lmapps.engine.context import fit_conversation
-from lmapps.engine.engine import Engine
-from lmapps.engine.request import Delta
+from lmapps.engine.engine import Engine, joined
+from lmapps.engine.request import Delta, Finish
+from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
+from lmapps.server.bodies import CHAT, COMPLETION, described
+from lmapps.server.monitor import monitor_routes
 from lmapps.server.protocol import (
     NotFound,
     decoding_of,
     flag_of,
     messages_of,
     read_json,
+    replies_of,
     server_sent,
 )
+from lmapps.server.shapes import Tokens, usage
 
 T = TypeVar("T")
 DISCONNECT_SECONDS = 0.1
@@ -33,19 +37,10 @@ DISCONNECT_SECONDS = 0.1
 
 
 def openai_routes(engine: Engine) -> APIRouter:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions` and `/health`."""
+    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`, and how the engine is doing."""
     routes = APIRouter()
-    started = int(time.time())
-
-    @routes.get("/health")
-    async def health() -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "lmapps": __version__,
-            "checkpoint": engine.name,
-            "running": engine.running,
-            "waiting": engine.waiting,
-        }
+    routes.include_router(monitor_routes(engine))
+    started, tokens = int(time.time()), Tokens(engine.checkpoint.tokenizer)
 
     def model() -> dict[str, Any]:
         return {"id": engine.name, "object": "model", "created": started, "owned_by": "lmapps"}
@@ -59,29 +54,32 @@ def openai_routes(engine: Engine) -> APIRouter:
         check_model(engine, {"model": name})
         return model()
 
-    @routes.post("/v1/chat/completions")
+    @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
         values = await read_json(request)
         check_model(engine, values)
-        decoding = decoding_of(values, Decoding())
-        template = engine.checkpoint.template
-        ids, left_out = fit_conversation(messages_of(values), template, engine.context, decoding)
-        answer = ChatAnswer(engine, values, ids, decoding)
-        response = await answer.response(request)
+        decoding = await asyncio.to_thread(decoding_of, values, Decoding())  # a schema takes time
+        ids, left_out = await asyncio.to_thread(
+            fit_conversation,
+            messages_of(values),
+            engine.checkpoint.template,
+            engine.context,
+            decoding,
+        )
+        response = await ChatAnswer(engine, tokens, values, ids, decoding).response(request)
         if left_out:
             response.headers["x-lmapps-notice"] = (
                 f"the oldest {left_out} messages were left out to fit the context"
             )
         return response
 
-    @routes.post("/v1/completions")
+    @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
         values = await read_json(request)
         check_model(engine, values)
-        ids = prompt_ids_of(engine, values.get("prompt"))
-        return await TextAnswer(engine, values, ids, decoding_of(values, Decoding())).response(
-            request
-        )
+        decoding = await asyncio.to_thread(decoding_of, values, Decoding())
+        ids = await asyncio.to_thread(prompt_ids_of, engine, values.get("prompt"))
+        return await TextAnswer(engine, tokens, values, ids, decoding).response(request)
 
     return routes
 
@@ -108,14 +106,20 @@ def prompt_ids_of(engine: Engine, prompt: Any) -> list[int]:
 
 
 class Answer:
-    """One completion, whole or streamed; the two endpoints differ in their shape alone."""
+    """One request's replies, whole or streamed; the two endpoints differ in their shape alone."""
 
     prefix, kind, chunk_kind = "", "", ""
 
     def __init__(
-        self, engine: Engine, values: dict[str, Any], ids: list[int], decoding: Decoding
+        self,
+        engine: Engine,
+        tokens: Tokens,
+        values: dict[str, Any],
+        ids: list[int],
+        decoding: Decoding,
     ) -> None:
-        self.engine, self.ids, self.decoding = engine, ids, decoding
+        self.engine, self.tokens, self.ids, self.decoding = engine, tokens, ids, decoding
+        self.replies = replies_of(values)
         self.streams = flag_of(values, "stream")
         options = values.get("stream_options") or {}
         self.with_usage = isinstance(options, dict) and flag_of(options, "include_usage")
@@ -126,50 +130,69 @@ class Answer:
         }
 
     def choice(self, text: str) -> dict[str, Any]:
-        """The text of a whole answer."""
+        """The text of a whole reply."""
         raise NotImplementedError
 
-    def part(self, text: str) -> dict[str, Any]:
+    def part(self, text: str, is_first: bool) -> dict[str, Any]:
         """The text of one chunk."""
+        raise NotImplementedError
+
+    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+        """The probabilities of the tokens that begin at that character of a reply."""
         raise NotImplementedError
 
     async def response(self, request: Request) -> Response:
         """The HTTP answer; what is wrong with the request is raised before anything is sent."""
+        deltas = merged([self.engine.stream(self.ids, one) for one in self._decodings()])
         if not self.streams:
-            return JSONResponse(await while_connected(request, self._whole()))
-        deltas = await started(self.engine.stream(self.ids, self.decoding))
-        return stream_response(self._chunks(deltas))
+            return JSONResponse(await while_connected(request, self._whole(deltas)))
+        return stream_response(self._chunks(await started(deltas)))
 
-    async def _whole(self) -> dict[str, Any]:
-        reply = await self.engine.complete(self.ids, self.decoding)
-        choice = {"index": 0, "finish_reason": reply.finish, "logprobs": None}
-        return {
-            **self.head,
-            "object": self.kind,
-            "choices": [choice | self.choice(reply.text)],
-            "usage": self._usage(len(reply.ids)),
-        }
+    def _decodings(self) -> list[Decoding]:
+        """One for each reply: the first has the seed asked for, the others the next ones."""
+        seed = self.decoding.seed
+        if seed is None:
+            return [self.decoding] * self.replies
+        return [self.decoding.replace(seed=(seed + n) % 2**63) for n in range(self.replies)]
 
-    async def _chunks(self, deltas: AsyncGenerator[Delta, None]) -> AsyncIterator[dict[str, Any]]:
-        count = 0
+    async def _whole(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> dict[str, Any]:
+        parts: list[list[Delta]] = [[] for _ in range(self.replies)]
         async with aclosing(deltas):
-            async for delta in deltas:
+            async for index, delta in deltas:
+                parts[index].append(delta)
+        replies = [joined(part) for part in parts]
+        choices = [
+            self._choice(index, reply.finish, reply.logprobs, 0) | self.choice(reply.text)
+            for index, reply in enumerate(replies)
+        ]
+        count = sum(len(reply.ids) for reply in replies)
+        whole = {"object": self.kind, "choices": choices, "usage": usage(len(self.ids), count)}
+        return {**self.head, **whole}
+
+    async def _chunks(
+        self, deltas: AsyncGenerator[tuple[int, Delta], None]
+    ) -> AsyncIterator[dict[str, Any]]:
+        count, lengths, begun = 0, [0] * self.replies, set[int]()
+        async with aclosing(deltas):
+            async for index, delta in deltas:
                 count += len(delta.ids)
-                if delta.text or delta.finish:
-                    choice = {"index": 0, "finish_reason": delta.finish, "logprobs": None}
-                    yield self._chunk([choice | self.part(delta.text)])
+                if delta.text or delta.finish or delta.logprobs:
+                    choice = self._choice(index, delta.finish, delta.logprobs, lengths[index])
+                    yield self._chunk([choice | self.part(delta.text, index not in begun)])
+                    lengths[index] += len(delta.text)
+                    begun.add(index)
         if self.with_usage:
-            yield self._chunk([], usage=self._usage(count))
+            yield self._chunk([], usage=usage(len(self.ids), count))
+
+    def _choice(
+        self, index: int, finish: Finish | None, told: Sequence[Logprob], offset: int
+    ) -> dict[str, Any]:
+        wanted = self.decoding.logprobs is not None
+        logprobs = self.logprobs(told, offset) if wanted else None
+        return {"index": index, "finish_reason": finish, "logprobs": logprobs}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {**self.head, "object": self.chunk_kind, "choices": choices, **more}
-
-    def _usage(self, completion_tokens: int) -> dict[str, int]:
-        return {
-            "prompt_tokens": len(self.ids),
-            "completion_tokens": completion_tokens,
-            "total_tokens": len(self.ids) + completion_tokens,
-        }
 
 
 class ChatAnswer(Answer):
@@ -180,8 +203,11 @@ class ChatAnswer(Answer):
     def choice(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text}}
 
-    def part(self, text: str) -> dict[str, Any]:
-        return {"delta": {"role": "assistant", "content": text}}
+    def part(self, text: str, is_first: bool) -> dict[str, Any]:
+        return {"delta": {**({"role": "assistant"} if is_first else {}), "content": text}}
+
+    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+        return self.tokens.chat_logprobs(told)
 
 
 class TextAnswer(Answer):
@@ -192,7 +218,35 @@ class TextAnswer(Answer):
     def choice(self, text: str) -> dict[str, Any]:
         return {"text": text}
 
-    part = choice
+    def part(self, text: str, is_first: bool) -> dict[str, Any]:
+        return {"text": text}
+
+    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+        return self.tokens.text_logprobs(told, offset)
+
+
+async def merged(
+    streams: Sequence[AsyncGenerator[T, None]],
+) -> AsyncGenerator[tuple[int, T], None]:
+    """What several streams give, as it comes, each with the number of its stream."""
+    coming = {asyncio.ensure_future(anext(one)): number for number, one in enumerate(streams)}
+    try:
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=coming.__getitem__):
+                number = coming.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    continue
+                coming[asyncio.ensure_future(anext(streams[number]))] = number
+                yield number, item
+    finally:
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        for one in streams:
+            await one.aclose()
 
 
 async def started(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

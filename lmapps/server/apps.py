@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lmapps.discovery import Found
-from lmapps.engine.application import Application, Done, Event, Notice
+from lmapps.engine.application import Application, Asked, Done, Event, Notice
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api import started, stream_response, while_connected
+from lmapps.server.bodies import DECODING
 from lmapps.server.protocol import NotFound, flag_of, read_json
 
 
@@ -31,6 +32,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
                 "title": plugin.title,
                 "help": plugin.help,
                 "form": plugin.input_schema(),
+                "reply": plugin.reply_form.schema(),
             }
             for name, plugin in found.plugins.items()
         ]
@@ -51,7 +53,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
         events = Application(plugin, engine).events(fields, decoding)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
-        return stream_response(_objects(await started(events)))
+        return stream_response(_objects(await started(_shown(events))))
 
     return routes
 
@@ -59,17 +61,23 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
 def described(schema: dict[str, Any], found: Found) -> dict[str, Any]:
     """The OpenAPI description with one path for each plugin that is there now."""
     paths = {
-        f"/apps/{plugin.name}": {
-            "post": {
-                "operationId": f"run_{plugin.name}",
-                "summary": plugin.help,
-                "requestBody": {"content": {"application/json": {"schema": _body(plugin)}}},
-                "responses": {"200": {"description": "The reply, whole or as a stream of events"}},
-            }
-        }
-        for plugin in found.plugins.values()
+        f"/apps/{name}": {"post": _operation(plugin)} for name, plugin in found.plugins.items()
     }
     return {**schema, "paths": {**schema["paths"], **paths}}
+
+
+def _operation(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "operationId": f"run_{plugin.name}",
+        "summary": plugin.help,
+        "requestBody": {"content": {"application/json": {"schema": _body(plugin)}}},
+        "responses": {
+            "200": {
+                "description": "The reply, or server-sent events that end in it",
+                "content": {"application/json": {"schema": _answer(plugin)}},
+            }
+        },
+    }
 
 
 def _body(plugin: Plugin) -> dict[str, Any]:
@@ -77,9 +85,23 @@ def _body(plugin: Plugin) -> dict[str, Any]:
     schema = plugin.input_schema()
     schema["properties"] |= {
         "stream": {"type": "boolean", "default": False},
-        "decoding": {"type": "object", "description": 'for example {"temperature": 0}'},
+        "decoding": DECODING,
     }
     return schema
+
+
+def _answer(plugin: Plugin) -> dict[str, Any]:
+    """The schema of what comes back."""
+    count = {"type": "integer", "minimum": 0}
+    properties = {
+        "reply": {"type": "string", "description": "as the model wrote it, tidied"},
+        "value": {**plugin.reply_form.schema(), "description": "what the reply is worth"},
+        "finish": {"type": "string", "enum": ["stop", "length"]},
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "notices": {"type": "array", "items": {"type": "string"}},
+    }
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 async def _whole(events: AsyncGenerator[Event, None]) -> dict[str, Any]:
@@ -91,6 +113,14 @@ async def _whole(events: AsyncGenerator[Event, None]) -> dict[str, Any]:
             if isinstance(event, Done):
                 return {**asdict(event), "notices": notices}
     raise AssertionError("events end in Done")
+
+
+async def _shown(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """Without what is asked: a person's form is answered, not the plugin's work on it."""
+    async with aclosing(events):
+        async for event in events:
+            if not isinstance(event, Asked):
+                yield event
 
 
 async def _objects(events: AsyncGenerator[Event, None]) -> AsyncIterator[dict[str, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
     Application,
+    Asked,
     Clear,
     Done,
     Event,
@@ -31,7 +32,11 @@ class View:
     """What there is to see."""
 
     text: str = ""
+    value: Any = None
+    """What the whole text is worth, at the end."""
     status: str = ""
+    asked: Asked | None = None
+    """What the model was asked last."""
     done: bool = False
     failed: bool = False
 
@@ -52,22 +57,29 @@ async def views(
                     yield view
                     shown = time.monotonic()
     except LmappsError as error:
-        sentence = str(error)
-        yield View(view.text, f"⚠ {sentence[:1].upper()}{sentence[1:]}.", done=True, failed=True)
+        yield replace(view, status=warning(error), done=True, failed=True)
+
+
+def warning(error: LmappsError) -> str:
+    """An error as a line about the state."""
+    sentence = str(error)
+    return f"⚠ {sentence[:1].upper()}{sentence[1:]}."
 
 
 def _after(view: View, event: Event, notice: str) -> View:
     match event:
+        case Asked():
+            return replace(view, asked=event)
         case Text(text):
-            return View(view.text + text, notice)
+            return replace(view, text=view.text + text, status=notice)
         case Clear():
-            return View("", notice)
+            return replace(view, text="", status=notice)
         case Progress(done, total):
-            return View("", f"Reading in parts: {done} of {total} done.")
+            return replace(view, text="", status=f"Reading in parts: {done} of {total} done.")
         case Waiting(position):
-            return View(view.text, f"Waiting: number {position} in the queue.")
+            return replace(view, status=f"Waiting: number {position} in the queue.")
         case Notice(text):
-            return View(view.text, text)
-        case Done(reply, finish):
+            return replace(view, status=text)
+        case Done(reply, value, finish):
             status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
-            return View(reply, status, done=True)
+            return replace(view, text=reply, value=value, status=status, done=True)

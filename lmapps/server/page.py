@@ -12,12 +12,15 @@ from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.plugin import Plugin
+from lmapps.server.chat import CSS as CHAT_CSS
 from lmapps.server.chat import chat_tab
 from lmapps.server.places import Places, plugin_tabs
+from lmapps.server.store import Store
 from lmapps.server.tabs import form_tab
 from lmapps.server.widgets import PRIVATE
 
-CSS = """
+CSS = (
+    """
 .gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
 .status { min-height: 1.5em; opacity: 0.8; }
 .title-row { align-items: center; }
@@ -25,6 +28,8 @@ CSS = """
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
 """
+    + CHAT_CSS
+)
 SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
 FONTS = ["system-ui", "sans-serif"]
 
@@ -36,7 +41,7 @@ def theme() -> Any:
     )  # fmt: skip
 
 
-def build_page(found: Found, engine: Engine) -> gr.Blocks:
+def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
     places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False) as page:
@@ -48,7 +53,7 @@ def build_page(found: Found, engine: Engine) -> gr.Blocks:
         def draw(plugin: Plugin) -> None:
             application = Application(plugin, engine)
             if plugin.messages_field:
-                chat_tab(application, page)
+                chat_tab(application, page, store)
             else:
                 form_tab(application)
 

@@ -10,8 +10,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
-from lmapps.errors import InputError, LmappsError
+from lmapps.errors import Busy, InputError, LmappsError
 from lmapps.fields import Messages
+from lmapps.server.bodies import MAX_REPLIES
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""
@@ -22,13 +23,13 @@ _DECODING = {
     "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty",
     "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens",
     "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repetition_penalty",
-    "no_repeat_ngram": "no_repeat_ngram",
+    "no_repeat_ngram": "no_repeat_ngram", "logit_bias": "logit_bias", "regex": "regex",
 }  # fmt: skip
 # And those that would change the answer and are not there: refused rather than ignored.
 _MISSING: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False, 0),
-    "top_logprobs": (0,), "logit_bias": ({},), "tools": ([],), "functions": ([],),
-    "response_format": ({"type": "text"},), "audio": (),
+    "best_of": (1,), "echo": (False,), "suffix": ("",), "tools": ([],), "functions": ([],),
+    "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "audio": (),
+    "modalities": (["text"],), "prediction": (), "web_search_options": (),
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ async def read_json(request: Request) -> dict[str, Any]:
             raise TooLarge(f"the request is larger than {MAX_BODY:,} bytes: shorten it")
     try:
         values = json.loads(body or b"{}")
+        if b"\\u" in body:  # half a surrogate pair is JSON, but no text
+            json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"the request's body is not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -68,7 +71,46 @@ def decoding_of(values: Mapping[str, Any], start: Decoding) -> Decoding:
     changes = {
         ours: values[theirs] for theirs, ours in _DECODING.items() if values.get(theirs) is not None
     }
-    return start.replace(**changes)
+    return start.replace(logprobs=_logprobs(values), json_schema=_schema(values), **changes)
+
+
+def replies_of(values: Mapping[str, Any]) -> int:
+    """How many replies are asked for (`n`)."""
+    number = 1 if values.get("n") is None else values["n"]
+    if type(number) is not int or not 1 <= number <= MAX_REPLIES:
+        raise InputError(f"n must be a whole number between 1 and {MAX_REPLIES}, got {number!r}")
+    return number
+
+
+def _logprobs(values: Mapping[str, Any]) -> int | None:
+    """A chat asks with a flag and `top_logprobs`, a text completion with their number."""
+    asked, top = values.get("logprobs"), values.get("top_logprobs")
+    if top and asked is not True:
+        raise InputError(f"top_logprobs needs logprobs: true beside it, got {asked!r}")
+    if asked is True:
+        return top or 0
+    return None if asked is False else asked
+
+
+def _schema(values: Mapping[str, Any]) -> str | None:
+    """The JSON schema that `response_format` asks for."""
+    wanted = values.get("response_format")
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return '{"type": "object"}'
+    if kind == "json_schema":
+        named = wanted.get("json_schema")
+        schema = named.get("schema") if isinstance(named, dict) else None
+        if isinstance(schema, dict):
+            return json.dumps(schema)
+        raise InputError(
+            f"response_format needs a schema under json_schema.schema, got {str(wanted)[:80]}"
+        )
+    raise InputError(
+        f"response_format.type must be text, json_object or json_schema, got {str(wanted)[:80]}"
+    )
 
 
 def flag_of(values: Mapping[str, Any], name: str) -> bool:
@@ -112,7 +154,8 @@ def error_body(error: Exception) -> dict[str, Any]:
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     """The handler of every `LmappsError`."""
     assert isinstance(error, LmappsError)
-    return JSONResponse(error_body(error), status_code=error.status)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
 async def server_sent(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

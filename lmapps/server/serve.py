@@ -19,6 +19,7 @@ from lmapps.server.api import openai_routes
 from lmapps.server.apps import app_routes, described
 from lmapps.server.protocol import on_error
 from lmapps.server.settings import ServeSettings
+from lmapps.server.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 
 GRACE_SECONDS = 3
@@ -28,7 +29,7 @@ PATIENCE_SECONDS = 1.0
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until interrupted. Raises `SettingsError` or `CheckpointError` before it listens."""
+    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
     import uvicorn
 
     listening = settings.listen()
@@ -42,7 +43,12 @@ def serve(settings: ServeSettings) -> None:
         library.look()
     else:
         checkpoint = Checkpoint.load(folder, device=best_device())
-    app = create_app(Engine(checkpoint, slots=settings.slots, queue=settings.queue), library.found)
+    store = Store(settings.database)
+    engine = Engine(
+        checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
+    )
+    app = create_app(engine, library.found, store)
+    say(f"decoding: {engine.step_name}")
     say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     logging.getLogger("lmapps").addHandler(logging.StreamHandler())
@@ -64,8 +70,8 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def create_app(engine: Engine, found: Found) -> FastAPI:
-    """The whole web application. It closes the engine when it shuts down."""
+def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
+    """The whole web application. It closes engine and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
@@ -78,6 +84,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close()
+        store.close()
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
@@ -88,7 +95,7 @@ def create_app(engine: Engine, found: Found) -> FastAPI:
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
     return gr.mount_gradio_app(
-        app, build_page(found, engine), "/", theme=theme(), css=CSS, show_error=True,
+        app, build_page(found, engine, store), "/", theme=theme(), css=CSS, show_error=True,
         footer_links=["settings"], run_history=False, enable_monitoring=False,
         max_file_size="10mb", ssr_mode=False, i18n=languages(found.plugins.values()),
     )  # fmt: skip

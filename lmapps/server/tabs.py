@@ -12,10 +12,12 @@ import gradio as gr
 from lmapps.engine.application import Application
 from lmapps.server.languages import word
 from lmapps.server.live import View, views
+from lmapps.server.saw import Saw
 from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,
+    examples,
     values_of,
     widget,
 )
@@ -24,7 +26,7 @@ from lmapps.server.widgets import (
 def form_tab(application: Application) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
-    shown = partial(word, plugin)
+    shown, form = partial(word, plugin), plugin.reply_form
     with gr.Row():
         with gr.Column(min_width=300):
             gr.Markdown(shown(plugin.help))
@@ -35,31 +37,32 @@ def form_tab(application: Application) -> None:
                 retry = gr.Button("Retry", interactive=False, min_width=80)
             controls = decoding_controls(plugin.decoding)
         with gr.Column(min_width=300):
-            reply = gr.Markdown(
-                container=True,
-                min_height=200,
-                buttons=["copy"],
-                line_breaks=True,
-                elem_id=f"reply-{plugin.name}",
-            )
+            component, options = form.component()
+            reply = getattr(gr, component)(**options, elem_id=f"reply-{plugin.name}")
             status = gr.Markdown(elem_classes="status")
-            if plugin.examples:
-                gr.Examples(plugin.examples, inputs, cache_examples=False, **PRIVATE)
+            saw = Saw(application)
+            examples(plugin, inputs)
 
     async def write(*values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
         fields, changed = values_of(plugin.fields, values[:count]), values[count:]
         seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
+        asked = None
         async with aclosing(seen) as shown:
             async for view in shown:
-                yield view.text, view.status, *buttons(view.done)
+                writing = "" if form.streams or view.done or not view.text else "Writing ..."
+                seen_reply = form.shown(view.text, view.value)
+                panel = saw.update(view.asked, asked)
+                asked = view.asked
+                yield seen_reply, view.status or writing, *buttons(view.done), *panel
 
-    outputs = [reply, status, run, stop, retry]
+    state = [status, run, stop, retry]
+    outputs = [reply, *state, *saw.outputs]
     events: Any = [
         button.click(write, [*inputs, *controls], outputs, show_progress="hidden", **PRIVATE)
         for button in (run, retry)
     ]
-    stop.click(stopped, None, outputs[1:], cancels=events, queue=False, **PRIVATE)
+    stop.click(stopped, None, state, cancels=events, queue=False, **PRIVATE)
 
 
 def buttons(done: bool) -> tuple[Any, Any, Any]:

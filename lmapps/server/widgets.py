@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lmapps.decoding import Decoding
-from lmapps.errors import LmappsError
+from lmapps.errors import DecodingError, LmappsError
 from lmapps.fields import Field
+from lmapps.plugin import Plugin
 from lmapps.text.documents import READERS, read_document
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -36,6 +37,13 @@ def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
     return made
 
 
+def _held(component: str, value: Any) -> Any:
+    """A field's value as its component holds it."""
+    if component in ("Textbox", "Dropdown") and not isinstance(value, str | bool):
+        return "" if value is None else f"{value:g}"
+    return value
+
+
 def _choice(choice: Any, shown: Callable[[str], Any]) -> tuple[Any, Any]:
     """A choice as Gradio has it: what is shown, and its value."""
     text, value = choice if isinstance(choice, tuple) else (choice, choice)
@@ -46,8 +54,8 @@ def values_of(fields: Sequence[Field], filled_in: Sequence[Any]) -> dict[str, An
     """What the components of fields hold, by name; what was left empty is left out."""
     values = {}
     for field, value in zip(fields, filled_in, strict=True):
-        if field.optional and value == "":
-            value = None
+        if isinstance(value, str):
+            value = field.type.of_word(value)
         if value is not None or field.optional:
             values[field.name] = value
     return values
@@ -86,8 +94,9 @@ def decoding_controls(decoding: Decoding) -> list[Any]:
                 1, max(512, decoding.max_new_tokens), decoding.max_new_tokens, step=1,
                 label="Longest reply, in tokens",
             ),
-            gr.Number(
-                decoding.seed, label="Seed", precision=0, info="The same seed gives the same text"
+            gr.Textbox(  # Gradio's number box can't be empty
+                "" if decoding.seed is None else str(decoding.seed), label="Seed", max_lines=1,
+                info="The same seed gives the same text; empty = another one each time",
             ),
         ]  # fmt: skip
 
@@ -101,5 +110,21 @@ def decoding_from(decoding: Decoding, values: Sequence[Any]) -> Decoding:
         top_k=int(top_k),
         repetition_penalty=repetition_penalty,
         max_new_tokens=int(max_new_tokens),
-        seed=None if seed is None else int(seed),
+        seed=_seed(seed),
     )
+
+
+def _seed(text: str) -> int | None:
+    try:
+        return int(text) if text.strip() else None
+    except ValueError:
+        raise DecodingError(f"seed must be a whole number or empty, got {text!r}") from None
+
+
+def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:
+    """Rows that fill in the form, where the plugin has some."""
+    if plugin.examples:
+        rows = [row[: len(inputs)] for row in plugin.examples]
+        shown = gr.Examples(rows, list(inputs), cache_examples=False, **PRIVATE)
+        # A table's head is not translated by Gradio: it would show its own notation.
+        shown.dataset.headers = [field.label for field in plugin.fields[: len(inputs)]]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, InputError
+from lmapps.text.storage import write_whole
 from lmapps.text.tokenizer import END, END_OF_TEXT, Tokenizer
 
 if TYPE_CHECKING:
@@ -65,7 +66,11 @@ class Template:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to and with the marker that opens the assistant's reply."""
-        return self._ids(messages, add_generation_prompt=True)[0]
+        return self.prompt(messages)[0]
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """`prompt_ids`, and True where a token belongs to an earlier reply."""
+        return self._ids(messages, add_generation_prompt=True)
 
     def training_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a whole conversation, and True where a token is a reply (or ends one)."""
@@ -73,7 +78,7 @@ class Template:
 
     def save(self, folder: Path) -> None:
         """Write the template beside the weights."""
-        (folder / FILE).write_text(self.source, encoding="utf-8")
+        write_whole(folder / FILE, self.source.encode())
 
     @classmethod
     def load(cls, tokenizer: Tokenizer, folder: Path) -> Template:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, DataError, SettingsError
+from lmapps.text.storage import write_whole
 
 TokenizerKind = Literal["bpe", "word", "character"]
 
@@ -85,6 +87,12 @@ class Tokenizer:
         )
         return cls(raw)
 
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text is encoded to: role markers, ends, and the like."""
+        added = self.raw.get_added_tokens_decoder().items()
+        return frozenset(number for number, token in added if token.special) | self.end_ids
+
     @property
     def kind(self) -> TokenizerKind:
         if isinstance(self.raw.model, models.BPE):
@@ -136,7 +144,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into a checkpoint folder."""
-        self.raw.save(str(folder / "tokenizer.json"))
+        write_whole(folder / "tokenizer.json", self.raw.to_str(pretty=True).encode())
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": END_OF_TEXT,
@@ -145,7 +153,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        content = json.dumps(settings, indent=2) + "\n"
+        write_whole(folder / "tokenizer_config.json", content.encode())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -160,16 +169,27 @@ class Tokenizer:
 
 
 class DecodeStream:
-    """Ids in, one at a time; text out as soon as it is whole."""
+    """Ids in, one at a time; text out as soon as it is whole.
+
+    An id is decoded behind the ids of the text before it, since a tokenizer may write the first
+    one of a text in another way. (The library's own stream fails on bytes that are no UTF-8.)
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._raw = tokenizer.raw
-        self._stream = decoders.DecodeStream(skip_special_tokens=True)
+        self._tokenizer = tokenizer
+        self._shown: list[int] = []
+        """The ids of the piece of text that was given out last."""
+        self._new: list[int] = []
 
     def step(self, token_id: int) -> str | None:
         """The text that this id completes, or None in the middle of a character."""
-        text = self._stream.step(self._raw, token_id)
-        return text or None
+        self._new.append(token_id)
+        before = self._tokenizer.decode(self._shown)
+        now = self._tokenizer.decode([*self._shown, *self._new])
+        if now.endswith("\ufffd") or len(now) <= len(before):
+            return None
+        self._shown, self._new = self._new, []
+        return now[len(before) :]
 
 
 def _untrained(kind: TokenizerKind, vocab_size: int) -> tuple[RawTokenizer, Any]:

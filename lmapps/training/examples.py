@@ -71,6 +71,7 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         lambda: observe_apps(checkpoint, held_out, settings.judged),
         None,
         hash_of_files(records),
+        held_out,
     )
 
 

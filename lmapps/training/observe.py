@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
+from lmapps.errors import ReplyError
 from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
@@ -62,7 +63,10 @@ async def _first_example(plugin: Plugin, engine: Engine) -> tuple[str, str]:
     values = plugin.examples[0]
     fields = dict(zip((item.name for item in plugin.fields), values, strict=False))
     decoding = plugin.decoding.replace(temperature=0.0)
-    reply = (await Application(plugin, engine).reply(fields, decoding)).reply
+    try:
+        reply = (await Application(plugin, engine).reply(fields, decoding)).reply
+    except ReplyError as error:
+        reply = f"({error})"
     return " | ".join(str(value) for value in values if value), reply
 
 

@@ -1,4 +1,4 @@
-"""One browser for all browser tests."""
+"""Debian's chromium, started once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")

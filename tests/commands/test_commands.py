@@ -63,6 +63,18 @@ def test_run_runs_a_plugin_and_reads_a_file(
     assert code == 0 and out.strip() and not err
 
 
+def test_run_explains_what_the_model_would_be_given(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "news", "--headline", "Rain <|end|>", "--checkpoint", folder, "--explain"]
+    code, out, err = run(capsys, *words, "--temperature", "0")
+    assert code == 0 and not err
+    assert out.startswith("<|endoftext|><|user|>Write a news report")
+    assert "Rain <|end|><|end|><|assistant|>\n" in out
+    assert "decoding: temperature = 0" in out and "no_repeat_ngram = 6" in out
+    assert out.count("'<|end|>' *") == 1, "the one in the headline is text"
+
+
 def test_data_reports_and_writes_a_corpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,7 +176,7 @@ def bad_files(folder: Path) -> None:
         ("run nope", "there is no plugin 'nope'; known: chat, code, news, summarize"),
         ("run summarize", "--text"),
         ("run summarize --text @{}/nowhere.txt", "cannot read the file"),
-        ("run summarize --text @{}/latin.txt", "is not UTF-8"),
+        ("run summarize --text @{}/latin.txt", "not UTF-8"),
         ("run summarize --text x --length long", "length must be one of 'a headline'"),
         ("run news --headline x --temperature 3", "temperature must be between 0 and 2, got 3"),
         ("data {}/empty.txt", "empty.txt is empty"),

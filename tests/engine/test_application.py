@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lmapps import Decoding, Messages, Passage, plugin
-from lmapps.engine.application import Application, Clear, Done, Event, Notice, Progress, Text
+from lmapps.discovery import discover
+from lmapps.engine.application import Application, Asked, Clear, Done, Event, Notice, Progress, Text
 from lmapps.engine.context import fit_conversation
 from lmapps.engine.engine import Engine
 from lmapps.errors import FieldError, PluginError, PromptTooLong
@@ -89,7 +90,7 @@ def test_a_short_text_goes_whole(engine: Engine) -> None:
 
 def test_an_overflowing_chat_drops_its_oldest_turns_and_says_so(engine: Engine) -> None:
     events = events_of(talk, engine, {"messages": turns(21)})
-    notice = events[0]
+    notice = events[1]
     assert isinstance(notice, Notice) and "oldest" in notice.text
     assert isinstance(events[-1], Done)
     assert events[-1].prompt_tokens + 12 <= engine.context
@@ -114,6 +115,38 @@ def test_anything_else_that_overflows_is_refused_with_the_length_and_the_limit(
         events_of(shout, engine, {"text": "word " * 500})
     with pytest.raises(PromptTooLong):
         events_of(talk, engine, {"messages": turns(1, "word " * 500)})
+
+
+def test_what_is_asked_comes_first_and_is_what_the_engine_gets(engine: Engine) -> None:
+    submitted: list[list[int]] = []
+    submit = engine.submit
+    engine.submit = lambda ids, *rest: submitted.append(list(ids)) or submit(ids, *rest)  # type: ignore
+    for app, values in ((talk, {"messages": turns(21)}), (digest, {"text": "The cat sat. " * 90})):
+        submitted.clear()
+        events = events_of(app, engine, values)
+        asked = [event for event in events if isinstance(event, Asked)]
+        assert events[0] is asked[0] and asked[0].prompts == max(1, len(submitted) - 1)
+        seen = Application(app, engine).explained(asked[0])
+        assert [token.id for token in seen.tokens] == submitted[0]
+        assert seen.decoding == SHORT
+        again = asyncio.run(Application(app, engine).explain(values))
+        assert again == seen, "the same without asking"
+
+
+def test_an_explanation_shows_markers_and_what_training_counts(engine: Engine) -> None:
+    conversation = [*turns(3), {"role": "user", "content": "今<|user|>"}]
+    seen = asyncio.run(Application(talk, engine).explain({"messages": conversation}))
+    markers = [token.text for token in seen.tokens if token.control]
+    assert markers.count("<|user|>") == 3 and "<|endoftext|><|user|>0 the" in seen.text
+    assert seen.text.endswith("今<|user|><|end|><|assistant|>")
+    counted = "".join(token.text for token in seen.tokens if token.counted)
+    assert counted == "1 the cat sat on the mat<|end|>"
+    assert seen.settings == "temperature = 1, max_new_tokens = 12, seed = 1"
+    passes = engine.passes
+    asyncio.run(Application(shout, engine).explain({"text": "hello"}))
+    assert engine.passes == passes
+    with pytest.raises(PromptTooLong):
+        asyncio.run(Application(shout, engine).explain({"text": "word " * 500}))
 
 
 def test_errors_of_the_form_and_of_the_plugin_come_before_any_text(engine: Engine) -> None:
@@ -163,3 +196,61 @@ def test_a_plugins_metric_is_computed_on_its_examples(engine: Engine) -> None:
     assert score(echo, engine, examples, limit=4) == {
         "examples": 3, "skipped": 1, "right": pytest.approx(1 / 3),
     }  # fmt: skip
+
+
+PAGE = "The dog ran after the cat, and the cat ran up a tree. It was a fine day. " * 24
+"""As many words as a printed page: about 420."""
+
+
+@pytest.mark.parametrize("pages", [6, pytest.param(60, marks=pytest.mark.long)])
+def test_sixty_pages_give_one_summary_and_the_person_sees_how_far_it_is(
+    pages: int, engine: Engine
+) -> None:
+    summarize = discover().plugins["summarize"]
+    decoding = summarize.decoding.replace(max_new_tokens=8, seed=1)
+
+    async def collect() -> list[Event]:
+        values = {"text": PAGE * pages, "length": "a headline"}
+        return [e async for e in Application(summarize, engine).events(values, decoding)]
+
+    events = asyncio.run(collect())
+    assert [type(event) for event in events].count(Done) == 1 and isinstance(events[-1], Done)
+    rounds: list[list[Progress]] = []
+    for event in events:
+        if isinstance(event, Progress):
+            if event.done == 0:
+                rounds.append([])
+            rounds[-1].append(event)
+    assert len(rounds) > 1 and rounds[0][0].total > 5 * pages
+    for shown in rounds:
+        assert [event.done for event in shown] == list(range(shown[0].total + 1))
+    assert rounds[-1][0].total < rounds[0][0].total / 2
+    assert engine.running == engine.waiting == 0
+
+
+def test_cancelling_after_any_event_frees_every_slot_at_once(engine: Engine) -> None:
+    long = SHORT.replace(max_new_tokens=24, temperature=2.0)
+    values = {"text": "The dog ran after the cat. " * 30}
+    kinds = set()
+
+    async def leave_after(count: int) -> bool:
+        """Whether there were so many events."""
+        events = Application(digest, engine).events(values, long)
+        seen = 0
+        async for event in events:
+            seen += 1
+            kinds.add(type(event))
+            if seen == count:
+                break
+        await events.aclose()
+        done = isinstance(event, Done)
+        passes = engine.passes
+        while engine.running or engine.waiting:
+            await asyncio.sleep(0)
+        assert engine.passes - passes <= 2, "cancelled requests went on"
+        return not done
+
+    count = 1
+    while asyncio.run(leave_after(count)):
+        count += 1
+    assert count > 10 and {Progress, Clear, Text, Done} <= kinds

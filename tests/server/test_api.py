@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
+
+from lmapps.discovery import discover
 
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 
@@ -78,7 +81,7 @@ def test_content_in_parts_and_a_stop_string(client: openai.OpenAI) -> None:
         ({"messages": "hi"}, "messages must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "must be text"),
-        ({"n": 2}, "n is not supported: leave it out, got 2"),
+        ({"n": 17}, "n must be a whole number between 1 and 16, got 17"),
         ({"stream": "yes"}, "stream must be true or false, got 'yes'"),
         ({"stop": [""]}, "stop must be"),
         ({"messages": [{"role": "user", "content": "word " * 300}]}, "the prompt has"),
@@ -139,7 +142,13 @@ def test_a_plugin_streams_events_that_end_in_done(served: Any) -> None:
             if line.startswith("data: {"):
                 events.append(json.loads(line[6:]))
     kinds = [event["event"] for event in events]
-    assert kinds[0] == "progress" and kinds[-1] == "done" and "clear" in kinds and "text" in kinds
+    assert (
+        "asked" not in kinds
+        and kinds[0] == "progress"
+        and kinds[-1] == "done"
+        and "clear" in kinds
+        and "text" in kinds
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,6 +174,24 @@ def test_a_plugins_bad_input_is_a_sentence(
     response = httpx.post(f"{served.url}/apps/{name}", json=body)
     assert response.status_code == status
     assert words in response.json()["error"]["message"]
+
+
+def test_the_value_of_a_reply_is_typed_and_its_schema_published(serve: Any) -> None:
+    found = discover([Path(__file__).parents[2] / "docs" / "examples"])
+    with serve(found, 0.0) as served:
+        answer = httpx.post(f"{served.url}/apps/classify", json={"review": "Fine."}).json()
+        paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+        schema = paths["/apps/classify"]["post"]["responses"]["200"]["content"]["application/json"][
+            "schema"
+        ]
+        assert schema["properties"]["value"]["enum"] == ["positive", "neutral", "negative"]
+        jsonschema.validate(answer, schema)
+        body = {"message": "x", "decoding": {"max_new_tokens": 3}}
+        cut = httpx.post(f"{served.url}/apps/extract", json=body)
+        assert cut.status_code == 502
+        assert "max_new_tokens" in cut.json()["error"]["message"]
+        listed = {app["name"]: app for app in httpx.get(f"{served.url}/apps").json()}
+        assert listed["extract"]["reply"]["required"] == ["who", "day", "hour", "urgent"]
 
 
 def test_the_schema_of_every_form_is_published(served: Any) -> None:

@@ -1,0 +1,49 @@
+"""What an engine has done so far, in numbers: requests, tokens, seconds to the first token."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""The upper bounds of the histogram's classes; one more class takes what is slower."""
+
+
+class Histogram:
+    """How many times fell into each class, and their sum."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+
+class Counts:
+    """Written by one engine, read by whoever wants to know."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        """Requests that were queued."""
+        self.refused = 0
+        """Requests for which the queue was full."""
+        self.finished: Counter[str] = Counter()
+        """Requests at their end, by `Finish`."""
+        self.prompt_tokens = 0
+        """Tokens of the prompts that were begun."""
+        self.generated_tokens = 0
+        self.first_token = Histogram()
+        """Seconds from a request's arrival to its first token."""
+        self.seconds_between_ends = 0.0
+        """From one request's end to the next one's, averaged over about the last ten."""
+        self._last_end: float | None = None
+
+    def end(self, finish: str, now: float) -> None:
+        """Count a request that ended at that time, in seconds."""
+        self.finished[finish] += 1
+        if self._last_end is not None:
+            gap = now - self._last_end
+            self.seconds_between_ends += 0.1 * (gap - self.seconds_between_ends)
+        self._last_end = now

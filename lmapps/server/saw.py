@@ -1,0 +1,42 @@
+"""What a step asked the model -> a folded panel: the prompt with its markers, ids and decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from lmapps.engine.application import Application, Asked
+
+COLOURS = {"marker": "#6366f1", "earlier reply": "#059669"}
+EMPTY = "Nothing yet: what the model is given appears here with the reply."
+
+
+class Saw:
+    """The panel of one tab; `update` gives the values of its `outputs`."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        with gr.Accordion("What the model saw", open=False, elem_classes="saw"):
+            self._about = gr.Markdown(EMPTY)
+            self._prompt = gr.HighlightedText(
+                color_map=COLOURS, combine_adjacent=True, show_inline_category=False,
+                show_legend=True, show_label=False, show_whitespaces=True,
+            )  # fmt: skip
+            self._ids = gr.Textbox(
+                label="Ids", interactive=False, lines=2, max_lines=6, buttons=["copy"]
+            )
+        self.outputs = [self._about, self._prompt, self._ids]
+
+    def update(self, asked: Asked | None, before: Asked | None) -> tuple[Any, ...]:
+        """The panel's new values; nothing is sent while the same prompt is answered."""
+        if asked is None or asked is before:
+            return gr.skip(), gr.skip(), gr.skip()
+        seen = self._application.explained(asked)
+        several = f" The first of {seen.prompts} prompts side by side." if seen.prompts > 1 else ""
+        about = f"{len(seen.tokens)} tokens.{several} Decoding: `{seen.settings}`."
+        pieces = [
+            (token.text, "marker" if token.control else "earlier reply" if token.counted else None)
+            for token in seen.tokens
+        ]
+        return about, pieces, " ".join(str(token.id) for token in seen.tokens)
