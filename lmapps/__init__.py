@@ -2,6 +2,7 @@
 
 from lmapps.decoding import Decoding
 from lmapps.fields import Bounds, Message, Messages
+from lmapps.loading import load
 from lmapps.metrics import parses_as_python, rouge_l, word_f1
 from lmapps.passage import Passage
 from lmapps.plugin import plugin
@@ -19,6 +20,7 @@ __all__ = [
     "Passage",
     "code_block",
     "code_of",
+    "load",
     "parses_as_python",
     "plugin",
     "rouge_l",

@@ -21,7 +21,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "run": "run a plugin",
     "data": "look at text: documents, sizes, and a vocabulary report",
-    "plugins": "list the plugins found, and those that failed and why",
+    "plugins": "list the plugins and what failed; write a new one; switch them off and on",
     "doctor": "say what this machine has and what will be used",
 }
 

@@ -1,40 +1,30 @@
 """Folders and entry points -> plugins found, and plugins that failed with the reason.
 
-A file is loaded by its location and never put on `sys.path`, where `code.py` would shadow the
-standard library. Nothing is installed, moved or edited.
+A `Library` looks again when it is told to and loads only what has changed, so that a running
+server follows its plugin folders.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
+import builtins
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 
 from lmapps.errors import PluginError
+from lmapps.loading import LIMIT, Failure, Loading, is_plugin_file, load_entry_point, load_file
 from lmapps.paths import plugin_folders
 from lmapps.plugin import Plugin
+from lmapps.switches import switched_off
 
 GROUP = "lmapps.plugins"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A plugin file that could not be used."""
-
-    file: str
-    line: int | None
-    reason: str
-    fix: str
-
-    def __str__(self) -> str:
-        place = f"{self.file}, line {self.line}" if self.line else self.file
-        return f"{place}: {self.reason}. {self.fix}"
+LOOK_SECONDS = 0.25
+"""How often a running server looks at its plugin folders."""
 
 
 @dataclass
@@ -44,9 +34,23 @@ class Found:
     plugins: dict[str, Plugin] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    off: dict[str, str] = field(default_factory=dict)
+    """Names that a person switched off, and where each came from."""
+    version: int = 0
+    """Counts the changes; a plugin in `revisions` is as it was made in that version."""
+    revisions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """Everything that a person may see of it."""
+        return self.plugins, self.sources, self.failures, self.off
 
     def get(self, name: str) -> Plugin:
         """A plugin by name. Raises `PluginError` with the known ones."""
+        if name in self.off:
+            raise PluginError(
+                f"plugin {name!r} is switched off: turn it on with `lmapps plugins on {name}`"
+            )
         if name not in self.plugins:
             known = ", ".join(sorted(self.plugins)) or "none"
             raise PluginError(f"there is no plugin {name!r}; known: {known}")
@@ -54,18 +58,24 @@ class Found:
 
     def add(self, plugin: Plugin, source: str) -> None:
         """Keep a plugin, or a failure where its name is taken: the first one found has it."""
-        if plugin.name in self.plugins:
-            self.failures.append(
-                Failure(
-                    source,
-                    plugin.function.__code__.co_firstlineno,
-                    f"the name {plugin.name!r} is taken by {self.sources[plugin.name]}",
-                    "Rename the function, or start the file's name with _ to leave it out.",
-                )
-            )
+        reason = self._name_trouble(plugin.name)
+        if reason:
+            line = plugin.function.__code__.co_firstlineno
+            fix = "Rename the function, or start the file's name with _ to leave it out."
+            self.failures.append(Failure(source, line, reason, fix))
             return
         self.plugins[plugin.name] = plugin
         self.sources[plugin.name] = source
+
+    def _name_trouble(self, name: str) -> str:
+        taken = self.sources.get(name) or self.off.get(name)
+        if taken:
+            return f"the name {name!r} is taken by {taken}"
+        if hasattr(builtins, name):
+            return f"the name {name!r} hides Python's own {name}()"
+        if name.startswith("_"):
+            return f"the name {name!r} begins with an underscore"
+        return ""
 
 
 def discover(folders: Sequence[Path] | None = None) -> Found:
@@ -73,78 +83,129 @@ def discover(folders: Sequence[Path] | None = None) -> Found:
 
     A plugin that does not load is reported in `failures`; the others load.
     """
-    found = Found()
-    for folder in plugin_folders() if folders is None else folders:
-        for file in sorted(folder.glob("*.py")) if folder.is_dir() else ():
-            if not file.name.startswith("_"):
-                _load_file(file, found)
-    for point in entry_points(group=GROUP):
-        _load_entry_point(point, found)
-    return found
+    return Library(folders).found
 
 
-def _load_file(file: Path, found: Found) -> None:
+class Library:
+    """Plugin folders and packages, and what was found in them; `look` follows their changes."""
+
+    def __init__(self, folders: Sequence[Path] | None = None, patience: float = LIMIT) -> None:
+        """`patience`: seconds to wait for a file that hangs; `look` picks up what comes later."""
+        self.found = Found()
+        self._folders, self._patience = folders, patience
+        self._points = list(entry_points(group=GROUP))
+        self._entries: dict[str, _Entry] = {}
+        self.look()
+
+    def look(self) -> list[str]:
+        """Load what has changed since the last look. Returns sentences about it."""
+        entries = {}
+        for source, (stamp, begin) in dict(self._present()).items():
+            entry = self._entries.get(source)
+            if entry is None or entry.stamp != stamp:
+                entry = _Entry(stamp, begin(), entry.plugins if entry else [])
+                entry.settle(self._patience)
+            else:
+                entry.settle(0)
+            entries[source] = entry
+        self._entries = entries
+        return self._update()
+
+    @contextmanager
+    def watched(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Look again and again in a thread of its own, and say what changed."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                for sentence in self.look():
+                    say(sentence)
+
+        thread = threading.Thread(target=watch, daemon=True, name="plugin folders")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _present(self) -> Iterator[tuple[str, tuple[_Stamp, Callable[[], Loading]]]]:
+        folders = plugin_folders() if self._folders is None else self._folders
+        for folder in folders:
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if is_plugin_file(file):
+                    yield str(file), (_stamp(file), partial(load_file, file))
+        for point in self._points:
+            yield str(point), ((), partial(load_entry_point, point))
+
+    def _update(self) -> list[str]:
+        """Put what was found in place of what was there; readers hold on to the same `Found`."""
+        before, now, off = self.found, Found(), switched_off()
+        for entry in self._entries.values():
+            for plugin in entry.plugins:
+                if plugin.name in off and plugin.name not in now.off:
+                    now.off[plugin.name] = entry.source
+                else:
+                    now.add(plugin, entry.source)
+            if entry.failure:
+                now.failures.append(entry.failure)
+        if now.what == before.what:
+            return []
+        now.version = before.version + 1
+        for name, plugin in now.plugins.items():
+            same = before.plugins.get(name) is plugin
+            now.revisions[name] = before.revisions[name] if same else now.version
+        sentences = list(_changes(before, now))
+        vars(before).update(vars(now))
+        return sentences
+
+
+_Stamp = tuple[int, ...]
+
+
+@dataclass
+class _Entry:
+    """What came of a file or an entry point, last time."""
+
+    stamp: _Stamp
+    loading: Loading | None
+    plugins: list[Plugin]
+    """Those of the last version that loaded: a broken edit leaves them in use."""
+    failure: Failure | None = None
+    source: str = ""
+
+    def settle(self, seconds: float) -> None:
+        """Take over what has been loaded, waiting so long for it."""
+        if self.loading is None:
+            return
+        self.source = self.loading.source
+        result = self.loading.result(seconds)
+        if isinstance(result, list):
+            self.plugins, self.failure = result, None
+        else:
+            self.failure = result or self.loading.unfinished()
+        if result is not None:
+            self.loading = None
+
+
+def _stamp(file: Path) -> _Stamp:
+    """What changes when a file is edited or replaced."""
     try:
-        plugins = list(_plugins_of(_module(file)))
-        if not plugins:
-            raise PluginError("there is no plugin in it")
-    except (Exception, SystemExit) as error:  # the plugin boundary
-        found.failures.append(_failure(str(file), error))
-        return
-    for plugin in plugins:
-        found.add(plugin, str(file))
+        state = os.stat(file)
+    except OSError:  # a link that leads nowhere
+        return ()
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
-def _load_entry_point(point: EntryPoint, found: Found) -> None:
-    source = f"package entry point {point.name} ({point.value})"
-    try:
-        loaded = point.load()
-        plugins = list(_plugins_of(loaded)) if isinstance(loaded, ModuleType) else [loaded]
-        if not plugins or not all(isinstance(plugin, Plugin) for plugin in plugins):
-            raise PluginError("it names no plugin")
-    except (Exception, SystemExit) as error:  # the plugin boundary
-        found.failures.append(_failure(source, error))
-        return
-    for plugin in plugins:
-        found.add(plugin, source)
-
-
-def _module(file: Path) -> ModuleType:
-    """Run a file as a module of its own, known to `sys.modules` under a name nobody imports."""
-    place = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
-    name = f"lmapps_plugin_{place}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _plugins_of(module: ModuleType) -> Iterator[Plugin]:
-    """The plugins made in a module, not those it imported."""
-    for value in vars(module).values():
-        if isinstance(value, Plugin) and value.function.__module__ == module.__name__:
-            yield value
-
-
-def _failure(source: str, error: BaseException) -> Failure:
-    """Where it went wrong, why, and what to do."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, SyntaxError):
-        return Failure(source, error.lineno, f"not Python: {error.msg}", "Correct that line.")
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source
-    ]
-    line = getattr(error, "line", None) or (frames[-1].lineno if frames else None)
-    if isinstance(error, PluginError):
-        fix = "Correct the plugin; docs/article.md and the files in plugins/ show the form."
-        return Failure(source, line, reason, fix)
-    if isinstance(error, ImportError):
-        missing = error.name or "the package"
-        return Failure(source, line, reason, f"Install {missing} or remove the import.")
-    return Failure(source, line, f"{type(error).__name__}: {reason}", "Correct that line.")
+def _changes(before: Found, now: Found) -> Iterator[str]:
+    for name, plugin in now.plugins.items():
+        if name not in before.plugins:
+            yield f"plugin {name} is there: {now.sources[name]}"
+        elif before.plugins[name] is not plugin:
+            yield f"plugin {name} is loaded again: {now.sources[name]}"
+    for name in before.plugins:
+        if name not in now.plugins:
+            yield f"plugin {name} is {'switched off' if name in now.off else 'gone'}"
+    for failure in now.failures:
+        if failure not in before.failures:
+            yield f"plugin not loaded: {failure}"

@@ -31,6 +31,12 @@ def plugin_folders() -> list[Path]:
     return [came_with, home() / "plugins"]
 
 
+def example_folder() -> Path:
+    """The plugins that a new one can begin as."""
+    root = source_tree()
+    return root / "docs" / "examples" if root else PACKAGE / "bundled" / "examples"
+
+
 def checkpoint_folders() -> list[Path]:
     """Where checkpoints are looked for by name, in order: the person's own, then the project's."""
     root = source_tree()

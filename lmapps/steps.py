@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from lmapps.errors import LmappsError, PluginError
 from lmapps.messages import Message, Messages
+from lmapps.paths import PACKAGE
+
+LOG = logging.getLogger("lmapps.plugins")
+LOG.addHandler(logging.NullHandler())  # a command says the sentence itself; `serve` adds a log
+MOST_STEPS = 200
+"""So often a generator may ask for replies; one that goes on would never end."""
 
 Steps = Generator[list[Messages] | Messages, list[str], None]
 """Conversations for the model, in steps: a list of them runs side by side and stays inside, a
@@ -22,7 +31,7 @@ def steps_of(name: str, made: Any) -> Steps:
     asked = next(made, None)
     if asked is None:
         raise PluginError(f"plugin {name!r} yielded no prompt")
-    while True:
+    for _ in range(MOST_STEPS):
         several = isinstance(asked, list) and not (asked and is_message(asked[0]))
         if several:
             replies = yield [conversation_of(name, prompt) for prompt in asked]
@@ -32,6 +41,9 @@ def steps_of(name: str, made: Any) -> Steps:
             asked = made.send(replies if several else replies[0])
         except StopIteration:
             return
+    raise PluginError(
+        f"plugin {name!r} has asked {MOST_STEPS} times and still goes on: end its loop"
+    )
 
 
 def conversation_of(name: str, prompt: Any) -> Messages:
@@ -63,4 +75,13 @@ def plugin_boundary(what: str) -> Iterator[None]:
     except LmappsError:
         raise
     except Exception as error:
-        raise PluginError(f"{what} failed: {type(error).__name__}: {error}") from error
+        made = PluginError(f"{what} failed: {type(error).__name__}: {error}{_place(error)}")
+        LOG.error("%s", made)
+        raise made from error
+
+
+def _place(error: Exception) -> str:
+    """Where it happened, in the plugin's words: the last line outside of lmapps."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
+    return f" ({outside[-1].filename}, line {outside[-1].lineno})" if outside else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,16 +91,24 @@ class Served:
 
 
 @contextmanager
-def _served(found: Found, seconds_per_step: float) -> Iterator[Served]:
+def _served(
+    found: Found, seconds_per_step: float, database: str = "", port: int = 0
+) -> Iterator[Served]:
     import uvicorn
 
     from lmapps.engine.engine import Engine
     from lmapps.server.serve import create_app
+    from lmapps.server.store import Store
 
     engine = Engine(_endless(_tiny_checkpoint("transformer")))
+    folder = tempfile.TemporaryDirectory()
+    store = Store(database or f"sqlite:///{folder.name}/test.db")
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(engine, found), port=0, log_level="warning", timeout_graceful_shutdown=1
+        create_app(engine, found, store),
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -112,6 +121,7 @@ def _served(found: Found, seconds_per_step: float) -> Iterator[Served]:
     yield running
     server.should_exit = True
     thread.join(10)
+    folder.cleanup()
 
 
 @pytest.fixture(scope="session")

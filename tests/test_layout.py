@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "decoding", "passage", "kinds", "number", "messages", "fields"),
     *("replies", "metrics", "reply", "steps", "plugin", "prompts"),
-    *("discovery", "text", "model", "engine", "evaluation", "training", "server", "commands"),
+    *("toml_plugin", "switches", "loading", "discovery"),
+    *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

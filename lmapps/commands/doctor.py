@@ -70,8 +70,21 @@ def devices() -> Iterator[Fact]:
     device = best_device()
     threads = f" with {torch.get_num_threads()} threads" if device == "cpu" else ""
     yield "serving", f"on {device}{threads}, fp32", True
+    yield "decoding", decoding(device), True
     precision = {"no": "fp32"}.get(mixed_precision("auto"), mixed_precision("auto"))
     yield "training", f"on {device}{threads}, {precision}", True
+
+
+def decoding(device: str) -> str:
+    """What computes a step on this machine."""
+    from lmapps.native.library import SWITCH, Unavailable, levels
+
+    if device != "cpu":
+        return f"with torch on {device}"
+    try:
+        return f"native, {levels()[0]} ({SWITCH}=0 turns it off)"
+    except Unavailable as reason:
+        return f"with torch: {reason}"
 
 
 def places() -> Iterator[Fact]:

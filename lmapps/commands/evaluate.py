@@ -1,10 +1,16 @@
-"""Command line -> scores of checkpoints on held-out text or on plugins: `lmapps evaluate`."""
+"""Command line -> scores of checkpoints, side by side and beside baselines: `lmapps evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmapps.model.checkpoint import Checkpoint
+
+Scores = dict[str, dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,42 +21,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held-out", action="store_true", help="with --apps, what training on --data leaves out"
     )
     parser.add_argument("--limit", type=int, default=50, help="examples of each plugin")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.add_argument(
+        "--problems", help="HumanEval- or MBPP-format file: pass@k, code run in a sandbox"
+    )
+    parser.add_argument("--coder", default="code", help="with --problems, the plugin (code)")
+    parser.add_argument("--samples", type=int, default=1, help="with --problems, of each one")
+    parser.add_argument("--html", help="also write the comparison as a page with plots")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def main(args: argparse.Namespace) -> int:
     from lmapps.errors import SettingsError
+    from lmapps.paths import find_checkpoint
 
-    if not args.data and not args.apps:
-        raise SettingsError("nothing to evaluate on: give held-out text with --data, or --apps")
-    if args.limit < 1:
-        raise SettingsError(f"limit must be at least 1, got {args.limit}")
-    results = {name: evaluate(name, args) for name in args.checkpoints}
+    if not (args.data or args.apps or args.problems):
+        raise SettingsError(
+            "nothing to evaluate on: give held-out text with --data, or --apps, or --problems"
+        )
+    for name in ("limit", "samples"):
+        if getattr(args, name) < 1:
+            raise SettingsError(f"{name} must be at least 1, got {getattr(args, name)}")
+    folders = {name: find_checkpoint(name) for name in args.checkpoints}
+    results = {name: evaluate(folder, args) for name, folder in folders.items()}
+    if args.html:
+        _write_page(Path(args.html), results, folders)
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
-        for name, scores in results.items():
-            for subject, values in scores.items():
-                print(f"{name}  {subject}: {_line(values)}")
+        from lmapps.training.compare import compare_text
+
+        print(compare_text(results))
+        if args.html:
+            print(f"plots in {args.html}")
     return 0
 
 
-def evaluate(name: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Scores of one checkpoint: `text` for language, and one entry a plugin."""
+def evaluate(folder: Path, args: argparse.Namespace) -> Scores:
+    """Scores of one checkpoint: `model`, then `text` for language, one entry a plugin, and
+    `programs`; what has a baseline has it under `baselines`."""
     from lmapps.model.checkpoint import Checkpoint
-    from lmapps.paths import find_checkpoint
 
-    checkpoint = Checkpoint.load(find_checkpoint(name))
+    checkpoint = Checkpoint.load(folder)
+    config = checkpoint.config
+    scores: Scores = {"model": {"body": config.body, "parameters": config.parameters}}
     if args.apps:
-        return _evaluate_apps(checkpoint, args)
-    from lmapps.evaluation.language import evaluate_documents
+        scores |= _evaluate_apps(checkpoint, args)
+    elif args.data:
+        scores["text"] = _evaluate_text(checkpoint, args)
+    if args.problems:
+        scores["programs"] = _evaluate_programs(checkpoint, args)
+    return scores
+
+
+def _evaluate_text(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
+    from lmapps.evaluation.baselines import trigram_scores
+    from lmapps.evaluation.language import encode_documents, evaluate_documents
+    from lmapps.text.corpus import Corpus, is_corpus
     from lmapps.text.sources import read_documents
 
-    return {"text": evaluate_documents(checkpoint, read_documents(args.data)).as_dict()}
+    documents = list(read_documents(args.data))
+    scores = evaluate_documents(checkpoint, documents).as_dict()
+    corpus = (checkpoint.folder or Path()) / "run" / "corpus"
+    if is_corpus(corpus):  # what it was trained on, for a model by counting
+        ids, bytes_per_token = encode_documents(checkpoint, documents)
+        size = checkpoint.config.vocab_size
+        trigram = trigram_scores(Corpus.load(corpus), size, ids, bytes_per_token)
+        scores["baselines"] = {"trigram model": trigram}
+    return scores
 
 
-def _evaluate_apps(checkpoint: Any, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _evaluate_apps(checkpoint: Checkpoint, args: argparse.Namespace) -> Scores:
     from lmapps.engine.engine import Engine
+    from lmapps.evaluation.baselines import baseline_scores
     from lmapps.evaluation.tasks import score
     from lmapps.training.examples import examples_to_score, files_of_apps, find_plugins
 
@@ -60,14 +102,32 @@ def _evaluate_apps(checkpoint: Any, args: argparse.Namespace) -> dict[str, dict[
     with Engine(checkpoint) as engine:
         for plugin in find_plugins(names):
             examples = examples_to_score(plugin, files[plugin.name], args.held_out)
-            results[plugin.name] = score(plugin, engine, examples, args.limit)
+            scores = score(plugin, engine, examples, args.limit, overlap=True)
+            scores["baselines"] = baseline_scores(plugin, examples, args.limit)
+            results[plugin.name] = scores
     return results
 
 
-def _line(values: dict[str, Any]) -> str:
-    shown = (
-        f"{key.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in values.items()
-        if value is not None
-    )
-    return ", ".join(shown)
+def _evaluate_programs(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
+    from lmapps.engine.engine import Engine
+    from lmapps.evaluation.programs import read_problems
+    from lmapps.evaluation.sandbox import refuse_without_sandbox
+    from lmapps.evaluation.tasks import score_coding
+    from lmapps.training.examples import find_plugins
+
+    refuse_without_sandbox()
+    problems = read_problems(args.problems)
+    ks = [k for k in (1, 10, 100) if k <= args.samples]
+    with Engine(checkpoint) as engine:
+        return score_coding(find_plugins([args.coder])[0], engine, problems, args.samples, ks)
+
+
+def _write_page(file: Path, results: dict[str, Scores], folders: dict[str, Path]) -> None:
+    from lmapps.errors import StorageError
+    from lmapps.text.storage import write_whole
+    from lmapps.training.compare import compare_page
+
+    try:
+        write_whole(file, compare_page(results, folders).encode())
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error}") from None

@@ -7,11 +7,16 @@ import sys
 
 from lmapps.commands.decoding import add_decoding, decoding_of
 from lmapps.decoding import Decoding
+from lmapps.native import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help='text to continue; "-" reads it from the standard input')
     parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
+    parser.add_argument(
+        "--weights", default=WEIGHTS[0], choices=WEIGHTS,
+        help="precision of the model; smaller is faster (float32)",
+    )  # fmt: skip
     add_decoding(parser)
 
 
@@ -23,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     checkpoint = Checkpoint.load(find_checkpoint(args.checkpoint))
-    with Engine(checkpoint, slots=1) as engine:
+    with Engine(checkpoint, slots=1, weights=args.weights) as engine:
         reply = engine.generate(checkpoint.tokenizer.prompt_ids(prompt), decoding)
     print(reply.text)
     return 0

@@ -16,10 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "port": "port to listen on",
         "slots": "requests that run at once",
         "queue": "requests that may wait before others are refused",
+        "database": "SQLAlchemy URL for conversations; '' = lmapps.db in the data folder",
+        "weights": "precision of the model: float32, bfloat16 or int8 (smaller is faster)",
     }
     for field in fields(ServeSettings):
         default = getattr(start, field.name)
-        help = f"{helps[field.name]} (default: {default})"
+        help = helps[field.name] + (f" (default: {default})" if default != "" else "")
         parser.add_argument(f"--{field.name}", type=type(default), default=default, help=help)
 
 

@@ -41,12 +41,21 @@ class Engine:
 
     slots   how many requests run at once; the others wait their turn
     queue   how many may wait before `Busy` is raised
+    weights the precision that the model is used in: float32, bfloat16 or int8
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, slots: int = 16, queue: int = 256) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int = 16,
+        queue: int = 256,
+        weights: str = "float32",
+    ) -> None:
         self.checkpoint = checkpoint
         self.queue = queue
-        self._scheduler = Scheduler(Slots(checkpoint.model, slots), checkpoint.tokenizer.vocab_size)
+        rows = Slots(checkpoint.model, slots, weights)
+        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
         self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
         self._wake = threading.Condition()
@@ -70,6 +79,11 @@ class Engine:
     @property
     def name(self) -> str:
         return self.checkpoint.name
+
+    @property
+    def step_name(self) -> str:
+        """What computes a step, native or torch, in which precision: a line for a person."""
+        return self._scheduler.slots.step.name
 
     @property
     def context(self) -> int:

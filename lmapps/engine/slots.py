@@ -10,16 +10,18 @@ import torch
 
 from lmapps.engine.request import Request
 from lmapps.model.language_model import LanguageModel
+from lmapps.native.step import choose_step
 
 
 class Slots:
     """Rows of one preallocated state. Shape legend: B running requests, V vocabulary."""
 
-    def __init__(self, model: LanguageModel, count: int) -> None:
+    def __init__(self, model: LanguageModel, count: int, weights: str = "float32") -> None:
         self.model = model
+        self.step = choose_step(model, weights)
         self.count = count
         self.running: list[Request] = []
-        self.state = model.new_state(count + 1, model.config.context)
+        self.state = self.step.new_state(count + 1, model.config.context)
 
     @property
     def free(self) -> int:
@@ -31,7 +33,7 @@ class Slots:
             self.state.clear(self.count)
         ids = request.prompt_ids[request.prefilled : request.prefilled + most]
         row = self.state.rows(self.count, self.count + 1)
-        logits_1V, _ = self.model.step(torch.tensor([ids], device=self.model.device), row)
+        logits_1V = self.step(torch.tensor([ids], device=self.model.device), row)
         request.prefilled += len(ids)
         return logits_1V[0]
 
@@ -44,7 +46,7 @@ class Slots:
         """One token further in every running row; logits (B, V)."""
         last_ids = [[request.generated[-1]] for request in self.running]
         rows = self.state.rows(0, len(self.running))
-        return self.model.step(torch.tensor(last_ids, device=self.model.device), rows)[0]
+        return self.step(torch.tensor(last_ids, device=self.model.device), rows)
 
     def leave(self, row: int) -> Request:
         """Free a row; the last running one moves into it."""

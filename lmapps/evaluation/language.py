@@ -81,6 +81,15 @@ def evaluate_corpus(
 
 def evaluate_documents(checkpoint: Checkpoint, documents: Iterable[Document]) -> LanguageScores:
     """Scores on texts that are not part of a corpus, such as held-out files."""
+    stream, bytes_per_token = encode_documents(checkpoint, documents)
+    batches = window_batches(stream, checkpoint.config.context)
+    return score_batches(checkpoint.model, batches, bytes_per_token)
+
+
+def encode_documents(
+    checkpoint: Checkpoint, documents: Iterable[Document]
+) -> tuple[npt.NDArray[np.int64], float]:
+    """Texts as one stream of ids, and how many bytes a token has."""
     ids: list[int] = []
     size = 0
     for document in documents:
@@ -88,9 +97,7 @@ def evaluate_documents(checkpoint: Checkpoint, documents: Iterable[Document]) ->
         size += len(document.text.encode())
     if len(ids) < 2:
         raise DataError("there is no text to evaluate on")
-    stream = np.array(ids, dtype=np.int64)
-    batches = window_batches(stream, checkpoint.config.context)
-    return score_batches(checkpoint.model, batches, size / len(ids))
+    return np.array(ids, dtype=np.int64), size / len(ids)
 
 
 def _windows(ids: npt.NDArray[Any], starts: npt.NDArray[np.int64], context: int) -> Batch:

@@ -1,57 +1,93 @@
-"""A plugin, an engine and held-out examples -> the plugin's own metrics."""
+"""A plugin, an engine and held-out examples -> the plugin's own metrics, ROUGE and BLEU, pass@k."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.errors import PluginError, PromptTooLong, ReplyError
+from lmapps.evaluation.overlap import overlap_scores
+from lmapps.evaluation.programs import Problem, score_programs
 from lmapps.plugin import Example, Plugin
 
 SIDE_BY_SIDE = 16
+SAMPLE_TEMPERATURE = 0.8
+"""Of programs, where several are drawn for a problem (Chen et al., 2021, for pass@100)."""
+
+Request = tuple[Mapping[str, Any], Decoding]
 
 
 def score(
-    plugin: Plugin, engine: Engine, examples: Sequence[Example], limit: int = 50
+    plugin: Plugin,
+    engine: Engine,
+    examples: Sequence[Example],
+    limit: int = 50,
+    *,
+    overlap: bool = False,
 ) -> dict[str, Any]:
     """The mean of each metric over the first `limit` examples, answered greedily.
 
-    `skipped` counts examples whose prompt does not fit the model's context. Raises `PluginError`
-    where the plugin has no metric.
+    With `overlap` ROUGE and BLEU too, where the references are texts. `skipped` counts examples
+    whose prompt does not fit the model's context. Raises `PluginError` where the plugin has no
+    metric.
     """
     if not plugin.metrics:
         raise PluginError(f"plugin {plugin.name!r} has no metric: add one with @metric")
     decoding = plugin.decoding.replace(temperature=0.0)
-    replies = asyncio.run(_replies(plugin, engine, examples[:limit], decoding))
-    scores = [
-        plugin.scores(reply, example)
-        for example, reply in zip(examples, replies, strict=False)
+    chosen = examples[:limit]
+    replies = asyncio.run(_replies(plugin, engine, [(e.fields, decoding) for e in chosen]))
+    answered = [
+        (reply, example)
+        for reply, example in zip(replies, chosen, strict=True)
         if reply is not None
     ]
+    scores = [plugin.scores(reply, example) for reply, example in answered]
     means = {
         name: sum(values[name] for values in scores) / len(scores) if scores else None
         for name in plugin.metrics
     }
-    return {"examples": len(scores), "skipped": len(replies) - len(scores), **means}
+    result = {"examples": len(scores), "skipped": len(replies) - len(scores), **means}
+    if overlap:
+        texts, references = [r for r, _ in answered], [e.reference for _, e in answered]
+        result |= overlap_scores(texts, references)
+    return result
 
 
-async def _replies(
-    plugin: Plugin, engine: Engine, examples: Sequence[Example], decoding: Decoding
-) -> list[str | None]:
+def score_coding(
+    plugin: Plugin, engine: Engine, problems: Sequence[Problem], samples: int, ks: Sequence[int]
+) -> dict[str, Any]:
+    """pass@k of a plugin that writes code; the instruction is its first field.
+
+    One sample is greedy; several are drawn with the seeds 0, 1, 2, ... Raises `NoSandbox` where
+    programs cannot be confined.
+    """
+    field = plugin.fields[0].name
+    temperature = SAMPLE_TEMPERATURE if samples > 1 else 0.0
+    requests = [
+        ({field: problem.instruction}, plugin.decoding.replace(temperature=temperature, seed=seed))
+        for problem in problems
+        for seed in range(samples)
+    ]
+    replies = [reply or "" for reply in asyncio.run(_replies(plugin, engine, requests))]
+    grouped = [replies[start : start + samples] for start in range(0, len(replies), samples)]
+    return {"examples": len(problems), **score_programs(problems, grouped, ks)}
+
+
+async def _replies(plugin: Plugin, engine: Engine, requests: Sequence[Request]) -> list[str | None]:
     application = Application(plugin, engine)
     turns = asyncio.Semaphore(SIDE_BY_SIDE)
 
-    async def reply(example: Example) -> str | None:
+    async def reply(fields: Mapping[str, Any], decoding: Decoding) -> str | None:
         async with turns:
             try:
-                return (await application.reply(example.fields, decoding)).reply
+                return (await application.reply(fields, decoding)).reply
             except PromptTooLong:
                 return None
             except ReplyError:
                 return ""  # which has not the form either, and scores nothing
 
-    return list(await asyncio.gather(*map(reply, examples)))
+    return list(await asyncio.gather(*(reply(*request) for request in requests)))

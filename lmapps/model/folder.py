@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from lmapps.errors import CheckpointError, StorageError
 from lmapps.model.config import GATES, ModelConfig
 from lmapps.model.language_model import LanguageModel
+from lmapps.text.storage import sync, write_whole
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -58,9 +59,10 @@ def save_model(
         temporary = folder / (WEIGHTS + ".part")
         save_file(tensors, temporary, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", temporary)  # save_file makes it private
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
+        (folder / (WEIGHTS + ".part")).unlink(missing_ok=True)
         raise StorageError(f"cannot write the checkpoint to {folder}: {error}") from None
 
 
@@ -188,19 +190,6 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise CheckpointError(f"{file} must hold a JSON object")
     return stored
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_bytes(content)
-    _sync(temporary)
-    os.replace(temporary, file)
-
-
-def _sync(file: Path) -> None:
-    with file.open("r+b") as stream:  # Windows syncs only what it may write
-        os.fsync(stream.fileno())
 
 
 def _rope(stored: dict[str, Any]) -> dict[str, Any]:

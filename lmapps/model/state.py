@@ -24,11 +24,17 @@ class State:
         """Tokens seen by each row, int64, shape (B,), on the CPU."""
         self.capacity = capacity
         """The most tokens that a row can hold."""
+        self._views: dict[tuple[int, int], Self] = {}
 
     def rows(self, start: int, stop: int) -> Self:
-        """A view of rows start..stop-1."""
-        narrowed = [tuple(part[start:stop] for part in layer) for layer in self.layers]
-        return type(self)(narrowed, self.lengths[start:stop], self.capacity)
+        """A view of rows start..stop-1; made once, since slicing dozens of tensors takes longer
+        than some models' whole step."""
+        view = self._views.get((start, stop))
+        if view is None:
+            narrowed = [tuple(part[start:stop] for part in layer) for layer in self.layers]
+            view = type(self)(narrowed, self.lengths[start:stop], self.capacity)
+            self._views[start, stop] = view
+        return view
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""

@@ -21,7 +21,7 @@ from lmapps.server.protocol import NotFound, flag_of, read_json
 
 
 def app_routes(found: Found, engine: Engine) -> APIRouter:
-    """One POST route a plugin, with the schema of its form, and a list of all."""
+    """One POST route for every plugin that is there when it is asked, and a list of all."""
     routes = APIRouter(prefix="/apps")
 
     @routes.get("")
@@ -37,21 +37,12 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
             for name, plugin in found.plugins.items()
         ]
 
-    for plugin in found.plugins.values():
-        _add(routes, Application(plugin, engine))
-
     @routes.post("/{name}", include_in_schema=False)
-    async def unknown(name: str) -> None:
-        known = ", ".join(sorted(found.plugins)) or "none"
-        raise NotFound(f"there is no plugin {name!r}; known: {known}")
-
-    return routes
-
-
-def _add(routes: APIRouter, application: Application) -> None:
-    plugin = application.plugin
-
-    async def run(request: Request) -> Response:
+    async def run(name: str, request: Request) -> Response:
+        if name not in found.plugins:
+            known = ", ".join(sorted(found.plugins)) or "none"
+            raise NotFound(f"there is no plugin {name!r}; known: {known}")
+        plugin = found.plugins[name]
         values = await read_json(request)
         streams = flag_of(values, "stream")
         changes = values.get("decoding") or {}
@@ -59,27 +50,34 @@ def _add(routes: APIRouter, application: Application) -> None:
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding")}
-        events = application.events(fields, decoding)
+        events = Application(plugin, engine).events(fields, decoding)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
         return stream_response(_objects(await started(_shown(events))))
 
-    routes.add_api_route(
-        f"/{plugin.name}",
-        run,
-        methods=["POST"],
-        operation_id=f"run_{plugin.name}",
-        summary=plugin.help,
-        openapi_extra={
-            "requestBody": {"content": {"application/json": {"schema": _body(plugin)}}},
-            "responses": {
-                "200": {
-                    "description": "The reply, or server-sent events that end in it",
-                    "content": {"application/json": {"schema": _answer(plugin)}},
-                }
-            },
+    return routes
+
+
+def described(schema: dict[str, Any], found: Found) -> dict[str, Any]:
+    """The OpenAPI description with one path for each plugin that is there now."""
+    paths = {
+        f"/apps/{name}": {"post": _operation(plugin)} for name, plugin in found.plugins.items()
+    }
+    return {**schema, "paths": {**schema["paths"], **paths}}
+
+
+def _operation(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "operationId": f"run_{plugin.name}",
+        "summary": plugin.help,
+        "requestBody": {"content": {"application/json": {"schema": _body(plugin)}}},
+        "responses": {
+            "200": {
+                "description": "The reply, or server-sent events that end in it",
+                "content": {"application/json": {"schema": _answer(plugin)}},
+            }
         },
-    )
+    }
 
 
 def _body(plugin: Plugin) -> dict[str, Any]:

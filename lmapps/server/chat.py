@@ -1,20 +1,28 @@
-"""A plugin that takes a conversation -> the chat tab. The browser keeps the conversation."""
+"""A plugin that takes a conversation -> the chat tab: what there is to press, and what it shows."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+import re
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.application import Application
-from lmapps.fields import Messages
+from lmapps.errors import InputError, LmappsError
+from lmapps.server.conversation import Turn
 from lmapps.server.languages import word
-from lmapps.server.live import views
+from lmapps.server.live import warning
+from lmapps.server.saved import Place
 from lmapps.server.saw import Saw
+from lmapps.server.store import Store
 from lmapps.server.tabs import buttons, stopped
+from lmapps.server.talk import Seen, Talk
 from lmapps.server.widgets import (
     PRIVATE,
     decoding_controls,
@@ -24,116 +32,267 @@ from lmapps.server.widgets import (
     widget,
 )
 
-Turns = list[dict[str, Any]]
-Update = tuple[Any, ...]
-"""The conversation, the message box, the status, the buttons and the panel of `Saw`."""
+CSS = """
+.chat-list .wrap { flex-direction: column; flex-wrap: nowrap; max-height: 40vh; overflow-y: auto;
+  gap: 2px; }
+.chat-list label { width: 100%; }
+.chat-list label input[type=radio] { display: none; }
+.chat-list label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.versions { flex-wrap: nowrap; align-items: center; justify-content: center; }
+.versions > * { flex: none !important; width: auto; min-width: 0 !important; }
+@media (min-width: 721px) { .chat-list { max-width: 240px; } }
+@media (max-width: 720px) { .chat-list { order: 2; } }
+"""
+QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+LARGEST_IMPORT = 20_000_000
+"""Bytes of an exported conversation."""
+
+Update = dict[Any, Any]
+"""Components and what they show from now on."""
 
 
-def chat_tab(application: Application, page: gr.Blocks) -> None:
+def chat_tab(application: Application, page: gr.Blocks, store: Store) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
-    plugin = application.plugin
-    shown = partial(word, plugin)
-    chatbot = gr.Chatbot(
-        label=shown(plugin.title), buttons=["copy"], height="55vh", elem_id=f"chat-{plugin.name}",
-        placeholder=shown(plugin.help), allow_tags=False,
-    )  # fmt: skip
-    status = gr.Markdown(elem_classes="status")
-    message = gr.Textbox(
-        show_label=False, placeholder="Write a message", max_lines=6, elem_id="message"
-    )
-    with gr.Row():
-        send = gr.Button("Send", variant="primary", min_width=80)
-        stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
-        retry = gr.Button("Retry", interactive=False, min_width=80)
-        clear = gr.Button("New chat", min_width=80)
-    examples(plugin, [message])
-    inputs = [widget(f, shown) for f in plugin.fields if f.kind != "messages"]
-    controls = decoding_controls(plugin.decoding)
-    saw = Saw(application)
-    kept = gr.BrowserState([], storage_key=f"lmapps-{plugin.name}", secret="lmapps")
-
-    talk = Conversation(application, saw)
-    state = [status, send, stop, retry]
-    outputs = [chatbot, message, *state, *saw.outputs]
-    rest = [chatbot, *inputs, *controls]
-    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-    events: Any = [
-        send.click(talk.on_send, [message, *rest], outputs, **quiet),
-        message.submit(talk.on_send, [message, *rest], outputs, **quiet),
-        retry.click(talk.on_retry, rest, outputs, **quiet),
-    ]
-    now: dict[str, Any] = {"cancels": events, "queue": False, **quiet}
-    for event in [*events, stop.click(stopped, None, state, **now)]:
-        event.then(flat, chatbot, kept, **quiet)
-    clear.click(emptied, None, [chatbot, kept, *state], **now)
-    page.load(restored, kept, [chatbot, retry], **quiet)
+    ChatTab(application, store).connect(page)
 
 
-class Conversation:
-    """What the buttons of a chat tab do."""
+class ChatTab:
+    """The components of one chat tab, and what happens when they are pressed."""
 
-    def __init__(self, application: Application, saw: Saw) -> None:
-        self.application, self.saw = application, saw
+    def __init__(self, application: Application, store: Store) -> None:
         self.plugin = application.plugin
+        self.talk = Talk(application, store)
         self.others = [field for field in self.plugin.fields if field.kind != "messages"]
+        self.place, self.deleted = gr.State(Place()), gr.State(None)
+        self.kept = gr.BrowserState(
+            {"visitor": "", "conversation": ""},
+            storage_key=f"lmapps-{self.plugin.name}",
+            secret="lmapps",
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=200, elem_classes="chat-list"):
+                self._build_list()
+            with gr.Column(scale=4, min_width=300):
+                self._build_chat()
+        self.outputs = [
+            self.place, self.kept, self.listed, self.title, self.undelete, self.deleted,
+            self.earlier, self.chatbot, self.versions, self.version, self.status, self.message,
+            self.send, self.stop, self.retry, *self.saw.outputs,
+        ]  # fmt: skip
 
-    async def on_send(self, text: str, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
-        """Add what was written, and answer it."""
-        if not text.strip():
-            yield (
-                turns,
-                text,
-                "Write a message first.",
-                *buttons(True),
-                *self.saw.update(None, None),
-            )
-            return
-        asked = [*turns, {"role": "user", "content": text}]
-        async with aclosing(self._answer(asked, values)) as updates:
-            async for update in updates:
-                yield update
+    def _build_list(self) -> None:
+        self.new = gr.Button("New chat", size="sm")
+        self.search = gr.Textbox(
+            label="Search conversations", placeholder="Search", elem_id="search",
+            show_label=False, container=False,
+        )  # fmt: skip
+        self.listed = gr.Radio([], label="Conversations", elem_id="conversations")
+        self.undelete = gr.Button("Undo delete", size="sm", visible=False)
+        with gr.Accordion("This conversation", open=False):
+            self.title = gr.Textbox(label="Title", max_lines=1, elem_id="title")
+            self.rename = gr.Button("Rename", size="sm")
+            self.export = gr.Button("Export", size="sm")
+            self.files = gr.Files(visible=False, show_label=False, elem_id="exported")
+            self.delete = gr.Button("Delete", size="sm", variant="stop")
+        self.upload = gr.UploadButton("Import", file_types=[".json"], size="sm")
 
-    async def on_retry(self, turns: Turns, *values: Any) -> AsyncGenerator[Update, None]:
-        """Answer the last message again."""
-        asked = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
-        if not asked:
-            unseen = self.saw.update(None, None)
-            yield turns, "", "There is nothing to try again yet.", *buttons(True), *unseen
-            return
-        async with aclosing(self._answer(asked, values)) as updates:
-            async for update in updates:
-                yield update
+    def _build_chat(self) -> None:
+        plugin, shown = self.plugin, partial(word, self.plugin)
+        self.earlier = gr.Button("Show earlier messages", size="sm", visible=False)
+        self.chatbot = gr.Chatbot(
+            label=shown(plugin.title), buttons=["copy"], height="55vh", allow_tags=False,
+            elem_id=f"chat-{plugin.name}", placeholder=shown(plugin.help), editable="all",
+            feedback_options=("Like", "Dislike"),
+        )  # fmt: skip
+        with gr.Row(visible=False, elem_classes="versions") as self.versions:
+            self.before = gr.Button("‹", size="sm", elem_id="version-before")
+            self.version = gr.Markdown(elem_id="version")
+            self.after = gr.Button("›", size="sm", elem_id="version-after")
+        self.status = gr.Markdown(elem_classes="status")
+        self.message = gr.Textbox(
+            label="Message", show_label=False, placeholder="Write a message", max_lines=6,
+            elem_id="message",
+        )  # fmt: skip
+        with gr.Row():
+            self.send = gr.Button("Send", variant="primary", min_width=60)
+            self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=60)
+            self.retry = gr.Button("Retry", interactive=False, min_width=60)
+            self.undo = gr.Button("Undo", min_width=60)
+        examples(plugin, [self.message])
+        self.inputs = [widget(field, shown) for field in self.others]
+        self.controls = decoding_controls(plugin.decoding)
+        self.saw = Saw(self.talk.application)
 
-    async def _answer(self, turns: Turns, values: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
+    def connect(self, page: gr.Blocks) -> None:
+        """Every event of the tab."""
+        talk = self.talk
+        rest = [*self.inputs, *self.controls]
+        written = [self.place, self.message, *rest]
+        asking: Any = [
+            self.send.click(self._on_send, written, self.outputs, **QUIET),
+            self.message.submit(self._on_send, written, self.outputs, **QUIET),
+            self.retry.click(self._on_retry, [self.place, *rest], self.outputs, **QUIET),
+            self.chatbot.edit(self._on_edit, [self.place, *rest], self.outputs, **QUIET),
+        ]
+        stopping: dict[str, Any] = {"cancels": asking, "queue": False, **QUIET}
+        self.stop.click(stopped, None, [self.status, self.send, self.stop, self.retry], **stopping)
+        for event, action, *inputs in (
+            (self.new.click, lambda place: talk.open(place, None)),
+            (self.chatbot.clear, lambda place: talk.open(place, None)),
+            (self.listed.input, talk.open, self.listed),
+            (self.undo.click, talk.undo),
+            (self.before.click, lambda place: talk.switch(place, -1)),
+            (self.after.click, lambda place: talk.switch(place, 1)),
+            (self.undelete.click, talk.restore, self.deleted),
+            (self.upload.upload, self._imported, self.upload),
+        ):  # a reply under way ends first, so that it cannot show itself afterwards
+            self._on(event(_nothing, None, None, **stopping).then, action, *inputs)
+        self._on(self.earlier.click, talk.earlier)
+        self._on(self.search.change, self._found, self.search)
+        self._on(self.rename.click, talk.rename, self.title)
+        self._on(self.title.submit, talk.rename, self.title)
+        self.delete.click(_nothing, None, None, **stopping).then(
+            self._on_delete, self.place, self.outputs, **QUIET
+        )
+        self.export.click(self._on_export, self.place, [self.files, self.status], **QUIET)
+        self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
+        # In a tab drawn while the page is open, what the browser keeps is there a moment later.
+        page.load(_nothing, **QUIET).then(self._on_arrive, self.kept, self.outputs, **QUIET)
+
+    def _on(self, event: Any, action: Callable[..., Seen], *inputs: Any) -> None:
+        """An action that does not ask the model."""
+
+        def handler(place: Place, *values: Any) -> Update:
+            return self._told(place, lambda: action(place, *values))
+
+        event(handler, [self.place, *inputs], self.outputs, **QUIET)
+
+    # What the model is asked for.
+
+    async def _on_send(self, place: Place, text: str, *values: Any) -> AsyncGenerator[Update, None]:
+        async for update in self._streamed(place, self.talk.send(place, text, *self._set(values))):
+            yield update
+
+    async def _on_retry(self, place: Place, *values: Any) -> AsyncGenerator[Update, None]:
+        async for update in self._streamed(place, self.talk.retry(place, *self._set(values))):
+            yield update
+
+    async def _on_edit(
+        self, place: Place, data: gr.EditData, *values: Any
+    ) -> AsyncGenerator[Update, None]:
+        made = self.talk.edit(place, int(data.index), str(data.value), *self._set(values))  # type: ignore[arg-type]
+        async for update in self._streamed(place, made):
+            yield update
+
+    async def _streamed(
+        self, place: Place, news: AsyncGenerator[Seen, None]
+    ) -> AsyncGenerator[Update, None]:
+        """Updates as the reply grows; closing it frees the reply's slot."""
+        asked = None
+        try:
+            async with aclosing(news):
+                async for seen in news:
+                    panel = zip(self.saw.outputs, self.saw.update(seen.asked, asked), strict=True)
+                    place, asked = seen.place, seen.asked
+                    yield self._update(seen) | dict(panel)
+        except LmappsError as error:
+            yield self._update(Seen(place, status=warning(error)))
+
+    def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
+        """The tab's other fields, and its decoding settings."""
         count = len(self.others)
         fields, changed = values_of(self.others, values[:count]), values[count:]
-        fields[self.plugin.messages_field or ""] = flat(turns)
-        seen = views(self.application, fields, lambda: decoding_from(self.plugin.decoding, changed))
-        before = None
-        async with aclosing(seen) as shown:
-            async for view in shown:
-                reply = [{"role": "assistant", "content": view.text}] if view.text else []
-                panel = self.saw.update(view.asked, before)
-                before = view.asked
-                yield [*turns, *reply], "", view.status, *buttons(view.done), *panel
+        return fields, lambda: decoding_from(self.plugin.decoding, changed)
+
+    # What it is not.
+
+    def _on_arrive(self, kept: dict[str, str] | None) -> Update:
+        known = kept if isinstance(kept, dict) else {}
+        visitor, conversation = (str(known.get(key) or "") for key in ("visitor", "conversation"))
+        return self._told(Place(visitor), lambda: self.talk.arrive(visitor, conversation))
+
+    def _on_like(self, place: Place, data: gr.LikeData) -> Update:
+        index: Any = data.index
+        return self._told(place, lambda: self.talk.rate(place, int(index), data.liked))
+
+    def _on_delete(self, place: Place) -> Update:
+        update = self._told(place, lambda: self.talk.delete(place))
+        if place.conversation:
+            update |= {self.deleted: place.conversation, self.undelete: gr.update(visible=True)}
+        return update
+
+    def _on_export(self, place: Place) -> Update:
+        """Two files to download: as Markdown, and as JSON with every branch."""
+        try:
+            whole = self.talk.export(place)
+        except LmappsError as error:
+            return {self.status: warning(error)}
+        folder = Path(tempfile.mkdtemp(prefix="lmapps-export-"))
+        name = re.sub(r"[^\w-]+", "-", whole.title).strip("-")[:40] or "conversation"
+        files = {f"{name}.md": whole.as_markdown()}
+        files[f"{name}.json"] = json.dumps(whole.as_data(), ensure_ascii=False, indent=2)
+        for file, content in files.items():
+            (folder / file).write_text(content, encoding="utf-8")
+        shown = [str(folder / file) for file in files]
+        return {self.files: gr.update(value=shown, visible=True), self.status: ""}
+
+    def _imported(self, place: Place, file: str) -> Seen:
+        if Path(file).stat().st_size > LARGEST_IMPORT:
+            raise InputError(f"the file is larger than {LARGEST_IMPORT:,} bytes")
+        try:
+            exported = json.loads(Path(file).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{Path(file).name} is not JSON: export a conversation first"
+            ) from None
+        return self.talk.take_in(place, exported)
+
+    def _found(self, place: Place, search: str) -> Seen:
+        return Seen(place, listed=self.talk.listed(place, search))
+
+    # What is shown.
+
+    def _told(self, place: Place, action: Callable[[], Seen]) -> Update:
+        """What there is to see after an action, or why it could not be done."""
+        try:
+            return self._update(action())
+        except LmappsError as error:
+            return self._update(Seen(place, status=warning(error)))
+
+    def _update(self, seen: Seen) -> Update:
+        place, update = seen.place, dict[Any, Any]()
+        update[self.place] = place
+        update |= zip((self.send, self.stop, self.retry), buttons(not seen.busy), strict=True)
+        if seen.status is not None:
+            update[self.status] = seen.status
+        if seen.message is not None:
+            update[self.message] = seen.message
+        if seen.listed is not None:
+            choices = [(item.title or "Untitled", item.id) for item in seen.listed]
+            update[self.listed] = gr.update(choices=choices, value=place.conversation)
+        elif seen.title is not None:
+            update[self.listed] = gr.update(value=place.conversation)
+        if seen.title is not None:
+            update[self.title] = seen.title
+            update[self.kept] = {"visitor": place.owner, "conversation": place.conversation or ""}
+            update[self.undelete] = gr.update(visible=False)
+        if seen.turns is not None:
+            number, count = seen.version or (1, 1)
+            update[self.chatbot] = gr.update(
+                value=[{"role": turn.role, "content": turn.content} for turn in seen.turns],
+                feedback_value=_ratings(seen.turns),
+            )
+            update[self.earlier] = gr.update(visible=seen.earlier > 0)
+            update[self.versions] = gr.update(visible=count > 1)
+            update[self.version] = f"Version {number} of {count}"
+        return update
 
 
-def emptied() -> tuple[Any, ...]:
-    """A new chat: the conversation, what the browser keeps of it, the status, the buttons."""
-    return [], [], "", *buttons(True)
+def _nothing() -> None:
+    """For an event that only ends others."""
 
 
-def restored(kept: Turns) -> tuple[Turns, Any]:
-    """The conversation of last time."""
-    return kept, gr.update(interactive=bool(kept))
-
-
-def flat(turns: Turns | None) -> Messages:
-    """Gradio's messages, whose content may be a list of parts, as role and text alone."""
-    return [{"role": turn["role"], "content": _text(turn["content"])} for turn in turns or []]
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+def _ratings(turns: Sequence[Turn]) -> list[str | None]:
+    """What was thought of each reply, in the words of the chat component."""
+    words = {1: "Like", -1: "Dislike"}
+    return [words.get(turn.rating or 0) for turn in turns if turn.role == "assistant"]

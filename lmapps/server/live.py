@@ -57,9 +57,13 @@ async def views(
                     yield view
                     shown = time.monotonic()
     except LmappsError as error:
-        sentence = str(error)
-        status = f"⚠ {sentence[:1].upper()}{sentence[1:]}."
-        yield replace(view, status=status, done=True, failed=True)
+        yield replace(view, status=warning(error), done=True, failed=True)
+
+
+def warning(error: LmappsError) -> str:
+    """An error as a line about the state."""
+    sentence = str(error)
+    return f"⚠ {sentence[:1].upper()}{sentence[1:]}."
 
 
 def _after(view: View, event: Event, notice: str) -> View:

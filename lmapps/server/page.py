@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,12 +11,16 @@ import gradio as gr
 from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
+from lmapps.plugin import Plugin
+from lmapps.server.chat import CSS as CHAT_CSS
 from lmapps.server.chat import chat_tab
-from lmapps.server.languages import word
+from lmapps.server.places import Places, plugin_tabs
+from lmapps.server.store import Store
 from lmapps.server.tabs import form_tab
 from lmapps.server.widgets import PRIVATE
 
-CSS = """
+CSS = (
+    """
 .gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
 .status { min-height: 1.5em; opacity: 0.8; }
 .title-row { align-items: center; }
@@ -25,6 +30,8 @@ CSS = """
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
 """
+    + CHAT_CSS
+)
 SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
 FONTS = ["system-ui", "sans-serif"]
 
@@ -36,35 +43,41 @@ def theme() -> Any:
     )  # fmt: skip
 
 
-def build_page(found: Found, engine: Engine) -> gr.Blocks:
+def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
-    plugins = sorted(found.plugins.values(), key=lambda plugin: plugin.messages_field is None)
+    places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False) as page:
         with gr.Row(elem_classes="title-row"):
             gr.Markdown(f"## lmapps\n{_about(engine)}")
             switch = gr.Button("Light / dark", size="sm", elem_id="theme")
             switch.click(None, js=SWITCH_THEME, **PRIVATE)
-        with gr.Tabs():
-            for plugin in plugins:
-                with gr.Tab(word(plugin, plugin.title), id=plugin.name):
-                    application = Application(plugin, engine)
-                    if plugin.messages_field:
-                        chat_tab(application, page)
-                    else:
-                        form_tab(application)
-            with gr.Tab("Plugins", id="lmapps-plugins"):
-                gr.Markdown(plugins_page(found), elem_id="plugins-page")
+
+        def draw(plugin: Plugin) -> None:
+            application = Application(plugin, engine)
+            if plugin.messages_field:
+                chat_tab(application, page, store)
+            else:
+                form_tab(application)
+
+        plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over))
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page
 
 
-def plugins_page(found: Found) -> str:
+def plugins_page(found: Found, left_over: Sequence[str] = ()) -> str:
     """What was found, and what failed and why, as Markdown."""
     lines = ["A plugin is code that runs in this server: add only what you trust.", ""]
     lines += ["| Name | What it does | File |", "|---|---|---|"]
     for name, plugin in found.plugins.items():
-        lines.append(f"| {_cell(name)} | {_cell(plugin.help)} | {_cell(found.sources[name])} |")
+        lines.append(
+            f"| {_cell(name)} | {_cell(plugin.help)} | {_cell(found.sources.get(name, ''))} |"
+        )
+    for name, source in found.off.items():
+        lines.append(f"| {_cell(name)} | (switched off) | {_cell(source)} |")
+    if left_over:
+        names = ", ".join(map(_cell, left_over))
+        lines += ["", f"So many came that the page has no tab for {names}: start the server again."]
     if found.failures:
         lines += ["", "### Not loaded", "", "| File | Line | Reason | What to do |"]
         lines.append("|---|---|---|---|")

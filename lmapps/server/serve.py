@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,56 +10,92 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lmapps import __version__
-from lmapps.discovery import Found, discover
+from lmapps.discovery import Found, Library
 from lmapps.engine.engine import Engine
-from lmapps.errors import LmappsError
+from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.server.api import openai_routes
-from lmapps.server.apps import app_routes
+from lmapps.server.apps import app_routes, described
 from lmapps.server.protocol import on_error
 from lmapps.server.settings import ServeSettings
+from lmapps.server.store import Store
+from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
+PATIENCE_SECONDS = 1.0
+"""How long the start waits for a plugin file that hangs; it may come later."""
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until interrupted. Raises `SettingsError` or `CheckpointError` before it listens."""
+    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
     import uvicorn
 
     listening = settings.listen()
-    checkpoint = Checkpoint.load(find_checkpoint(settings.checkpoint), device=best_device())
-    found = discover()
-    for failure in found.failures:
-        print(f"plugin not loaded: {failure}")
-    app = create_app(Engine(checkpoint, slots=settings.slots, queue=settings.queue), found)
-    print(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)", flush=True)
+    library = Library(patience=PATIENCE_SECONDS)
+    for failure in library.found.failures:
+        say(f"plugin not loaded: {failure}")
+    folder = find_checkpoint(settings.checkpoint)
+    if settings.checkpoint == ServeSettings.checkpoint and not folder.exists():
+        say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
+        checkpoint = wait_for_checkpoint(find_default, waiting_app(library.found), listening)
+        library.look()
+    else:
+        checkpoint = Checkpoint.load(folder, device=best_device())
+    store = Store(settings.database)
+    engine = Engine(
+        checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
+    )
+    app = create_app(engine, library.found, store)
+    say(f"decoding: {engine.step_name}")
+    say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-    uvicorn.Server(config).run(sockets=[listening])
+    logging.getLogger("lmapps").addHandler(logging.StreamHandler())
+    with library.watched(say):
+        uvicorn.Server(config).run(sockets=[listening])
 
 
-def create_app(engine: Engine, found: Found) -> FastAPI:
-    """The whole web application. It closes the engine when it shuts down."""
+def find_default() -> Checkpoint | None:
+    """The default checkpoint, once it is whole."""
+    folder = find_checkpoint(ServeSettings.checkpoint)
+    try:
+        return Checkpoint.load(folder, device=best_device()) if folder.is_dir() else None
+    except CheckpointError:  # it is being written
+        return None
+
+
+def say(sentence: str) -> None:
+    """One line of the server's log."""
+    print(sentence, flush=True)
+
+
+def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
+    """The whole web application. It closes engine and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
 
     from lmapps.server.languages import languages
     from lmapps.server.page import CSS, build_page, theme
+    from lmapps.server.places import VERSION
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close()
+        store.close()
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
     app.add_exception_handler(LmappsError, on_error)
     app.include_router(openai_routes(engine))
     app.include_router(app_routes(found, engine))
+    app.get(f"/{VERSION}", include_in_schema=False)(lambda: found.version)
+    describe = app.openapi
+    app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
     return gr.mount_gradio_app(
-        app, build_page(found, engine), "/", theme=theme(), css=CSS, show_error=True,
+        app, build_page(found, engine, store), "/", theme=theme(), css=CSS, show_error=True,
         footer_links=["settings"], run_history=False, enable_monitoring=False,
         max_file_size="10mb", ssr_mode=False, i18n=languages(found.plugins.values()),
     )  # fmt: skip

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from lmapps.errors import SettingsError
+from lmapps.native import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,16 @@ class ServeSettings:
     """Requests that run at once; more of them wait their turn."""
     queue: int = 256
     """Requests that may wait before others are refused."""
+    database: str = ""
+    """Where conversations are kept: an SQLAlchemy URL; '' = lmapps.db in the data folder."""
+    weights: str = "float32"
+    """The precision that the model is used in: float32, bfloat16 or int8."""
 
     def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise SettingsError(
+                f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}"
+            )
         for name, low, high in (("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000)):
             value = getattr(self, name)
             if not low <= value <= high:

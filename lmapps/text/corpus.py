@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,8 +61,16 @@ class Corpus:
     """Hash of the source files and the tokenizer: the same key means the same corpus."""
 
     def ids(self, split: Split) -> Ids:
-        """The token ids of a split, memory-mapped, shape (tokens,)."""
-        return np.memmap(self.folder / f"{split}.bin", dtype=self.dtype, mode="r")
+        """The token ids of a split, memory-mapped, shape (tokens,).
+
+        Only pages that are touched are read, without the pages around them: windows are drawn
+        from all over the file, so that memory does not grow with it.
+        """
+        with (self.folder / f"{split}.bin").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if split == "train" and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, dtype=self.dtype)
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
@@ -79,6 +88,11 @@ class Corpus:
             if not file.is_file() or file.stat().st_size != expected:
                 raise DataError(f"{file} is missing or cut short; delete {folder} to rebuild it")
         return corpus
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Whether this is a folder of token files, as `lmapps data --out` writes it."""
+    return (Path(path) / MANIFEST).is_file() and (Path(path) / "train.bin").is_file()
 
 
 def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path) -> Corpus:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, InputError
+from lmapps.text.storage import write_whole
 from lmapps.text.tokenizer import END, END_OF_TEXT, Tokenizer
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Template:
 
     def save(self, folder: Path) -> None:
         """Write the template beside the weights."""
-        (folder / FILE).write_text(self.source, encoding="utf-8")
+        write_whole(folder / FILE, self.source.encode())
 
     @classmethod
     def load(cls, tokenizer: Tokenizer, folder: Path) -> Template:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, DataError, SettingsError
+from lmapps.text.storage import write_whole
 
 TokenizerKind = Literal["bpe", "word", "character"]
 
@@ -143,7 +144,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into a checkpoint folder."""
-        self.raw.save(str(folder / "tokenizer.json"))
+        write_whole(folder / "tokenizer.json", self.raw.to_str(pretty=True).encode())
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": END_OF_TEXT,
@@ -152,7 +153,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        content = json.dumps(settings, indent=2) + "\n"
+        write_whole(folder / "tokenizer_config.json", content.encode())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:

@@ -11,6 +11,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
+BAR_NAMES = 190
 MOST_POINTS = 400
 """More points than this are thinned: a long run's page stays small."""
 
@@ -55,6 +56,25 @@ def line_chart(title: str, across: str, series: Mapping[str, Points]) -> str:
         parts += _line(index, name, points, place)
     if len(drawn) > 1:
         parts += _legend(list(drawn))
+    return "".join([*parts, "</svg>"])
+
+
+def bar_chart(title: str, values: Mapping[str, float]) -> str:
+    """One bar a name, from zero, with its number. '' without values."""
+    drawn = {name: value for name, value in values.items() if math.isfinite(value)}
+    if not drawn:
+        return ""
+    longest = max(max(drawn.values()), 0.0) or 1.0
+    height, room = 24 * len(drawn) + TOP, WIDTH - BAR_NAMES - 70
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for index, (name, value) in enumerate(drawn.items()):
+        y, width = TOP + 24 * index, max(0.0, value) / longest * room
+        parts += [
+            f'<text x="{BAR_NAMES - 8}" y="{y + 12}" text-anchor="end">{escape(name[-34:])}</text>',
+            f'<rect class="s{index % 6}" x="{BAR_NAMES}" y="{y}" width="{width:.1f}" height="16">'
+            f"<title>{escape(name)}: {value:.5g}</title></rect>",
+            f'<text x="{BAR_NAMES + width + 6:.1f}" y="{y + 12}">{value:.4g}</text>',
+        ]
     return "".join([*parts, "</svg>"])
 
 

@@ -23,8 +23,9 @@ from lmapps.evaluation.language import LanguageScores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
 from lmapps.training.observe import Observation, Observe
-from lmapps.training.optimizer import build_optimizers, learning_rate_factor, set_learning_rate
-from lmapps.training.run import Progress, Run
+from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
+from lmapps.training.parallel import distribute, gather, whole_tensor
+from lmapps.training.run import Progress, Run, state_of
 from lmapps.training.settings import TrainSettings
 
 Validate = Callable[[Any], LanguageScores]
@@ -72,11 +73,11 @@ def train(
     is not a number, `StorageError` where a save fails.
     """
     model = checkpoint.model
-    optimizers = build_optimizers(model, settings)
     progress: Progress = {"step": 0, "tokens": 0, "seconds": 0.0, "best": None, "worse": 0}
-    progress |= run.load(model, optimizers) or {}
+    progress |= run.load(model) or {}
     run.rewind_log(progress["step"]) if accelerator.is_main_process else None
-    prepared, *optimizers = accelerator.prepare(model, *optimizers)
+    prepared, optimizers = distribute(model, settings, accelerator)
+    run.load_optimizers([_plain(optimizer) for optimizer in optimizers])
     processes, rank = accelerator.num_processes, accelerator.process_index
     per_pass = batches.tokens_per_batch * processes
     accumulation = max(1, round(settings.batch_tokens / per_pass))
@@ -104,11 +105,13 @@ def train(
                 tensor.to(accelerator.device) for tensor in (batch.ids_BT, batch.targets_BT)
             )
             with nullcontext() if is_last else accelerator.no_sync(prepared):
-                loss = prepared(ids, targets) / counted.clamp(min=1)
+                with accelerator.autocast():
+                    loss = prepared(ids, targets) / counted.clamp(min=1)
                 accelerator.backward(loss * processes)
             total_loss += loss.detach()
         total_loss = accelerator.reduce(total_loss, reduction="sum")
         norm = accelerator.clip_grad_norm_(prepared.parameters(), settings.clip or float("inf"))
+        norm = whole_tensor(norm) if settings.shard else norm
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -125,10 +128,14 @@ def train(
         is_saved = _due(settings.saves, share, share_after)
         if entry is not None or is_evaluated or is_saved:
             _check_finite(float(total_loss), float(norm), progress["step"], settings, run)
+        if is_evaluated or is_saved:
+            gather(prepared, model)
         if is_evaluated:
             _evaluate(checkpoint, validate, observe, settings, run, accelerator, progress, meter)
-        if is_saved and accelerator.is_main_process:
-            run.save(checkpoint, [_plain(o) for o in optimizers], {**progress, **meter.clock()})
+        if is_saved:
+            state = state_of([_plain(optimizer) for optimizer in optimizers])
+            if accelerator.is_main_process:
+                run.save(checkpoint, state, {**progress, **meter.clock()})
     meter.close()
     return progress | meter.clock()
 
@@ -164,7 +171,7 @@ def _evaluate(
         run.log({**entry, "is_best": better, **meter.clock()})
         meter.note(progress["step"], scores)
         if better:
-            checkpoint.save(run.folder, dtype=getattr(torch, settings.save_dtype))
+            run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
     accelerator.wait_for_everyone()
 
 

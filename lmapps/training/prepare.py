@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from lmapps.errors import SettingsError
+from lmapps.errors import DataError, SettingsError, StorageError
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
-from lmapps.model.folder import write_whole
 from lmapps.model.language_model import LanguageModel
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import BatchSource, PackedBatches
-from lmapps.text.corpus import Corpus, build_corpus
+from lmapps.text.corpus import Corpus, build_corpus, is_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_documents
+from lmapps.text.storage import write_whole
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer, TokenizerKind
 from lmapps.training.loop import Validate
@@ -59,13 +59,7 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         raise SettingsError(f"best must be loss when training on text, got {settings.best!r}")
     if not settings.data:
         raise SettingsError("no data to train on: name files or folders of text with --data")
-    files = data_files(settings.data)
-    if settings.start_from:
-        checkpoint = Checkpoint.load(settings.start_from)
-    else:
-        tokenizer = train_tokenizer(files, settings.tokenizer, settings.vocab_size, run.state)
-        checkpoint = new_checkpoint(settings, tokenizer)
-    corpus = build_corpus(files, checkpoint.tokenizer, run.state / "corpus")
+    checkpoint, corpus = open_corpus(settings) or corpus_of_files(settings, run)
     context = checkpoint.config.context
     rows = micro_batch_rows(settings, context, processes)
     batches = PackedBatches(corpus.ids("train"), context, rows, settings.seed)
@@ -76,6 +70,34 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     return Prepared(
         checkpoint, batches, validate, lambda: observe_text(checkpoint), corpus, corpus.key
     )
+
+
+def corpus_of_files(settings: TrainSettings, run: Run) -> tuple[Checkpoint, Corpus]:
+    """The model to train, and the text files as token files in the run's folder."""
+    files = data_files(settings.data)
+    if settings.start_from:
+        checkpoint = Checkpoint.load(settings.start_from)
+    else:
+        tokenizer = train_tokenizer(files, settings.tokenizer, settings.vocab_size, run.state)
+        checkpoint = new_checkpoint(settings, tokenizer)
+    return checkpoint, build_corpus(files, checkpoint.tokenizer, run.state / "corpus")
+
+
+def open_corpus(settings: TrainSettings) -> tuple[Checkpoint, Corpus] | None:
+    """Token files that `lmapps data --out` made, used where they are; None for files of text."""
+    folder = Path(settings.data[0])
+    if len(settings.data) != 1 or not is_corpus(folder):
+        return None
+    tokenizer = Tokenizer.load(folder)
+    if not settings.start_from:
+        return new_checkpoint(settings, tokenizer), Corpus.load(folder)
+    checkpoint = Checkpoint.load(settings.start_from)
+    if checkpoint.tokenizer.raw.to_str() != tokenizer.raw.to_str():
+        raise DataError(
+            f"{folder} was made with another vocabulary than {settings.start_from} has: make it "
+            f"anew with `lmapps data --checkpoint {settings.start_from} --out DIR FILES`"
+        )
+    return checkpoint, Corpus.load(folder)
 
 
 def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:
@@ -101,9 +123,12 @@ def train_tokenizer(
     if (target / "key.json").is_file() and (target / "key.json").read_text() == key:
         return Tokenizer.load(target)
     tokenizer = Tokenizer.train(_sample(files), kind, vocab_size)
-    target.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(target)
-    write_whole(target / "key.json", key.encode())
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(target)
+        write_whole(target / "key.json", key.encode())
+    except OSError as error:
+        raise StorageError(f"cannot write the vocabulary to {target}: {error}") from None
     return tokenizer
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,20 @@ import transformers
 from accelerate import Accelerator
 
 from lmapps import __version__
+from lmapps.engine.engine import Engine
+from lmapps.evaluation.baselines import baseline_scores, trigram_on
 from lmapps.evaluation.language import evaluate_corpus
+from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.plugin import Example, Plugin
+from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
 from lmapps.training.prepare import Prepared
 from lmapps.training.run import Progress
 from lmapps.training.settings import TrainSettings
 
 SAMPLES_SHOWN = 12
+SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def make_report(
@@ -33,11 +39,17 @@ def make_report(
     """Scores of the best checkpoint on validation and test, and what it took."""
     best = Checkpoint.load(settings.out, device=accelerator.device)
     scores: dict[str, Any] = {}
+    baselines: dict[str, dict[str, Any]] = {}
     if prepared.corpus:
-        for split in ("validation", "test"):
+        for split in SPLITS_SCORED:
             scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
+            trigram = trigram_on(prepared.corpus, best.config.vocab_size, split)
+            baselines[split] = {"trigram model": trigram}
     else:
         scores["validation"] = prepared.validate(best.model).as_dict()
+        apps = score_apps(best, prepared.held_out, settings.judged)
+        scores |= {name: own for name, (own, _) in apps.items()}
+        baselines |= {name: trivial for name, (_, trivial) in apps.items()}
     return {
         "lmapps": __version__,
         "code": _commit(),
@@ -53,6 +65,7 @@ def make_report(
         "seconds": round(progress["seconds"], 1),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "scores": scores,
+        "baselines": baselines,
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -65,6 +78,35 @@ def make_report(
         },
         "before": report_of(settings.start_from),
     }
+
+
+def score_apps(
+    checkpoint: Checkpoint, held_out: Mapping[Plugin, Sequence[Example]], judged: int
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Each plugin's metrics on `judged` held-out examples, and those of trivial replies."""
+    if not judged:
+        return {}
+    with Engine(checkpoint) as engine:
+        return {
+            plugin.name: (
+                score(plugin, engine, examples, judged, overlap=True),
+                baseline_scores(plugin, examples, judged),
+            )
+            for plugin, examples in held_out.items()
+            if plugin.metrics and examples
+        }
+
+
+def with_baselines(
+    scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Subject -> scores, each followed by `subject: baseline` for what is trivial."""
+    rows: dict[str, dict[str, Any]] = {}
+    for subject, values in scores.items():
+        rows[subject] = values
+        for name, trivial in baselines.get(subject, {}).items():
+            rows[f"{subject}: {name}"] = dict(trivial)
+    return rows
 
 
 def report_of(folder: str) -> dict[str, Any] | None:
@@ -82,6 +124,7 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
     template = environment.get_template("report.html.jinja")
     settings = report["settings"]
     model = report["model"]
+    rows = with_baselines(report["scores"], report.get("baselines", {}))
     return template.render(
         title=f"Training report: {Path(settings['out']).name}",
         subtitle=(
@@ -89,8 +132,9 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
             f"{report['tokens']:,} tokens in {report['seconds'] / 60:.1f} minutes; "
             f"finished {report['finished']}"
         ),
-        scores={name: _shown(values) for name, values in report["scores"].items()},
-        score_names=list(dict.fromkeys(k for v in report["scores"].values() for k in _shown(v))),
+        scores={name: shown_scores(values) for name, values in rows.items()},
+        trivial=rows.keys() - report["scores"].keys(),
+        score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
         gap=_gap(log),
         charts={name: Markup(chart) for name, chart in charts(log).items()},
         samples=list(_samples(log))[-SAMPLES_SHOWN:],
@@ -106,33 +150,36 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
 
 def charts(log: Sequence[Progress]) -> dict[str, str]:
     """One SVG a quantity, over tokens."""
-    steps = [entry for entry in log if "loss" in entry]
-    evaluations = [entry for entry in log if "validation" in entry]
-    tokens = {entry["step"]: entry["tokens"] for entry in steps}
 
-    def over(entries: Sequence[Progress], *path: str) -> list[tuple[float, float]]:
-        points = []
-        for entry in entries:
-            value: Any = entry
-            for key in path:
-                value = value.get(key) if value else None
-            if value is not None:
-                points.append((_tokens_at(entry["step"], tokens), float(value)))
-        return points
+    def over(*path: str) -> list[tuple[float, float]]:
+        return logged_points(log, *path)
 
-    metrics = sorted({name for entry in evaluations for name in entry.get("metrics", {})})
+    metrics = sorted({name for entry in log for name in entry.get("metrics", {})})
     drawn = {
         "Loss, nats a token": {
-            "training": over(steps, "loss"),
-            "validation": over(evaluations, "validation", "loss"),
+            "training": over("loss"),
+            "validation": over("validation", "loss"),
         },
-        "Token accuracy": {"validation": over(evaluations, "validation", "accuracy")},
-        "Metrics": {name: over(evaluations, "metrics", name) for name in metrics},
-        "Learning rate": {"": over(steps, "learning_rate")},
-        "Gradient norm, before clipping": {"": over(steps, "gradient_norm")},
-        "Tokens a second": {"": over(steps, "tokens_per_second")},
+        "Token accuracy": {"validation": over("validation", "accuracy")},
+        "Metrics": {name: over("metrics", name) for name in metrics},
+        "Learning rate": {"": over("learning_rate")},
+        "Gradient norm, before clipping": {"": over("gradient_norm")},
+        "Tokens a second": {"": over("tokens_per_second")},
     }
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
+
+
+def logged_points(log: Sequence[Progress], *path: str) -> list[tuple[float, float]]:
+    """(tokens seen, value) wherever a log has the value at `path`, such as validation, loss."""
+    tokens = {entry["step"]: entry["tokens"] for entry in log if "loss" in entry}
+    points = []
+    for entry in log:
+        value: Any = entry
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            points.append((_tokens_at(entry["step"], tokens), float(value)))
+    return points
 
 
 def _tokens_at(step: int, tokens: dict[int, int]) -> float:
@@ -184,7 +231,7 @@ def _data_rows(report: dict[str, Any]) -> dict[str, str]:
     return rows | {"SHA-256": report["data_sha256"]}
 
 
-def _shown(scores: dict[str, Any]) -> dict[str, str]:
+def shown_scores(scores: dict[str, Any]) -> dict[str, str]:
     return {
         name.replace("_", " "): _plain(value) for name, value in scores.items() if value is not None
     }

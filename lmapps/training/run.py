@@ -17,17 +17,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lmapps.errors import CheckpointError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.model.folder import write_whole
+from lmapps.text.storage import sync, write_whole
+from lmapps.training.parallel import like, whole_tensor
 from lmapps.training.settings import TrainSettings
 
 Progress = dict[str, Any]
@@ -58,13 +60,11 @@ class Run:
                         f"{value!r}: choose another --out, or delete {self.state} to begin anew"
                     )
             return
-        try:
+        with self._storing():
             self.is_new = not self.state.exists()
             self.state.mkdir(parents=True, exist_ok=True)
             content = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
             write_whole(self.state / "settings.json", content.encode())
-        except OSError as error:
-            raise StorageError(f"cannot write to {self.folder}: {error}") from None
 
     def abandon(self) -> None:
         """Leave nothing of a run whose input turned out bad; one that was there before stays."""
@@ -81,7 +81,7 @@ class Run:
 
     def log(self, entry: Progress) -> None:
         """Append one line."""
-        with self.log_file.open("a", encoding="utf-8") as stream:
+        with self._storing(), self.log_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[Progress]:
@@ -99,7 +99,8 @@ class Run:
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after the step that is resumed from."""
         kept = [json.dumps(entry) for entry in self.entries() if entry["step"] <= step]
-        write_whole(self.log_file, "".join(line + "\n" for line in kept).encode())
+        with self._storing():
+            write_whole(self.log_file, "".join(line + "\n" for line in kept).encode())
 
     def steps(self) -> list[Path]:
         """Whole step folders, oldest first."""
@@ -108,16 +109,17 @@ class Run:
     def save(
         self,
         checkpoint: Checkpoint,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizer_state: dict[str, torch.Tensor],
         progress: Progress,
     ) -> None:
-        """Write the last checkpoint and the state to resume from."""
+        """Write the last checkpoint and the state to resume from (see `state_of`)."""
         target = self.state / f"step-{progress['step']:08d}"
         work = self.state / (target.name + ".part")
-        try:
+        with self._storing(unfinished=work):
             shutil.rmtree(work, ignore_errors=True)
             checkpoint.save(work)
-            save_file(_flatten(optimizers), work / "optimizer.safetensors")
+            save_file(optimizer_state, work / "optimizer.safetensors")
+            sync(work / "optimizer.safetensors")
             write_whole(work / "progress.json", json.dumps(progress).encode())
             before = self.steps()
             shutil.rmtree(target, ignore_errors=True)
@@ -125,56 +127,86 @@ class Run:
             for folder in before:
                 if folder != target:
                     shutil.rmtree(folder, ignore_errors=True)
-        except OSError as error:
+
+    def keep_best(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        """The checkpoint that is served, in the place of the best one before."""
+        with self._storing():
+            checkpoint.save(self.folder, dtype)
+
+    @contextmanager
+    def _storing(self, unfinished: Path | None = None) -> Iterator[None]:
+        """A failed write becomes one sentence that says what is kept, and leaves no half file."""
+        try:
+            yield
+        except (OSError, SafetensorError, StorageError) as error:
+            if unfinished is not None:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            kept = [folder.name for folder in self.steps()]
             raise StorageError(
-                f"cannot save step {progress['step']} to {self.state}: {error}; "
-                "the checkpoint before it is kept. Free some space and start the same command again"
+                f"cannot write to {self.folder}: {error}; "
+                + (f"{self.state / kept[-1]} is whole and kept. " if kept else "")
+                + "Make room or choose another --out, then give the same command again"
             ) from None
 
-    def load(
-        self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-    ) -> Progress | None:
-        """Put the last saved state into model and optimizers; None where there is none."""
+    def load(self, model: torch.nn.Module) -> Progress | None:
+        """Put the last saved weights into the model; None where there are none."""
         for leftover in self.state.glob("*.part"):
             shutil.rmtree(leftover, ignore_errors=True)
         saved = self.steps()
         if not saved:
             return None
-        folder = saved[-1]
-        try:
-            stored = Checkpoint.load(folder).model.state_dict()
-            progress: Progress = json.loads((folder / "progress.json").read_text())
-            _unflatten(load_file(folder / "optimizer.safetensors"), optimizers)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
+        with _resuming(saved[-1]):
+            stored = Checkpoint.load(saved[-1]).model.state_dict()
+            progress: Progress = json.loads((saved[-1] / "progress.json").read_text())
         model.load_state_dict(stored)
         return progress
+
+    def load_optimizers(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Put the last saved state into the optimizers, whole or in shards as their weights are."""
+        saved = self.steps()
+        if saved:
+            with _resuming(saved[-1]):
+                _unflatten(load_file(saved[-1] / "optimizer.safetensors"), optimizers)
 
     def finish(self, report: dict[str, Any], page: str) -> None:
         """Write the report, as data and as a page."""
         content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        write_whole(self.folder / "report.html", page.encode())
-        write_whole(self.folder / "report.json", content.encode())
+        with self._storing():
+            write_whole(self.folder / "report.html", page.encode())
+            write_whole(self.folder / "report.json", content.encode())
 
 
-def _flatten(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Optimizer state as named tensors: `optimizer.parameter.name`."""
+@contextmanager
+def _resuming(folder: Path) -> Iterator[None]:
+    """What is wrong with a step folder, as a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
+
+
+def state_of(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Optimizer state as whole named tensors, `optimizer.parameter.name`, on the CPU.
+
+    All processes must call it.
+    """
     tensors = {}
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensor = torch.as_tensor(value)
-                tensors[f"{number}.{index}.{name}"] = tensor.detach().cpu().contiguous()
+                tensors[f"{number}.{index}.{name}"] = whole_tensor(torch.as_tensor(value))
     return tensors
 
 
 def _unflatten(
     tensors: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
+    weights = [[w for g in optimizer.param_groups for w in g["params"]] for optimizer in optimizers]
     states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, tensor in tensors.items():
         number, index, name = key.split(".", 2)
-        states[int(number)].setdefault(int(index), {})[name] = tensor
+        split = like(tensor, weights[int(number)][int(index)])
+        states[int(number)].setdefault(int(index), {})[name] = split
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -59,6 +59,9 @@ class TrainSettings:
     patience: int = option(0, "stop after so many evaluations without improvement (0 = never)")
     saves: int = option(10, "how often the state to resume from is written, evenly over the run")
     mixed_precision: str = option("auto", "auto, no, bf16 or fp16")
+    shard: bool = option(
+        False, "split weights, gradients and optimizer state over the processes (FSDP2)"
+    )
     save_dtype: str = option("float32", "weights on disk: float32 or bfloat16")
     seed: int = option(0, "decides the weights at the start and the order of the data")
 
@@ -100,6 +103,9 @@ class TrainSettings:
                 raise SettingsError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
+
+        if not isinstance(self.shard, bool):
+            raise SettingsError(f"shard must be true or false, got {self.shard!r}")
 
     def _check_numbers(self) -> None:
         ranges = {

@@ -13,12 +13,6 @@ from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
 
 pytestmark = pytest.mark.browser
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
 FIFTH = '''"""Write a haiku."""
 
 from lmapps import Decoding, plugin
@@ -29,18 +23,6 @@ def haiku(topic: str, lines: int = 3) -> str:
     """Write a haiku."""
     return f"Write a haiku of {lines} lines about {topic}."
 '''
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,9 @@ HOSTILE = st.lists(
 CONVERSATIONS = st.tuples(
     st.none() | HOSTILE, st.lists(st.tuples(HOSTILE, HOSTILE), min_size=1, max_size=3)
 )
-FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def messages_of(conversation: Any) -> Messages:

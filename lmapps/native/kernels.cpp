@@ -1,0 +1,376 @@
+// Arithmetic of one instruction set. compile.py builds this file once for each, with LEVEL as the
+// name; nothing here may come from the C++ library's templates, or the linker could give a machine
+// without AVX-512 a copy that was compiled with it.
+#include "kernels.h"
+
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace lmapps {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int L = 16;
+#elif defined(__AVX2__)
+constexpr int L = 8;
+#else
+constexpr int L = 4;
+#endif
+
+// GCC's and Clang's vectors: + - * and comparisons work lane by lane on every machine.
+typedef float F __attribute__((vector_size(4 * L)));
+typedef int32_t I __attribute__((vector_size(4 * L)));
+typedef uint32_t U __attribute__((vector_size(4 * L)));
+typedef uint16_t H __attribute__((vector_size(2 * L)));
+
+template <class V, class T> inline V load(const T *from) { V v; memcpy(&v, from, sizeof v); return v; }
+template <class V, class T> inline void store(T *to, V v) { memcpy(to, &v, sizeof v); }
+inline F splat(float x) { return x - F{}; }   // x - 0 is x also for -0, and costs nothing
+inline I splat(int32_t x) { return x - I{}; }
+inline F as_float(U v) { return (F)v; }
+inline F greater(F a, F b) { return a > b ? a : b; }
+inline float widen(float x) { return x; }
+inline float widen(uint16_t x) { uint32_t bits = uint32_t(x) << 16; float y; memcpy(&y, &bits, 4); return y; }
+inline F load_numbers(const float *from) { return load<F>(from); }
+inline F load_numbers(const uint16_t *from) {
+  return as_float(__builtin_convertvector(load<H>(from), U) << 16);
+}
+inline uint16_t to_bfloat16(float x) {   // to the nearest, to even where two are as near
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+inline void narrow(float x, float *to) { *to = x; }
+inline void narrow(float x, uint16_t *to) { *to = to_bfloat16(x); }
+
+inline float sum(F v) {
+  float total = 0;
+  for (int half = L / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) v[i] += v[i + half];
+  return total + v[0];
+}
+inline float most(F v) {
+  float best = v[0];
+  for (int i = 1; i < L; i++) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// e^x by 2^n e^r, |r| <= ln(2)/2, r's series to the sixth power: relative error under 2e-7.
+inline F exp(F x) {
+  x = greater(splat(-87.0f), x < splat(88.0f) ? x : splat(88.0f));
+  const F magic = splat(12582912.0f);   // 1.5 * 2^23: adding it rounds to a whole number
+  F n = (x * splat(1.44269504f) + magic) - magic;
+  F r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+  F y = splat(1.0f / 720);
+  const float series[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  for (float c : series) y = y * r + splat(c);
+  return y * (F)((__builtin_convertvector(n, I) + splat(127)) << 23);
+}
+inline F sigmoid(F x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+inline F tanh(F x) { return splat(1.0f) - splat(2.0f) / (splat(1.0f) + exp(x + x)); }
+
+// Calls body(i, load, store) for each vector of n numbers; the last, short one through a copy.
+template <class Body> inline void each(int n, Body body) {
+  int i = 0;
+  for (; i + L <= n; i += L)
+    body([i](const float *x) { return load<F>(x + i); }, [i](float *x, F v) { store(x + i, v); });
+  if (int rest = n - i)
+    body([i, rest](const float *x) { F v{}; memcpy(&v, x + i, 4 * rest); return v; },
+         [i, rest](float *x, F v) { memcpy(x + i, &v, 4 * rest); });
+}
+
+// ---- matrix times columns ------------------------------------------------------------------
+
+struct Float32 {
+  typedef F Sum;
+  static Sum dot(Sum s, U w, U x) { return s + (F)w * (F)x; }
+};
+
+struct Bfloat16 {
+  typedef F Sum;
+  static Sum dot(Sum s, U w, U x) {
+#if defined(__AVX512BF16__)
+    return (F)_mm512_dpbf16_ps((__m512)s, (__m512bh)w, (__m512bh)x);
+#else   // a bf16 number is the upper half of an fp32 one
+    s += as_float(w << 16) * as_float(x << 16);
+    return s + as_float(w & 0xffff0000u) * as_float(x & 0xffff0000u);
+#endif
+  }
+};
+
+struct Int8 {
+  typedef I Sum;
+  static Sum dot(Sum s, U w, U x) {
+#if defined(__AVX512VNNI__)   // takes x without sign: `prepare` adds 128, `finish` takes it off
+    return (I)_mm512_dpbusd_epi32((__m512i)s, (__m512i)x, (__m512i)w);
+#elif defined(__AVX2__)       // |w| x (x with w's sign): two products fit 16 bits, 127 at most
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w),
+                                         _mm256_sign_epi8((__m256i)x, (__m256i)w));
+    return s + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (I)vdotq_s32((int32x4_t)s, (int8x16_t)w, (int8x16_t)x);
+#elif defined(__ARM_NEON)
+    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)x));
+    int16x8_t high = vmull_s8(vget_high_s8((int8x16_t)w), vget_high_s8((int8x16_t)x));
+    return s + (I)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+#else
+    for (int shift = 0; shift < 32; shift += 8)
+      s += ((I)(w << (24 - shift)) >> 24) * ((I)(x << (24 - shift)) >> 24);
+    return s;
+#endif
+  }
+};
+#if defined(__AVX512VNNI__)
+constexpr bool UNSIGNED = true;
+#else
+constexpr bool UNSIGNED = false;
+#endif
+
+inline F finish(F total, const Matrix &, const Columns &, int, int) { return total; }
+inline F finish(I total, const Matrix &m, const Columns &x, int row, int column) {
+  F y = __builtin_convertvector(total, F);
+  if (UNSIGNED) y -= load<F>(m.sum + row);
+  return y * load<F>(m.scale + row) * splat(x.scale[column]);
+}
+
+// One tile times C columns. Always eight running sums, since an addition takes four steps to
+// finish and two can start in each: with few columns they are sums of different units.
+template <class K, int C>
+inline void tile(const Matrix &m, const Columns &x, int number, int column, float *y, int stride,
+                 bool add) {
+  constexpr int WAYS = 8 / C;
+  const uint32_t *w = m.packed + size_t(number) * m.units * L;
+  const uint32_t *units = x.units + size_t(column) * m.units;
+  typename K::Sum sums[WAYS][C] = {};
+  for (int u = 0; u < m.units; u += WAYS)
+    for (int way = 0; way < WAYS; way++) {
+      U wu = load<U>(w + size_t(u + way) * L);
+      __builtin_prefetch(w + size_t(u + way + 64) * L);
+      for (int c = 0; c < C; c++)
+        sums[way][c] = K::dot(sums[way][c], wu, units[(u + way) * C + c] - U{});
+    }
+  int row = number * L, count = m.rows - row < L ? m.rows - row : L;
+  for (int c = 0; c < C; c++) {
+    typename K::Sum total = sums[0][c];
+    for (int way = 1; way < WAYS; way++) total += sums[way][c];
+    F v = finish(total, m, x, row, column + c);
+    float *to = y + size_t(column + c) * stride + row;
+    F before{}, bias{};
+    if (m.bias) memcpy(&bias, m.bias + row, 4 * count);
+    if (add) memcpy(&before, to, 4 * count);
+    v += bias + before;
+    if (count == L) store(to, v);
+    else memcpy(to, &v, 4 * count);
+  }
+}
+
+// Blocks of 8 columns, then 4, 2, 1. All columns of one tile before the next: its weights are
+// read from memory once and then from the cache.
+template <class Visit> inline void each_block(int columns, Visit visit) {
+  for (int column = 0; column < columns;) {
+    int left = columns - column, size = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    visit(column, size);
+    column += size;
+  }
+}
+
+template <class K>
+void multiply_kind(const Matrix &m, const Columns &x, int first, int last, float *y, int stride,
+                   bool add) {
+  for (int number = first; number < last; number++)
+    each_block(x.count, [&](int column, int size) {
+      if (size == 8) tile<K, 8>(m, x, number, column, y, stride, add);
+      else if (size == 4) tile<K, 4>(m, x, number, column, y, stride, add);
+      else if (size == 2) tile<K, 2>(m, x, number, column, y, stride, add);
+      else tile<K, 1>(m, x, number, column, y, stride, add);
+    });
+}
+
+void multiply(const Matrix &m, const Columns &x, int first, int last, float *y, int stride,
+              bool add) {
+  if (m.kind == Kind::float32) multiply_kind<Float32>(m, x, first, last, y, stride, add);
+  else if (m.kind == Kind::bfloat16) multiply_kind<Bfloat16>(m, x, first, last, y, stride, add);
+  else multiply_kind<Int8>(m, x, first, last, y, stride, add);
+}
+
+// Largest magnitude / 127 is the step of a column's whole numbers.
+float step_of(const float *x, int n) {
+  F high{};
+  each(n, [&](auto in, auto) { F v = in(x); high = greater(high, greater(v, -v)); });
+  return most(high) / 127;
+}
+
+// Four numbers as whole ones in a unit.
+inline uint32_t four(const float *x, int count, float inverse) {
+  uint32_t unit = 0;
+  for (int i = 0; i < count; i++) {
+    int q = int(x[i] * inverse + (x[i] < 0 ? -0.5f : 0.5f));
+    unit |= uint32_t(uint8_t(UNSIGNED ? q + 128 : q)) << (8 * i);
+  }
+  return unit;
+}
+
+// The units of one column, not yet interleaved; `units` has a multiple of UNIT_GROUP.
+void round_column(const Matrix &m, const float *x, float inverse, uint32_t *units) {
+  const int per = per_unit(m.kind), whole = m.inputs / per, rest = m.inputs % per;
+  if (m.kind == Kind::float32) memcpy(units, x, 4 * size_t(whole));
+  else if (m.kind == Kind::bfloat16)
+    for (int u = 0; u < whole; u++)
+      units[u] = to_bfloat16(x[2 * u]) | uint32_t(to_bfloat16(x[2 * u + 1])) << 16;
+  else
+    for (int u = 0; u < whole; u++) units[u] = four(x + 4 * u, 4, inverse);
+  memset(units + whole, 0, 4 * size_t(m.units - whole));
+  if (rest && m.kind == Kind::bfloat16) units[whole] = to_bfloat16(x[2 * whole]);
+  else if (rest) units[whole] = four(x + 4 * whole, rest, inverse);
+}
+
+void prepare(const Matrix &m, const float *x, int stride, int count, Columns &to) {
+  to.count = count;
+  each_block(count, [&](int column, int size) {
+    uint32_t *block = to.units + size_t(column) * m.units;
+    for (int c = 0; c < size; c++) {
+      const float *from = x + size_t(column + c) * stride;
+      float step = m.kind == Kind::int8 ? step_of(from, m.inputs) : 0;
+      to.scale[column + c] = step;
+      uint32_t piece[UNIT_GROUP];
+      if (size == 1) { round_column(m, from, step ? 1 / step : 0, block); continue; }
+      // A few units at a time: rounded in order, then dealt out to their places.
+      const int per = per_unit(m.kind);
+      for (int u = 0; u < m.units; u += UNIT_GROUP) {
+        int start = u * per, left = m.inputs - start;
+        Matrix part;
+        part.kind = m.kind, part.units = UNIT_GROUP;
+        part.inputs = left <= 0 ? 0 : left < UNIT_GROUP * per ? left : UNIT_GROUP * per;
+        round_column(part, from + start, step ? 1 / step : 0, piece);
+        for (int i = 0; i < UNIT_GROUP; i++) block[(u + i) * size + c] = piece[i];
+      }
+    }
+  });
+}
+
+// ---- norms, attention, gates ---------------------------------------------------------------
+
+void rms_norm(const float *x, const float *weight, float epsilon, int n, float *y) {
+  F squares{};
+  each(n, [&](auto in, auto) { F v = in(x); squares += v * v; });
+  float root = 1 / __builtin_sqrtf(sum(squares) / n + epsilon);
+  each(n, [&](auto in, auto out) { out(y, in(x) * splat(root) * in(weight)); });
+}
+
+void swiglu(float *gate, const float *up, int n) {
+  each(n, [&](auto in, auto out) { F g = in(gate); out(gate, g * sigmoid(g) * in(up)); });
+}
+
+void rotate(float *x, const float *cos_sin, int width) {
+  float *first = x, *second = x + width / 2;
+  const float *cos = cos_sin, *sin = cos_sin + width / 2;
+  each(width / 2, [&](auto in, auto out) {
+    F a = in(first), b = in(second);
+    out(first, a * in(cos) - b * in(sin));
+    out(second, b * in(cos) + a * in(sin));
+  });
+}
+
+template <class T>
+void remember_as(const float *key, const float *value, int head, int place, const Cache &cache) {
+  size_t at = (size_t(head) * cache.capacity + place) * cache.width;
+  for (int i = 0; i < cache.width; i++) {
+    narrow(key[i], (T *)cache.keys + at + i);
+    narrow(value[i], (T *)cache.values + at + i);
+  }
+}
+
+template <class T> inline float dot(const float *q, const T *k, int n) {
+  F total{};
+  int i = 0;
+  for (; i + L <= n; i += L) total += load<F>(q + i) * load_numbers(k + i);
+  float rest = 0;
+  for (; i < n; i++) rest += q[i] * widen(k[i]);
+  return sum(total) + rest;
+}
+
+// out = sum over places of share x value, for N vectors of a head's width at a time: their sums
+// stay in registers.
+template <int N, class T>
+inline void mix(const float *shares, const T *values, int count, int width, float *out) {
+  F sums[N] = {};
+  for (int s = 0; s < count; s++)
+    for (int i = 0; i < N; i++)
+      sums[i] += splat(shares[s]) * load_numbers(values + size_t(s) * width + i * L);
+  for (int i = 0; i < N; i++) store(out + i * L, sums[i]);
+}
+
+template <class T>
+void attend_as(const float *query, int head, int count, const Cache &cache, float *scores, float *out) {
+  const int width = cache.width;
+  const T *keys = (const T *)cache.keys + size_t(head) * cache.capacity * width;
+  const T *values = (const T *)cache.values + size_t(head) * cache.capacity * width;
+  const float scale = 1 / __builtin_sqrtf(float(width));
+  float best = -3e38f;
+  for (int s = 0; s < count; s++) {
+    scores[s] = dot(query, keys + size_t(s) * width, width) * scale;
+    best = scores[s] > best ? scores[s] : best;
+  }
+  each(count, [&](auto in, auto out) { out(scores, exp(in(scores) - splat(best))); });
+  F total{};
+  each(count, [&](auto in, auto) { total += in(scores); });
+  int i = 0;
+  for (; i + 4 * L <= width; i += 4 * L) mix<4>(scores, values + i, count, width, out + i);
+  for (; i + L <= width; i += L) mix<1>(scores, values + i, count, width, out + i);
+  for (; i < width; i++) {
+    out[i] = 0;
+    for (int s = 0; s < count; s++) out[i] += scores[s] * widen(values[size_t(s) * width + i]);
+  }
+  float share = 1 / sum(total);
+  each(width, [&](auto in, auto to) { to(out, in(out) * splat(share)); });
+}
+
+void remember(const float *key, const float *value, int head, int place, const Cache &cache) {
+  if (cache.is_bfloat16) remember_as<uint16_t>(key, value, head, place, cache);
+  else remember_as<float>(key, value, head, place, cache);
+}
+
+void attend(const float *query, int head, int count, const Cache &cache, float *scores, float *out) {
+  if (cache.is_bfloat16) attend_as<uint16_t>(query, head, count, cache, scores, out);
+  else attend_as<float>(query, head, count, cache, scores, out);
+}
+
+void rnn(float *const *in, float *const *rec, float *hidden, int n) {
+  each(n, [&](auto get, auto put) { put(hidden, tanh(get(in[0]) + get(rec[0]))); });
+}
+
+// Gates r, z, n; the reset gate acts on the product with the hidden vector (torch's form).
+void gru(float *const *in, float *const *rec, float *hidden, int n) {
+  each(n, [&](auto get, auto put) {
+    F r = sigmoid(get(in[0]) + get(rec[0])), z = sigmoid(get(in[1]) + get(rec[1]));
+    F fresh = tanh(get(in[2]) + r * get(rec[2]));
+    put(hidden, fresh + z * (get(hidden) - fresh));
+  });
+}
+
+// Gates i, f, g, o.
+void lstm(float *const *in, float *const *rec, float *hidden, float *cell, int n) {
+  each(n, [&](auto get, auto put) {
+    F i = sigmoid(get(in[0]) + get(rec[0])), f = sigmoid(get(in[1]) + get(rec[1]));
+    F g = tanh(get(in[2]) + get(rec[2])), o = sigmoid(get(in[3]) + get(rec[3]));
+    F c = f * get(cell) + i * g;
+    put(cell, c);
+    put(hidden, o * tanh(c));
+  });
+}
+
+}  // namespace
+
+#define NAMED(level) kernels_##level
+#define TEXT(level) #level
+#define TABLE(level)                                                                             \
+  extern const Kernels NAMED(level);                                                             \
+  const Kernels NAMED(level) = {TEXT(level), L, prepare, multiply, rms_norm, swiglu, remember,    \
+                                attend, rotate, rnn, gru, lstm};
+TABLE(LEVEL)
+
+}  // namespace lmapps

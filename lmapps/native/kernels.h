@@ -1,0 +1,63 @@
+// What the model (step.cpp) asks of an instruction set (kernels.cpp, compiled once for each).
+#pragma once
+#include <cstdint>
+
+namespace lmapps {
+
+enum class Kind : int { float32 = 0, bfloat16 = 1, int8 = 2 };
+
+// Weights and activations are cut into units of 32 bits along the inputs: one fp32 number, two
+// bf16 or four int8. One instruction multiplies a unit of one input row with a unit of each of
+// `lanes` weight rows, so the three kinds share layout and loops:
+//
+//   packed[tile][unit][lane]     a tile is `lanes` rows; a tile is read from end to end
+//   units[block][unit][column]   a block is 8, 4, 2 or 1 columns (activations of one token each)
+//
+// Rows are filled up to whole tiles and inputs to whole groups of units with zeros.
+inline int per_unit(Kind kind) { return kind == Kind::float32 ? 1 : kind == Kind::bfloat16 ? 2 : 4; }
+constexpr int UNIT_GROUP = 8;
+constexpr int MOST_COLUMNS = 64;
+
+struct Matrix {
+  Kind kind = Kind::float32;
+  int rows = 0, inputs = 0, units = 0;
+  uint32_t *packed = nullptr;
+  float *scale = nullptr;        // int8: of each row
+  float *sum = nullptr;          // int8: 128 x the sum of each row's whole numbers
+  const float *bias = nullptr;   // or none
+};
+
+struct Columns {                 // activations, made ready for one kind of matrix
+  int count = 0;
+  uint32_t *units = nullptr;
+  float scale[MOST_COLUMNS];     // int8: of each column
+};
+
+struct Cache {                   // keys and values of one layer and row, (heads, places, width)
+  void *keys, *values;
+  bool is_bfloat16;
+  int capacity, width;
+};
+
+struct Kernels {
+  const char *name;
+  int lanes;
+  // Rounds `count` rows of x to the matrix's kind and interleaves them.
+  void (*prepare)(const Matrix &, const float *x, int stride, int count, Columns &);
+  // y[column][row] = (or +=) matrix x columns + bias, for rows of tiles first..last-1.
+  void (*multiply)(const Matrix &, const Columns &, int first, int last, float *y, int stride, bool add);
+  void (*rms_norm)(const float *x, const float *weight, float epsilon, int n, float *y);
+  void (*swiglu)(float *gate, const float *up, int n);   // gate = silu(gate) * up
+  // The new key (turned to its position) and value of one head go into the cache.
+  void (*remember)(const float *key, const float *value, int head, int place, const Cache &);
+  // Softmax of query x keys over places 0..count-1, times values; `scores` holds count numbers.
+  void (*attend)(const float *query, int head, int count, const Cache &, float *scores, float *out);
+  void (*rotate)(float *x, const float *cos_sin, int width);   // pairs (i, i + width/2)
+  // New hidden vectors of a part of the units; in, rec: products with the input and the hidden
+  // vector, one array of n for each gate, in torch's order of gates.
+  void (*rnn)(float *const *in, float *const *rec, float *hidden, int n);
+  void (*gru)(float *const *in, float *const *rec, float *hidden, int n);
+  void (*lstm)(float *const *in, float *const *rec, float *hidden, float *cell, int n);
+};
+
+}  // namespace lmapps

@@ -1,0 +1,428 @@
+// Embedded tokens and a state -> logits: one step of a whole model in one call. C interface below.
+//
+// All threads walk through `transformer` or `recurrent` side by side. Each multiplies its share of
+// a matrix's rows; a barrier stands where one needs what the others made. Cheap work (norms,
+// rounding to bf16 or int8) every thread does for itself: a barrier would cost more.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <utility>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace lmapps {
+
+#if defined(__x86_64__)
+extern const Kernels kernels_avx512_bf16, kernels_avx512, kernels_avx2;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon_dotprod;
+#endif
+extern const Kernels kernels_baseline;
+
+// The instruction sets of this machine, best first, and how many they are.
+static int levels(const Kernels *(&found)[4]) {
+  int count = 0;
+#if defined(__x86_64__)
+  auto has = [](bool yes, const Kernels &kernels, auto &found, int &count) {
+    if (yes) found[count++] = &kernels;
+  };
+  __builtin_cpu_init();
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vnni");
+  has(avx512 && __builtin_cpu_supports("avx512bf16"), kernels_avx512_bf16, found, count);
+  has(avx512, kernels_avx512, found, count);
+  has(avx2, kernels_avx2, found, count);
+#elif defined(__aarch64__) && defined(__APPLE__)
+  found[count++] = &kernels_neon_dotprod;
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found[count++] = &kernels_neon_dotprod;
+#endif
+  found[count++] = &kernels_baseline;
+  return count;
+}
+
+enum MatrixName { QKV, OUT, GATE, UP, DOWN, MATRICES = 8 };   // recurrent: gates, then 4 + gates
+enum VectorName { INPUT_NORM, MIDDLE_NORM, QUERY_NORM, KEY_NORM, VECTORS };
+enum Body : int { TRANSFORMER, RNN, GRU, LSTM };
+constexpr int GATES[] = {0, 1, 3, 4};
+
+struct Shape {   // filled by model.py, in this order
+  int body, kind, threads, vocab, width, hidden, layers, heads, kv_heads, head_size, inner, places;
+};
+
+template <class T> T *aligned(size_t count) {
+  size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 4096;
+  void *memory = nullptr;
+  if (posix_memalign(&memory, 4096, bytes)) throw std::bad_alloc();
+#if defined(__linux__)
+  madvise(memory, bytes, MADV_HUGEPAGE);   // weights are read in a row: fewer pages to look up
+#endif
+  memset(memory, 0, bytes);
+  return (T *)memory;
+}
+
+struct Free { void operator()(void *memory) const { free(memory); } };
+template <class T> using Array = std::unique_ptr<T[], Free>;
+template <class T> Array<T> array(size_t count) { return Array<T>(aligned<T>(count)); }
+
+struct Stored {   // a matrix and the memory it points to
+  Matrix m;
+  Array<uint32_t> packed;
+  Array<float> scale, sum, bias;
+};
+
+struct Layer {
+  Stored matrices[MATRICES];
+  Array<float> vectors[VECTORS];
+};
+
+struct Own {      // what one thread works in
+  Array<float> normed, scores;
+  Array<uint32_t> units, hidden_units;
+  Columns columns, hidden_columns;
+};
+
+struct Call {     // one step: `rows` rows of `tokens` tokens each
+  float *x;                 // embedded tokens, (rows, tokens, width); overwritten
+  int rows, tokens;
+  void *const *state;       // keys and values, or hidden (and cell), of each layer
+  int is_bfloat16, capacity;
+  const int64_t *lengths;   // tokens that each row has seen
+  float *logits;            // (rows, vocab), after each row's last token
+};
+
+class Model {
+ public:
+  Model(const Shape &shape, float epsilon, const float *cos_sin, const Kernels &kernels)
+      : s(shape), k(kernels), epsilon(epsilon), pool(shape.threads), layers(shape.layers + 1),
+        own(shape.threads) {
+    int q = s.heads * s.head_size, kv = s.kv_heads * s.head_size;
+    int widest = std::max({s.width, s.hidden, q, s.inner}) + 4 * UNIT_GROUP;
+    for (Own &mine : own) {
+      mine.normed = array<float>(size_t(MOST_COLUMNS) * widest);
+      mine.units = array<uint32_t>(size_t(MOST_COLUMNS) * widest);
+      mine.hidden_units = array<uint32_t>(size_t(MOST_COLUMNS) * widest);
+      mine.scores = array<float>(s.places + 64);
+      mine.columns.units = mine.units.get();
+      mine.hidden_columns.units = mine.hidden_units.get();
+    }
+    for (auto &buffer : shared)
+      buffer = array<float>(size_t(MOST_COLUMNS) * std::max(widest, q + 2 * kv));
+    if (s.body != TRANSFORMER) {
+      for (auto &gate : gates) gate = array<float>(size_t(MOST_COLUMNS) * s.hidden);
+    } else {
+      positions = array<float>(size_t(s.places) * s.head_size);
+      memcpy(positions.get(), cos_sin, size_t(s.places) * s.head_size * sizeof(float));
+    }
+  }
+
+  void set_matrix(int layer, int name, const float *data, int rows, int inputs, const float *bias);
+
+  void set_vector(int layer, int name, const float *data, int count) {
+    layers[layer].vectors[name] = array<float>(count);
+    memcpy(layers[layer].vectors[name].get(), data, count * sizeof(float));
+  }
+
+  void step(const Call &call) {
+    pool.run([&](int thread) {
+      if (s.body == TRANSFORMER) transformer(thread, call);
+      else recurrent(thread, call);
+    });
+  }
+
+ private:
+  Matrix &matrix(int layer, int name) { return layers[layer].matrices[name].m; }
+  float *vector(int layer, int name) { return layers[layer].vectors[name].get(); }
+
+  // This thread's part of `count` things: from .first to .second - 1.
+  std::pair<int, int> share(int thread, int count) const {
+    return {int(int64_t(count) * thread / s.threads), int(int64_t(count) * (thread + 1) / s.threads)};
+  }
+  std::pair<int, int> tiles(int thread, const Matrix &m) const {
+    return share(thread, (m.rows + k.lanes - 1) / k.lanes);
+  }
+
+  void multiply(int thread, const Matrix &m, const Columns &x, float *y, int stride, bool add = false) {
+    auto [first, last] = tiles(thread, m);
+    k.multiply(m, x, first, last, y, stride, add);
+  }
+
+  void norm_columns(int thread, const float *x, int count, const float *weight) {
+    for (int c = 0; c < count; c++)
+      k.rms_norm(x + size_t(c) * s.width, weight, epsilon, s.width,
+                 own[thread].normed.get() + size_t(c) * s.width);
+  }
+
+  void transformer(int thread, const Call &);
+  void layer(int thread, int number, const Call &, int first_column, int count);
+  void attention(int thread, int number, const Call &, int first_column, int count);
+  void head(int thread, const float *x, int stride, int count, float *logits, bool norm);
+  void recurrent(int thread, const Call &);
+  void recurrent_layer(int thread, int number, const Call &, const float *x, int stride, int row, int count);
+
+  const Shape s;
+  const Kernels &k;
+  const float epsilon;
+  Pool pool;
+  std::vector<Layer> layers;   // the last one holds the final norm and the head
+  std::vector<Own> own;
+  Array<float> shared[4], gates[8], positions;
+};
+
+// ---- weights -------------------------------------------------------------------------------
+
+static uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+void Model::set_matrix(int layer, int name, const float *data, int rows, int inputs, const float *bias) {
+  Stored &stored = layers[layer].matrices[name];
+  Matrix &m = stored.m;
+  const int per = per_unit(m.kind = Kind(s.kind)), lanes = k.lanes;
+  m.rows = rows, m.inputs = inputs;
+  m.units = ((inputs + per - 1) / per + UNIT_GROUP - 1) / UNIT_GROUP * UNIT_GROUP;
+  const int padded = (rows + lanes - 1) / lanes * lanes;
+  stored.packed = array<uint32_t>(size_t(padded) * m.units);
+  stored.scale = array<float>(padded), stored.sum = array<float>(padded);
+  for (int row = 0; row < rows; row++) {
+    const float *from = data + size_t(row) * inputs;
+    float high = 0;
+    for (int i = 0; i < inputs; i++) high = std::max(high, std::fabs(from[i]));
+    const float scale = high > 0 ? high / 127 : 1;
+    int total = 0;
+    for (int i = 0; i < inputs; i++) {
+      uint32_t *unit = stored.packed.get() +
+          (size_t(row / lanes) * m.units + i / per) * lanes + row % lanes;
+      if (m.kind == Kind::float32) memcpy(unit, from + i, 4);
+      else if (m.kind == Kind::bfloat16) *unit |= uint32_t(to_bfloat16(from[i])) << (16 * (i % 2));
+      else {
+        int q = int(std::nearbyint(from[i] / scale));
+        *unit |= uint32_t(uint8_t(q)) << (8 * (i % 4)), total += q;
+      }
+    }
+    stored.scale[row] = scale, stored.sum[row] = 128.0f * total;
+  }
+  m.packed = stored.packed.get(), m.scale = stored.scale.get(), m.sum = stored.sum.get();
+  if (!bias) return;
+  stored.bias = array<float>(rows);
+  memcpy(stored.bias.get(), bias, rows * sizeof(float));
+  m.bias = stored.bias.get();
+}
+
+// ---- Transformer ---------------------------------------------------------------------------
+
+// A column is one token of one row; they stand row after row, at most MOST_COLUMNS at a time.
+void Model::transformer(int thread, const Call &call) {
+  const int all = call.rows * call.tokens;
+  for (int first = 0; first < all; first += MOST_COLUMNS) {
+    const int count = std::min(MOST_COLUMNS, all - first);
+    float *x = call.x + size_t(first) * s.width;
+    for (int number = 0; number < s.layers; number++) layer(thread, number, call, first, count);
+    // Rows whose last token is among these columns get their logits.
+    const int row = first / call.tokens, ended = (first + count) / call.tokens - row;
+    const int last = (row + 1) * call.tokens - 1 - first;
+    head(thread, x + size_t(last) * s.width, call.tokens * s.width, ended,
+         call.logits + size_t(row) * s.vocab, true);
+    pool.barrier();
+  }
+}
+
+void Model::layer(int thread, int number, const Call &call, int first, int count) {
+  const int q = s.heads * s.head_size, qkv = q + 2 * s.kv_heads * s.head_size;
+  Own &mine = own[thread];
+  float *x = call.x + size_t(first) * s.width, *normed = mine.normed.get();
+  Matrix &in = matrix(number, QKV), &out = matrix(number, OUT), &gate = matrix(number, GATE);
+  Matrix &up = matrix(number, UP), &down = matrix(number, DOWN);
+
+  norm_columns(thread, x, count, vector(number, INPUT_NORM));
+  k.prepare(in, normed, s.width, count, mine.columns);
+  multiply(thread, in, mine.columns, shared[0].get(), qkv);
+  pool.barrier();
+  attention(thread, number, call, first, count);
+  pool.barrier();
+  k.prepare(out, shared[1].get(), q, count, mine.columns);
+  multiply(thread, out, mine.columns, x, s.width, true);
+  pool.barrier();
+  norm_columns(thread, x, count, vector(number, MIDDLE_NORM));
+  k.prepare(gate, normed, s.width, count, mine.columns);
+  multiply(thread, gate, mine.columns, shared[2].get(), s.inner);
+  multiply(thread, up, mine.columns, shared[3].get(), s.inner);
+  auto [begin, end] = tiles(thread, gate);   // the same rows of both: no barrier in between
+  const int from = begin * k.lanes, width = std::min(end * k.lanes, s.inner) - from;
+  for (int c = 0; c < count && width > 0; c++) {
+    const size_t at = size_t(c) * s.inner + from;
+    k.swiglu(shared[2].get() + at, shared[3].get() + at, width);
+  }
+  pool.barrier();
+  k.prepare(down, shared[2].get(), s.inner, count, mine.columns);
+  multiply(thread, down, mine.columns, x, s.width, true);
+  pool.barrier();
+}
+
+// Queries, keys and values in shared[0] -> what each head read, in shared[1].
+void Model::attention(int thread, int number, const Call &call, int first, int count) {
+  const int D = s.head_size, group = s.heads / s.kv_heads, q = s.heads * D, kv = s.kv_heads * D;
+  auto [begin, end] = share(thread, count * s.kv_heads);
+  auto each_item = [&, begin = begin, end = end](auto body) {
+    for (int item = begin; item < end; item++) {
+      const int column = item / s.kv_heads, row = (first + column) / call.tokens;
+      const int place = int(call.lengths[row]) + (first + column) % call.tokens;
+      const size_t behind = size_t(row) * s.kv_heads * call.capacity * D * (call.is_bfloat16 ? 2 : 4);
+      Cache cache = {(char *)call.state[2 * number] + behind,
+                     (char *)call.state[2 * number + 1] + behind,
+                     call.is_bfloat16 != 0, call.capacity, D};
+      body(item % s.kv_heads, column, place, cache);
+    }
+  };
+  auto turn = [&](float *x, int norm, int place) {
+    if (const float *weight = vector(number, norm)) k.rms_norm(x, weight, epsilon, D, x);
+    k.rotate(x, positions.get() + size_t(place) * D, D);
+  };
+  each_item([&](int head, int column, int place, const Cache &cache) {
+    float *key = shared[0].get() + size_t(column) * (q + 2 * kv) + q + head * D;
+    turn(key, KEY_NORM, place);
+    k.remember(key, key + kv, head, place, cache);
+  });
+  if (call.tokens > 1) pool.barrier();   // else a thread reads only what it wrote itself
+  each_item([&](int head, int column, int place, const Cache &cache) {
+    for (int h = head * group; h < (head + 1) * group; h++) {
+      float *query = shared[0].get() + size_t(column) * (q + 2 * kv) + h * D;
+      turn(query, QUERY_NORM, place);
+      k.attend(query, head, place + 1, cache, own[thread].scores.get(),
+               shared[1].get() + size_t(column) * q + h * D);
+    }
+  });
+}
+
+void Model::head(int thread, const float *x, int stride, int count, float *logits, bool norm) {
+  if (!count) return;
+  Own &mine = own[thread];
+  Matrix &out = matrix(s.layers, 0);
+  if (norm) {
+    for (int c = 0; c < count; c++)
+      k.rms_norm(x + size_t(c) * stride, vector(s.layers, INPUT_NORM), epsilon, s.width,
+                 mine.normed.get() + size_t(c) * s.width);
+    x = mine.normed.get(), stride = s.width;
+  }
+  k.prepare(out, x, stride, count, mine.columns);
+  multiply(thread, out, mine.columns, logits, s.vocab);
+}
+
+// ---- RNN, GRU, LSTM ------------------------------------------------------------------------
+
+void Model::recurrent(int thread, const Call &call) {
+  for (int row = 0; row < call.rows; row += MOST_COLUMNS) {
+    const int count = std::min(MOST_COLUMNS, call.rows - row);
+    for (int token = 0; token < call.tokens; token++) {
+      const float *x = call.x + (size_t(row) * call.tokens + token) * s.width;
+      int stride = call.tokens * s.width;
+      for (int number = 0; number < s.layers; number++) {
+        recurrent_layer(thread, number, call, x, stride, row, count);
+        x = shared[number % 2].get(), stride = s.hidden;
+      }
+      if (token + 1 == call.tokens)
+        head(thread, x, stride, count, call.logits + size_t(row) * s.vocab, false);
+      pool.barrier();
+    }
+  }
+}
+
+void Model::recurrent_layer(int thread, int number, const Call &call, const float *x, int stride,
+                            int row, int count) {
+  Own &mine = own[thread];
+  const int H = s.hidden, parts = s.body == LSTM ? 2 : 1;
+  float *hidden = (float *)call.state[number * parts] + size_t(row) * H;
+  float *cell = parts == 2 ? (float *)call.state[number * 2 + 1] + size_t(row) * H : nullptr;
+  k.prepare(matrix(number, 0), x, stride, count, mine.columns);
+  k.prepare(matrix(number, 4), hidden, H, count, mine.hidden_columns);
+  for (int gate = 0; gate < GATES[s.body]; gate++) {
+    multiply(thread, matrix(number, gate), mine.columns, gates[gate].get(), H);
+    multiply(thread, matrix(number, 4 + gate), mine.hidden_columns, gates[4 + gate].get(), H);
+  }
+  auto [begin, end] = tiles(thread, matrix(number, 0));
+  const int from = begin * k.lanes, width = std::min(end * k.lanes, H) - from;
+  float *fresh = shared[number % 2].get();   // the others may still read the old hidden vector
+  for (int c = 0; c < count && width > 0; c++) {
+    const size_t at = size_t(c) * H + from;
+    float *in[4], *rec[4];
+    for (int gate = 0; gate < 4; gate++)
+      in[gate] = gates[gate].get() + at, rec[gate] = gates[4 + gate].get() + at;
+    memcpy(fresh + at, hidden + at, width * sizeof(float));
+    if (s.body == RNN) k.rnn(in, rec, fresh + at, width);
+    else if (s.body == GRU) k.gru(in, rec, fresh + at, width);
+    else k.lstm(in, rec, fresh + at, cell + at, width);
+  }
+  pool.barrier();
+  for (int c = 0; c < count && width > 0; c++)
+    memcpy(hidden + size_t(c) * H + from, fresh + size_t(c) * H + from, width * sizeof(float));
+}
+
+}  // namespace lmapps
+
+// ---- C interface; model.py calls it ----------------------------------------------------------
+
+using namespace lmapps;
+
+extern "C" {
+
+int lmapps_sources() { return SOURCES; }   // compile.py's fingerprint of these files
+
+// Names of this machine's instruction sets, best first; null behind the last.
+const char *lmapps_level(int number) {
+  const Kernels *found[4];
+  return number < levels(found) ? found[number]->name : nullptr;
+}
+
+// A model without weights; null where there is not enough memory.
+void *lmapps_new(const int *shape, float epsilon, const float *cos_sin, int level) {
+  const Kernels *found[4];
+  levels(found);
+  try {
+    return new Model(*(const Shape *)shape, epsilon, cos_sin, *found[level]);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void lmapps_free(void *model) { delete (Model *)model; }
+
+// 0, or 1 where there is not enough memory. Layer number `layers` is what stands behind the last.
+int lmapps_matrix(void *model, int layer, int name, const float *data, int rows, int inputs,
+                  const float *bias) {
+  try {
+    ((Model *)model)->set_matrix(layer, name, data, rows, inputs, bias);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+int lmapps_vector(void *model, int layer, int name, const float *data, int count) {
+  try {
+    ((Model *)model)->set_vector(layer, name, data, count);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+void lmapps_step(void *model, float *x, int rows, int tokens, void *const *state, int is_bfloat16,
+                 int capacity, const int64_t *lengths, float *logits) {
+  ((Model *)model)->step({x, rows, tokens, state, is_bfloat16, capacity, lengths, logits});
+}
+
+}  // extern "C"

@@ -1,0 +1,220 @@
+"""A `LanguageModel` -> the fastest `Step` of this machine: native where it fits, else torch.
+
+Both take ids (B, T) and a state, update the state in place and give the logits after the last
+token, (B, V). Shape legend: B rows, T positions, V vocabulary, L layers, K key-value heads,
+S places in the cache, D head width, H hidden width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from lmapps.errors import SettingsError
+from lmapps.model.config import GATES
+from lmapps.model.language_model import LanguageModel
+from lmapps.model.quantize import rounded
+from lmapps.model.state import State
+from lmapps.native import WEIGHTS
+from lmapps.native.library import Unavailable, levels, library
+
+_BODIES = ("transformer", "rnn", "gru", "lstm")  # the order of step.cpp's enum
+
+
+class Step(Protocol):
+    """One step of a model."""
+
+    @property
+    def name(self) -> str:
+        """What is used, and why not the native one: a line for a person."""
+
+    def new_state(self, batch: int, capacity: int) -> State:
+        """An empty state that this step can go on from."""
+
+    def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
+        """Logits (B, V) after T more tokens in each row."""
+
+
+def choose_step(model: LanguageModel, weights: str = "float32") -> Step:
+    """`weights` is the precision that the model's matrices are used in: float32, bfloat16, int8.
+
+    float32 takes a model's parameters as they are. Raises `SettingsError` for another word.
+    """
+    if weights not in WEIGHTS:
+        raise SettingsError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    try:
+        return NativeStep(model, weights)
+    except Unavailable as reason:
+        return TorchStep(model, weights, str(reason))
+
+
+class TorchStep:
+    """The model's own `step`."""
+
+    def __init__(self, model: LanguageModel, weights: str = "float32", reason: str = "") -> None:
+        self.model = model if weights == "float32" else rounded(model, weights)
+        self.name = f"torch, {weights}" + (f" ({reason})" if reason else "")
+
+    def new_state(self, batch: int, capacity: int) -> State:
+        return self.model.new_state(batch, capacity)
+
+    def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
+        return self.model.step(ids_BT, state)[0]
+
+
+class NativeStep:
+    """The whole step in one call of `libstep.so`, with a packed copy of the model's matrices.
+
+    The copy takes 4, 2 or 1 bytes a weight, beside the model itself; it is made once, so a model
+    that is trained on needs a new one. Raises `Unavailable` with the reason.
+
+    level    the number of the instruction set among `levels()`; 0 = the best
+    threads  0 = as many as torch uses, and no more than the cores we are given
+    """
+
+    def __init__(
+        self, model: LanguageModel, weights: str = "float32", *, level: int = 0, threads: int = 0
+    ) -> None:
+        if model.device.type != "cpu":
+            raise Unavailable(f"the model is on {model.device}, the native step is for the CPU")
+        name = levels()[level]
+        self.model, self.config = model, model.config
+        self._library = library()
+        self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
+        threads = threads or min(torch.get_num_threads(), _cores())
+        self._handle = self._new(level, WEIGHTS.index(weights), threads)
+        weakref.finalize(self, self._library.lmapps_free, self._handle)
+        with torch.inference_mode():
+            self._load()
+        self.name = f"native {name}, {weights}, {threads} threads"
+
+    def new_state(self, batch: int, capacity: int) -> State:
+        return self.model.new_state(batch, capacity)
+
+    def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
+        rows, tokens = ids_BT.shape
+        assert rows == len(state.lengths), f"{rows} rows of ids for {len(state.lengths)} of state"
+        if not rows * tokens:
+            raise ValueError(f"there are no ids to go on with: shape {tuple(ids_BT.shape)}")
+        longest = int(state.lengths.max()) + tokens
+        assert longest <= state.capacity, f"{longest} tokens in a state of {state.capacity}"
+        pointers = self._pointers.get(state)
+        if pointers is None:
+            pointers = self._pointers[state] = _Pointers(self.model, state)
+        # The embedding layer checks the ids; what it gives is ours to write in.
+        x_BTH = F.embedding(ids_BT, self.model.embedding.weight).float().contiguous()
+        logits_BV = torch.empty(rows, self.config.vocab_size)
+        self._library.lmapps_step(
+            self._handle, x_BTH.data_ptr(), rows, tokens, pointers.parts, pointers.is_bfloat16,
+            state.capacity, state.lengths.data_ptr(), logits_BV.data_ptr(),
+        )  # fmt: skip
+        state.lengths += tokens
+        return logits_BV
+
+    def _new(self, level: int, kind: int, threads: int) -> int:
+        c = self.config
+        is_transformer = c.body == "transformer"
+        table_SD = _rotations(self.model) if is_transformer else torch.zeros(1, 1)
+        shape = (
+            _BODIES.index(c.body), kind, threads, c.vocab_size, c.embed_size, c.hidden_size,
+            c.num_layers, c.num_heads, c.num_kv_heads, c.head_size, c.intermediate_size,
+            len(table_SD),
+        )  # fmt: skip
+        handle: int | None = self._library.lmapps_new(
+            (ctypes.c_int * len(shape))(*shape), c.norm_eps, table_SD.data_ptr(), level
+        )
+        if not handle:
+            raise Unavailable("there is not enough memory for a packed copy of the model")
+        return handle
+
+    def _load(self) -> None:
+        c, head = self.config, self.model.head
+        body: Any = self.model.body
+        if c.body == "transformer":
+            for number, layer in enumerate(body.layers):
+                attention, mlp = layer.self_attn, layer.mlp
+                projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+                matrices = [
+                    torch.cat([projection.weight for projection in projections]),
+                    attention.o_proj.weight,
+                    *(part.weight for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
+                ]
+                for name, matrix in enumerate(matrices):
+                    self._matrix(number, name, matrix)
+                norms = (layer.input_layernorm, layer.post_attention_layernorm)
+                for name, norm in enumerate((*norms, attention.q_norm, attention.k_norm)):
+                    if norm is not None:
+                        self._vector(number, name, norm.weight)
+            self._vector(c.num_layers, 0, body.norm.weight)
+        else:
+            gates, recurrent = GATES[c.body], body.recurrent
+            for number in range(c.num_layers):
+                for first, part in ((0, "ih"), (4, "hh")):
+                    weight, bias = (
+                        getattr(recurrent, f"{kind}_{part}_l{number}").chunk(gates)
+                        for kind in ("weight", "bias")
+                    )
+                    for gate in range(gates):
+                        self._matrix(number, first + gate, weight[gate], bias[gate])
+        self._matrix(c.num_layers, 0, head.weight, head.bias)
+
+    def _matrix(
+        self, layer: int, name: int, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
+        weight = weight.float().contiguous()
+        bias = None if bias is None else bias.float().contiguous()
+        failed = self._library.lmapps_matrix(
+            self._handle, layer, name, weight.data_ptr(), *weight.shape,
+            None if bias is None else bias.data_ptr(),
+        )  # fmt: skip
+        if failed:
+            raise Unavailable("there is not enough memory for a packed copy of the model")
+
+    def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
+        vector = vector.float().contiguous()
+        if self._library.lmapps_vector(self._handle, layer, name, vector.data_ptr(), len(vector)):
+            raise Unavailable("there is not enough memory for a packed copy of the model")
+
+
+class _Pointers:
+    """Where the tensors of a state are; checked once, since a state keeps its tensors."""
+
+    def __init__(self, model: LanguageModel, state: State) -> None:
+        c, rows = model.config, len(state.lengths)
+        is_cache = c.body == "transformer"
+        shape: tuple[int, ...] = (rows, c.hidden_size)
+        if is_cache:
+            shape = (rows, c.num_kv_heads, state.capacity, c.head_size)
+        parts = [part for layer in state.layers for part in layer]
+        expected = c.num_layers * (2 if c.body in ("transformer", "lstm") else 1)
+        assert len(parts) == expected, f"{len(parts)} tensors in a state of {expected}"
+        types = {part.dtype for part in parts}
+        allowed = (torch.float32, torch.bfloat16) if is_cache else (torch.float32,)
+        assert len(types) == 1 and types <= set(allowed), f"a state of {types}"
+        for part in parts:
+            assert part.shape == shape, f"{tuple(part.shape)} in a state of {shape}"
+            assert part.is_contiguous() and part.device.type == "cpu"
+        assert state.lengths.dtype == torch.int64 and state.lengths.is_contiguous()
+        assert not is_cache or state.capacity <= c.context, "more places than positions"
+        self.is_bfloat16 = int(torch.bfloat16 in types)
+        self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+
+
+def _rotations(model: LanguageModel) -> torch.Tensor:
+    """cos and sin of every position, (context, D): the numbers of `Positions`, to the last bit."""
+    c = model.config
+    half = torch.arange(0, c.head_size, 2, dtype=torch.float32)
+    frequencies = 1.0 / c.rope_theta ** (half / c.head_size)
+    angles = torch.arange(c.context)[:, None].float() * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).contiguous()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

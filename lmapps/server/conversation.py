@@ -1,0 +1,126 @@
+"""A conversation as a tree of turns: the branch that is shown, the others, and as text or data.
+
+Each turn names the one before it. Trying again, editing a message and correcting a reply add a
+turn beside the old one, so that nothing that was said is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from lmapps.errors import InputError
+from lmapps.fields import Messages
+
+Author = Literal["person", "model"]
+ROLES = ("system", "user", "assistant")
+
+
+class NoSuchConversation(InputError):
+    """A conversation or a turn that is not there, or is somebody else's."""
+
+    status = 404
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message."""
+
+    id: str
+    parent: str | None
+    """The turn before it; None = it is the first."""
+    role: str
+    content: str
+    author: Author
+    """Who wrote it: a reply that a person corrected is a person's."""
+    finish: str | None = None
+    """Why a reply ended; None while it is being written, or where the server died meanwhile."""
+    rating: int | None = None
+    """1 or -1 where a person said so."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Every turn, in the order in which they were said."""
+
+    id: str
+    title: str
+    leaf: str | None
+    """The last turn of the branch that is shown."""
+    turns: Sequence[Turn]
+
+    def path(self, leaf: str | None = None) -> list[Turn]:
+        """The turns from the first to `leaf`, or to the conversation's own leaf."""
+        known = {turn.id: turn for turn in self.turns}
+        path: list[Turn] = []
+        place = leaf or self.leaf
+        while place is not None:
+            if place not in known:
+                raise NoSuchConversation("this part of the conversation is not there any more")
+            path.append(known[place])
+            place = known[place].parent
+        return path[::-1]
+
+    def versions(self, turn: Turn) -> list[Turn]:
+        """The turns that stand at the same place, oldest first, this one included."""
+        return [
+            other for other in self.turns if other.parent == turn.parent and other.role == turn.role
+        ]
+
+    def end_of(self, turn: Turn) -> Turn:
+        """The last turn below this one: the newest answer, and the newest after that."""
+        newest = {other.parent: other for other in self.turns}
+        while turn.id in newest:
+            turn = newest[turn.id]
+        return turn
+
+    def as_markdown(self) -> str:
+        """The branch that is shown, as a text to read."""
+        parts = [f"# {self.title or 'Conversation'}"]
+        names = {"user": "You", "assistant": "Model", "system": "System"}
+        parts += [f"**{names[turn.role]}**\n\n{turn.content}" for turn in self.path()]
+        return "\n\n".join(parts) + "\n"
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything, every branch, as JSON has it."""
+        turns = [asdict(turn) for turn in self.turns]
+        return {"lmapps": "conversation", "title": self.title, "leaf": self.leaf, "turns": turns}
+
+
+def conversation_from(data: Any) -> Conversation:
+    """What `as_data` made. Raises `InputError` with the reason for anything else."""
+    if not isinstance(data, dict) or data.get("lmapps") != "conversation":
+        raise InputError("this is no conversation that lmapps exported: export one as JSON first")
+    stored = data.get("turns")
+    if not isinstance(stored, list) or not stored:
+        raise InputError("the exported conversation has no turns")
+    turns: list[Turn] = []
+    for number, values in enumerate(stored, start=1):
+        turn = _turn_from(values, number)
+        if turn.parent is not None and turn.parent not in {before.id for before in turns}:
+            raise InputError(f"turn {number}: the turn before it, {turn.parent!r}, is not there")
+        turns.append(turn)
+    if data.get("leaf") not in {turn.id for turn in turns}:
+        raise InputError(f"the exported conversation has no turn {data.get('leaf')!r} to end in")
+    return Conversation("", str(data.get("title") or ""), str(data["leaf"]), turns)
+
+
+def as_messages(turns: Sequence[Turn]) -> Messages:
+    """Role and content alone: what a plugin is given."""
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _turn_from(values: Any, number: int) -> Turn:
+    names = {item.name for item in fields(Turn)}
+    if not isinstance(values, dict) or not {"id", "role", "content"} <= values.keys():
+        raise InputError(f"turn {number} must be an object with id, role and content")
+    known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+    turn = Turn(**({"parent": None, "author": "person"} | known))
+    texts_fit = isinstance(turn.id, str) and isinstance(turn.content, str)
+    if not texts_fit or turn.role not in ROLES or turn.author not in get_args(Author):
+        raise InputError(
+            f"turn {number}: id and content must be texts, role one of {', '.join(ROLES)} and "
+            f"author one of {', '.join(get_args(Author))}, got {str(values)[:80]}"
+        )
+    return turn

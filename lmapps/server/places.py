@@ -1,0 +1,151 @@
+"""Plugins -> places in the row of tabs, which follow the plugin folders while the page is open.
+
+A tab cannot be added to a page that a browser has open, so a few places are there unseen. Only the
+place whose plugin has changed is drawn again: what was typed or is being written in the others is
+not touched. What a plugin looked like when the server started is part of the page itself, so a
+page without changes costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from typing import Any
+
+import gradio as gr
+
+from lmapps.discovery import Found
+from lmapps.plugin import Plugin
+from lmapps.server.languages import word
+from lmapps.server.widgets import PRIVATE
+
+SPARE = 16
+"""How many plugins may come while the server runs."""
+AT_ONCE = 12
+"""How many tabs are part of the page; the rest are drawn when they are opened, so that hundreds of
+plugins neither slow the start down nor the page."""
+LIST = "lmapps-plugins"
+"""The tab that lists the plugins, the last one."""
+LOOK_SECONDS = 0.5
+VERSION = "plugins/version"
+"""The address, beside the page, of the version that is found now."""
+
+# The page asks for the version without the queue: every open page does so every second.
+ASK = f"""async (seen) => {{
+    try {{
+        const answer = await fetch("{VERSION}");
+        return answer.ok ? await answer.text() : seen;
+    }} catch {{ return seen; }}
+}}"""
+CHOSEN = """(seen, drawn, _) => [
+    seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
+]"""
+
+Draw = Callable[[Plugin], None]
+"""Builds the inside of a plugin's tab."""
+
+
+class Places:
+    """Which plugin is in which tab, the same for every open page."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        plugins = sorted(found.plugins.values(), key=lambda plugin: plugin.messages_field is None)
+        self._names = [plugin.name for plugin in plugins] + [""] * SPARE
+        self._drawn: list[Plugin | None] = [*plugins, *[None] * SPARE]
+        self.first = [p if n < AT_ONCE else None for n, p in enumerate(self._drawn)]
+        """What is part of the page as it was built."""
+        self._since = [found.version] * len(self._names)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._names)))
+
+    def at(self, number: int) -> Plugin | None:
+        """The plugin in a place, as it is now."""
+        return self.found.plugins.get(self._names[number])
+
+    def since(self, number: int) -> int:
+        """The version in which a place came to be what it is."""
+        return self._since[number]
+
+    def revision(self, number: int) -> str:
+        """Another text for every version of every plugin."""
+        name = self._names[number]
+        return f"{name} {self.found.revisions.get(name)}"
+
+    def follow(self) -> list[str]:
+        """Free the places of plugins that are gone and give some to the new ones.
+
+        Returns the names of those for which there is no place left.
+        """
+        plugins, version = self.found.plugins, self.found.version
+        self._names = [name if name in plugins else "" for name in self._names]
+        waiting = [name for name in plugins if name not in self._names]
+        for number, name in enumerate(self._names):
+            if not name and waiting:
+                self._names[number] = waiting.pop(0)
+        for number in self:
+            if self._drawn[number] is not self.at(number):
+                self._drawn[number], self._since[number] = self.at(number), version
+        return waiting
+
+
+def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str]) -> None:
+    """Build the row of tabs inside the page that is open."""
+    outputs: list[Any] = []
+    with gr.Tabs() as tabs:
+        for number in places:
+            outputs += _place(places, number, draw)
+        with gr.Tab("Plugins", id=LIST):
+            listed = gr.Markdown(list_page([]), elem_id="plugins-page")
+
+    def follow(_: str, drawn: str, chosen: str) -> list[Any]:
+        version, left_over = places.found.version, places.follow()
+        now: list[Any] = []
+        for number in places:
+            changed = places.since(number) > int(drawn)
+            now += _now(places, number) if changed else [gr.skip()] * 3
+        gone = chosen.startswith("place-") and not places.at(int(chosen.removeprefix("place-")))
+        selected = gr.Tabs(selected=LIST) if gone else gr.skip()
+        return [*now, selected, list_page(left_over), str(version)]
+
+    seen = gr.Textbox(str(places.found.version), visible="hidden")
+    drawn = gr.Textbox(str(places.found.version), visible="hidden")
+    chosen = gr.Textbox(visible="hidden")
+    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+    gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ASK, **quiet)
+    seen.change(follow, [seen, drawn, chosen], [*outputs, tabs, listed, drawn], js=CHOSEN, **quiet)
+
+
+def _place(places: Places, number: int, draw: Draw) -> list[Any]:
+    """One tab: what it shows at first, and what is drawn when it is opened or has changed."""
+    plugin, at_first = places.at(number), places.first[number]
+    title = word(plugin, plugin.title) if plugin else ""
+    with gr.Tab(title, id=f"place-{number}", visible=plugin is not None) as tab:
+        with gr.Column(visible=at_first is not None) as first:
+            if at_first:
+                draw(at_first)
+        drawn = gr.Textbox(visible="hidden")
+
+        @gr.render([drawn], [drawn.change], show_progress="hidden")  # type: ignore[untyped-decorator]
+        def again(revision: str) -> None:
+            plugin = copy(places.at(number))
+            if plugin and revision:
+                plugin.languages = {}  # an open page knows the translations of its beginning only
+                draw(plugin)
+
+    if plugin and not at_first:
+        tab.select(lambda: places.revision(number), None, drawn, show_progress="hidden", **PRIVATE)
+    return [tab, first, drawn]
+
+
+def _now(places: Places, number: int) -> list[Any]:
+    """A place's tab, what it showed at first, and the revision to draw instead ("" = none)."""
+    plugin, at_first = places.at(number), places.first[number]
+    if plugin is None:
+        # Gradio lists a tab that becomes `visible=False` again by itself; "hidden" stays away.
+        return [gr.Tab(visible="hidden"), gr.Column(visible=False), ""]
+    as_first = plugin is at_first
+    title = word(plugin, plugin.title) if as_first else plugin.title
+    revision = "" if as_first else places.revision(number)
+    return [gr.Tab(title, visible=True), gr.Column(visible=as_first), revision]

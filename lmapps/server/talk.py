@@ -1,0 +1,257 @@
+"""What a person does in a chat -> the store and the model -> what there is to see then.
+
+Knows nothing of the page: a `Place` says where a tab stands, every action takes one and tells
+what to show, the place after it included.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmapps.decoding import Decoding
+from lmapps.engine.application import Application, Asked
+from lmapps.errors import InputError
+from lmapps.server.conversation import (
+    Conversation,
+    NoSuchConversation,
+    Turn,
+    as_messages,
+    conversation_from,
+)
+from lmapps.server.live import views
+from lmapps.server.saved import SHOWN_TURNS, Place, saved
+from lmapps.server.store import Store, Summary
+
+Choose = Callable[[], Decoding]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tab shows after an action; what is None stays as it is."""
+
+    place: Place
+    turns: Sequence[Turn] | None = None
+    """The last `place.shown` turns of the branch."""
+    earlier: int = 0
+    """How many turns come before those."""
+    version: tuple[int, int] | None = None
+    """Of the last turn that was said in several ways: which one this is, and of how many."""
+    title: str | None = None
+    """The conversation's, where it is another one than before or begins."""
+    status: str | None = None
+    message: str | None = None
+    """What stands in the box to write in."""
+    busy: bool = False
+    listed: Sequence[Summary] | None = None
+    asked: Asked | None = None
+    """What the model was given."""
+
+
+class Talk:
+    """One chat plugin on one engine, with its conversations in a store."""
+
+    def __init__(self, application: Application, store: Store) -> None:
+        self.application, self.store = application, store
+        self.plugin = application.plugin
+        self.field = self.plugin.messages_field or ""
+
+    # Which conversation.
+
+    def arrive(self, owner: str, conversation: str | None) -> Seen:
+        """A visitor opens the page: their list, and the conversation of last time."""
+        place = Place(owner or uuid.uuid4().hex)
+        try:
+            seen = self.open(place, conversation or None)
+        except NoSuchConversation:
+            seen = self.open(place, None)
+        return replace(seen, listed=self.listed(place))
+
+    def open(self, place: Place, conversation: str | None) -> Seen:
+        """One from the list, or, for None, a new one."""
+        place = Place(place.owner, conversation)
+        whole = None if conversation is None else self._load(place)
+        return self._seen(place, whole, title=whole.title if whole else "", status="")
+
+    def listed(self, place: Place, search: str = "") -> list[Summary]:
+        """The visitor's conversations that hold the words searched for."""
+        return self.store.list(place.owner, self.plugin.name, search)
+
+    def rename(self, place: Place, title: str) -> Seen:
+        self.store.rename(place.owner, _there(place), title)
+        return Seen(place, status="Renamed.", listed=self.listed(place))
+
+    def delete(self, place: Place) -> Seen:
+        """Leave the conversation out of the list, and begin a new one."""
+        self.store.delete(place.owner, _there(place))
+        seen = self.open(place, None)
+        return replace(seen, status="Deleted.", listed=self.listed(place))
+
+    def restore(self, place: Place, conversation: str) -> Seen:
+        """Take the deletion of a conversation back."""
+        self.store.restore(place.owner, conversation)
+        return replace(self.open(place, conversation), listed=self.listed(place))
+
+    def take_in(self, place: Place, exported: Any) -> Seen:
+        """A conversation that was exported, as one more of the visitor's."""
+        made = self.store.take_in(place.owner, self.plugin.name, conversation_from(exported))
+        return replace(self.open(place, made), status="Imported.", listed=self.listed(place))
+
+    def export(self, place: Place) -> Conversation:
+        """The conversation, with the branch that this tab shows."""
+        whole = self.store.load(place.owner, _there(place))
+        return replace(whole, leaf=place.leaf or whole.leaf)
+
+    # What is said in it.
+
+    async def send(
+        self, place: Place, text: str, fields: dict[str, Any], choose: Choose
+    ) -> AsyncGenerator[Seen, None]:
+        """Add what was written, and answer it."""
+        if not text.strip():
+            yield Seen(place, status="Write a message first.")
+            return
+        place = self._say(place, place.leaf, text)
+        async with aclosing(self._answer(place, fields, choose)) as news:
+            async for seen in news:
+                yield seen
+
+    async def retry(
+        self, place: Place, fields: dict[str, Any], choose: Choose
+    ) -> AsyncGenerator[Seen, None]:
+        """Answer the last message again; the reply before it stays, as another version."""
+        asked = [turn for turn in self._path(place) if turn.role == "user"]
+        if not asked:
+            yield Seen(place, status="There is nothing to try again yet.")
+            return
+        place = replace(place, leaf=asked[-1].id)
+        async with aclosing(self._answer(place, fields, choose)) as news:
+            async for seen in news:
+                yield seen
+
+    async def edit(
+        self, place: Place, index: int, text: str, fields: dict[str, Any], choose: Choose
+    ) -> AsyncGenerator[Seen, None]:
+        """Another version of turn `index` (of those shown): a message is answered again, and a
+        corrected reply is kept as the person's."""
+        turn = self._shown(place)[index]
+        if turn.role == "user" and text.strip():
+            place = self._say(place, turn.parent, text)
+            async with aclosing(self._answer(place, fields, choose)) as news:
+                async for seen in news:
+                    yield seen
+        elif text.strip():
+            corrected = self.store.add(
+                place.owner, _there(place), turn.parent, turn.role, text, "person"
+            )
+            place = replace(place, leaf=corrected.id)
+            yield self._seen(place, self._load(place), status="Your correction is kept.")
+        else:
+            yield self._seen(place, self._load(place), status="An empty message is not kept.")
+
+    def undo(self, place: Place) -> Seen:
+        """Back to before the last message, which stands in the box again; the branch is kept."""
+        asked = [turn for turn in self._path(place) if turn.role == "user"]
+        if not asked:
+            return Seen(place, status="There is nothing to undo.")
+        last = asked[-1]
+        self.store.show(place.owner, _there(place), last.parent)
+        place = replace(place, leaf=last.parent)
+        whole = None if last.parent is None else self._load(place)
+        return self._seen(place, whole, status="", message=last.content)
+
+    def rate(self, place: Place, index: int, liked: bool | str | None) -> Seen:
+        """What the person thought of turn `index` (of those shown)."""
+        rating = {"True": 1, "Like": 1, "False": -1, "Dislike": -1}.get(str(liked))
+        turn = self._shown(place)[index]
+        self.store.rate(place.owner, _there(place), turn.id, rating)
+        return Seen(place, status="Your rating is kept." if rating else "Your rating is gone.")
+
+    def switch(self, place: Place, by: int) -> Seen:
+        """The version before or after, of the last turn that was said in several ways."""
+        whole = self._load(place)
+        turn, versions = _branching(whole, place)
+        if turn is None:
+            return Seen(place, status="There is one version only.")
+        number = [other.id for other in versions].index(turn.id) + by
+        chosen = whole.end_of(versions[max(0, min(number, len(versions) - 1))])
+        self.store.show(place.owner, whole.id, chosen.id)
+        return self._seen(replace(place, leaf=chosen.id), whole, status="")
+
+    def earlier(self, place: Place) -> Seen:
+        """Show more of a long conversation."""
+        place = replace(place, shown=place.shown + SHOWN_TURNS)
+        return self._seen(place, self._load(place))
+
+    # How it is done.
+
+    def _say(self, place: Place, parent: str | None, text: str) -> Place:
+        """A message of the person's, in a new conversation if there is none yet."""
+        conversation = place.conversation or self.store.begin(place.owner, self.plugin.name)
+        said = self.store.add(place.owner, conversation, parent, "user", text, "person")
+        return replace(place, conversation=conversation, leaf=said.id)
+
+    async def _answer(
+        self, place: Place, fields: dict[str, Any], choose: Choose
+    ) -> AsyncGenerator[Seen, None]:
+        """Stream a reply after the last turn, saved as it grows, whatever ends it."""
+        whole = self._load(place)
+        before = self._seen(place, whole, busy=True)
+        listed = self.listed(place)
+        yield replace(before, title=whole.title, listed=listed, message="")
+        values = {**fields, self.field: as_messages(whole.path(place.leaf))}
+        stream = views(self.application, values, choose)
+        async with aclosing(saved(stream, self.store, place)) as news:
+            async for view, reply in news:
+                if reply is None:
+                    status, busy = view.status, not view.done
+                    yield replace(before, status=status, busy=busy, asked=view.asked)
+                    continue
+                now = replace(place, leaf=reply.id)
+                turns = [*(before.turns or ()), reply][-place.shown :]
+                if view.done:
+                    yield self._seen(now, self._load(now), status=view.status, asked=view.asked)
+                else:
+                    yield replace(
+                        before, place=now, turns=turns, status=view.status, asked=view.asked
+                    )
+
+    def _load(self, place: Place) -> Conversation:
+        return self.store.load(place.owner, _there(place))
+
+    def _path(self, place: Place) -> list[Turn]:
+        return self._load(place).path(place.leaf) if place.conversation and place.leaf else []
+
+    def _shown(self, place: Place) -> list[Turn]:
+        return self._path(place)[-place.shown :]
+
+    def _seen(self, place: Place, whole: Conversation | None, **more: Any) -> Seen:
+        """The branch of a place; without a conversation, nothing yet."""
+        if whole is None:
+            return Seen(place, turns=[], **more)
+        path = whole.path(place.leaf)
+        place = replace(place, leaf=path[-1].id if path else None)
+        turn, versions = _branching(whole, place)
+        version = None
+        if turn is not None:
+            version = [other.id for other in versions].index(turn.id) + 1, len(versions)
+        shown = path[-place.shown :]
+        return Seen(place, shown, len(path) - len(shown), version, **more)
+
+
+def _there(place: Place) -> str:
+    if place.conversation is None:
+        raise InputError("there is no conversation yet: write a message first")
+    return place.conversation
+
+
+def _branching(whole: Conversation, place: Place) -> tuple[Turn | None, list[Turn]]:
+    """The last turn of a branch that has other versions, and all of them."""
+    for turn in reversed(whole.path(place.leaf) if place.leaf else []):
+        versions = whole.versions(turn)
+        if len(versions) > 1:
+            return turn, versions
+    return None, []

@@ -1,0 +1,203 @@
+"""Conversations as a person keeps them, in a real browser: lists, versions, restarts, tabs."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.discovery import discover
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def page(browser: Any, served: Any) -> Iterator[Any]:
+    """A fresh visitor."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield opened(context.new_page(), served.url)
+    context.close()
+    served.wait_until_idle()
+
+
+def opened(page: Any, url: str) -> Any:
+    page.goto(url)
+    page.wait_for_selector("#message textarea")
+    page.wait_for_timeout(300)
+    return page
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def said(page: Any) -> list[str]:
+    return [
+        text.strip()
+        for text in page.locator(
+            "#chat-chat .user.message, #chat-chat .bot.message"
+        ).all_inner_texts()
+    ]
+
+
+def listed(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#conversations label").all_inner_texts()]
+
+
+def send(page: Any, text: str) -> None:
+    """Send a message and wait for its reply to end."""
+    page.fill("#message textarea", text)
+    button(page, "Send").click()
+    page.get_by_role("button", name="Stop", exact=True).locator("visible=true").wait_for()
+    wait_until_ended(page, text)
+
+
+def wait_until_ended(page: Any, text: str) -> None:
+    page.wait_for_function(
+        """text => {
+            const messages = [...document.querySelectorAll('#chat-chat .user.message')];
+            const send = [...document.querySelectorAll('button')].find(
+                b => b.offsetParent && b.innerText.trim() === 'Send');
+            return messages.some(m => m.innerText.trim() === text) && send && !send.disabled;
+        }""",
+        arg=text,
+        timeout=30_000,
+    )
+
+
+def wait_for(page: Any, check: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if check():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"said: {said(page)}, listed: {listed(page)}")
+
+
+def test_conversations_are_listed_and_opened_again(page: Any) -> None:
+    send(page, "The first one")
+    first = said(page)
+    button(page, "New chat").click()
+    wait_for(page, lambda: said(page) == [])
+    send(page, "The second one")
+    assert listed(page) == ["The second one", "The first one"]
+    page.locator("#conversations label", has_text="The first one").click()
+    wait_for(page, lambda: said(page) == first)
+    page.fill("#search textarea, #search input", "second")
+    wait_for(page, lambda: listed(page) == ["The second one"])
+
+
+def test_an_edited_message_is_another_version_and_the_first_is_kept(page: Any) -> None:
+    send(page, "Hello one")
+    first = said(page)
+    page.locator("#chat-chat .user.message").first.hover()
+    page.get_by_label("Edit").first.click()
+    box = page.locator("#chat-chat textarea").first
+    box.fill("Hello two")
+    page.get_by_label("Submit").first.click()
+    wait_until_ended(page, "Hello two")
+    page.get_by_text("Version 2 of 2").wait_for()
+    page.locator("#version-before").click()
+    wait_for(page, lambda: said(page) == first)
+
+
+def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written(
+    page: Any, served: Any
+) -> None:
+    page.fill("#message textarea", "Tell me everything")
+    button(page, "Send").click()
+    page.wait_for_selector("#chat-chat .bot.message")
+    button(page, "New chat").click()
+    served.wait_until_idle()
+    wait_for(page, lambda: said(page) == [])
+    page.locator("#conversations label", has_text="Tell me everything").click()
+    wait_for(page, lambda: len(said(page)) == 2 and said(page)[1] != "")
+
+
+def test_deleting_can_be_taken_back_and_a_title_is_changed(page: Any) -> None:
+    send(page, "To be deleted")
+    page.get_by_text("This conversation").locator("visible=true").click()
+    page.locator("#title textarea, #title input").fill("<b onclick='x'>My title</b>")
+    button(page, "Rename").click()
+    wait_for(page, lambda: listed(page) == ["<b onclick='x'>My title</b>"])
+    assert page.locator("#conversations b").count() == 0, "a title is text, not markup"
+    button(page, "Delete").click()
+    wait_for(page, lambda: listed(page) == [] and said(page) == [])
+    button(page, "Undo delete").click()
+    wait_for(page, lambda: len(listed(page)) == 1 and len(said(page)) == 2)
+
+
+def test_a_conversation_goes_out_as_a_file_and_comes_back(page: Any, tmp_path: Path) -> None:
+    send(page, "Take me along")
+    before = said(page)
+    page.get_by_text("This conversation").locator("visible=true").click()
+    button(page, "Export").click()
+    links = page.locator("#exported a")
+    links.first.wait_for()
+    files = {}
+    for number in range(2):
+        with page.expect_download() as download:
+            links.nth(number).click()
+        target = tmp_path / download.value.suggested_filename
+        download.value.save_as(target)
+        files[target.suffix] = target
+    assert "**You**\n\nTake me along" in files[".md"].read_text()
+    assert json.loads(files[".json"].read_text())["lmapps"] == "conversation"
+    button(page, "New chat").click()
+    wait_for(page, lambda: said(page) == [])
+    page.locator("input[type=file][accept='.json']").set_input_files(files[".json"])
+    wait_for(page, lambda: said(page) == before and len(listed(page)) == 2)
+    bad = tmp_path / "bad.json"
+    bad.write_text("no JSON")
+    page.locator("input[type=file][accept='.json']").set_input_files(bad)
+    page.get_by_text("bad.json is not JSON").wait_for()
+
+
+def test_a_rating_is_still_there_after_a_reload(page: Any, served: Any) -> None:
+    send(page, "Rate me")
+    page.locator("#chat-chat").get_by_label("Like", exact=True).first.click()
+    page.get_by_text("Your rating is kept.").wait_for()
+    opened(page, served.url)
+    page.wait_for_selector("#chat-chat .bot.message")
+    page.locator("#chat-chat").get_by_label("Liked", exact=True).first.wait_for()
+
+
+def test_two_tabs_on_one_conversation_overwrite_nothing(browser: Any, served: Any) -> None:
+    context = browser.new_context()
+    one = opened(context.new_page(), served.url)
+    send(one, "Begin")
+    two = opened(context.new_page(), served.url)
+    wait_for(two, lambda: said(two) == said(one))
+    send(two, "From the second tab")
+    send(one, "From the first tab")
+    assert "From the second tab" not in said(one)
+    one.get_by_text("Version 2 of 2").wait_for()
+    one.locator("#version-before").click()
+    wait_for(one, lambda: "From the second tab" in said(one))
+    context.close()
+    served.wait_until_idle()
+
+
+def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
+    browser: Any, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    database = f"sqlite:///{tmp_path / 'kept.db'}"
+    context = browser.new_context()
+    page = context.new_page()
+    with serve(discover(), 0.0, database, port) as served:
+        opened(page, served.url)
+        send(page, "Remember me")
+        before = said(page)
+    with serve(discover(), 0.0, database, port) as served:
+        opened(page, served.url)
+        wait_for(page, lambda: said(page) == before)
+        stranger = opened(browser.new_page(), served.url)
+        assert listed(stranger) == [] and said(stranger) == []
+        stranger.close()
+    context.close()

@@ -1,0 +1,118 @@
+"""The model itself: shapes of equal size, the recurrence of the article, the loss, one state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmapps.errors import SettingsError
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.config import BODIES, SIZES, ModelConfig
+from lmapps.model.cross_entropy import linear_cross_entropy
+from lmapps.model.language_model import LanguageModel
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_body_of_a_size_has_about_as_many_parameters(size: str) -> None:
+    configs = [ModelConfig.from_size(size, body=body, vocab_size=8192) for body in BODIES]
+    counts = [config.parameters for config in configs]
+    assert max(counts) / min(counts) < 1.05, dict(zip(BODIES, counts, strict=True))
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_counted_parameters_are_those_of_the_model(body: str, tied: bool) -> None:
+    config = ModelConfig(
+        body=body, vocab_size=97, embed_size=64, hidden_size=64, num_layers=3, qk_norm=True,
+        tie_embeddings=tied,
+    )  # fmt: skip
+    counted = sum(weight.numel() for weight in LanguageModel(config).parameters())
+    assert counted == config.parameters
+
+
+def test_the_plain_recurrence_is_the_one_of_the_article() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(vocab_size=11, embed_size=5, hidden_size=7, num_layers=1)
+    recurrent = model.body.recurrent
+    ids = torch.randint(11, (6,))
+    h, outputs = torch.zeros(7), []
+    for x in model.embedding(ids):
+        bias = recurrent.bias_ih_l0 + recurrent.bias_hh_l0
+        h = torch.tanh(recurrent.weight_hh_l0 @ h + recurrent.weight_ih_l0 @ x + bias)
+        outputs.append(model.head.weight @ h + model.head.bias)
+    torch.testing.assert_close(model(ids[None])[0], torch.stack(outputs))
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_classic_loop_learns_a_text_by_heart(body: str) -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(vocab_size=12, embed_size=32, hidden_size=32, num_layers=1, body=body)
+    ids = torch.randint(12, (4, 17))
+    criterion, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        out = model(ids[:, :-1])
+        loss = criterion(out.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 1.5 and losses[-1] < 0.7, losses[::20]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_reading_in_pieces_through_a_state_gives_the_logits_of_the_whole(
+    body: str, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    model = tiny_checkpoint(body).model
+    ids = torch.randint(model.config.vocab_size, (3, 24))
+    state, pieces = model.new_state(3), []
+    with torch.inference_mode():
+        for low, high in ((0, 10), (10, 11), (11, 24)):
+            logits, state = model.step(ids[:, low:high], state, last_only=False)
+            pieces.append(logits)
+        whole = model(ids)
+    assert state.lengths.tolist() == [24, 24, 24]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_chunked_loss_and_its_gradients_are_those_of_the_whole(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmapps.model.cross_entropy.CHUNK_ELEMENTS", 100)  # 4 rows a chunk
+    torch.manual_seed(0)
+    hidden, weight, offset = torch.randn(10, 6), torch.randn(25, 6), torch.randn(25)
+    targets = torch.randint(25, (10,))
+    targets[3] = targets[9] = -100
+    taken = [hidden, weight, *([offset] if bias else [])]
+    for tensor in taken:
+        tensor.requires_grad_()
+    ours = linear_cross_entropy(hidden, weight, offset if bias else None, targets)
+    plain = F.cross_entropy(
+        F.linear(hidden, weight, offset if bias else None), targets, reduction="sum"
+    )
+    torch.testing.assert_close(ours, plain)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours * 0.5, taken), torch.autograd.grad(plain * 0.5, taken), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"body": "cnn"}, "got 'cnn'"),
+        ({"vocab_size": 0}, "vocab_size must be a whole number above 0, got 0"),
+        ({"body": "transformer", "embed_size": 8, "hidden_size": 16}, "must be equal"),
+        ({"body": "transformer", "embed_size": 256, "num_heads": 4, "num_kv_heads": 3}, "multiple"),
+        ({"dropout": 1.0}, "below 1, got 1.0"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ModelConfig(**values)  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+// Runs small models through the C interface, every instruction set of this machine, and prints
+// their logits: for sanitizers, and for processors that this machine only emulates.
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+extern "C" {
+const char *lmapps_level(int);
+void *lmapps_new(const int *, float, const float *, int);
+void lmapps_free(void *);
+int lmapps_matrix(void *, int, int, const float *, int, int, const float *);
+int lmapps_vector(void *, int, int, const float *, int);
+void lmapps_step(void *, float *, int, int, void *const *, int, int, const int64_t *, float *);
+}
+
+static uint32_t seed = 1;
+static std::vector<float> numbers(int count, float size) {   // a small random generator of our own
+  std::vector<float> out(count);
+  for (float &x : out) {
+    seed = seed * 1664525u + 1013904223u;
+    x = size * (int32_t(seed) / 2147483648.0f);
+  }
+  return out;
+}
+
+// body, vocab, width, hidden, layers, heads, kv_heads, head_size, inner
+static const int SHAPES[][9] = {{0, 37, 24, 24, 2, 3, 1, 10, 18}, {0, 50, 33, 33, 1, 1, 1, 6, 7},
+                                {0, 64, 64, 64, 2, 4, 2, 64, 96}, {1, 41, 19, 23, 2, 0, 0, 0, 0},
+                                {2, 41, 19, 23, 2, 0, 0, 0, 0},  {3, 41, 32, 40, 1, 0, 0, 0, 0}};
+static const int GATES[] = {0, 1, 3, 4};
+
+static void run(const int *shape, int kind, int level, int threads, int rows) {
+  const int body = shape[0], vocab = shape[1], width = shape[2], hidden = shape[3], layers = shape[4];
+  const int heads = shape[5], kv = shape[6], head = shape[7], inner = shape[8], places = 32;
+  seed = 7;
+  int all[] = {body, kind, threads, vocab, width, hidden, layers, heads, kv, head, inner, places};
+  std::vector<float> table = numbers(places * (head + 1), 1);
+  void *model = lmapps_new(all, 1e-5f, table.data(), level);
+  auto matrix = [&](int layer, int name, int r, int c, bool bias) {
+    std::vector<float> w = numbers(r * c, 0.5f), b = numbers(r, 0.5f);
+    lmapps_matrix(model, layer, name, w.data(), r, c, bias ? b.data() : nullptr);
+  };
+  auto vector = [&](int layer, int name, int n) {
+    std::vector<float> v = numbers(n, 1);
+    lmapps_vector(model, layer, name, v.data(), n);
+  };
+  for (int layer = 0; layer < layers; layer++)
+    if (body == 0) {
+      matrix(layer, 0, (heads + 2 * kv) * head, width, false);
+      matrix(layer, 1, width, heads * head, false);
+      matrix(layer, 2, inner, width, false);
+      matrix(layer, 3, inner, width, false);
+      matrix(layer, 4, width, inner, false);
+      for (int name = 0; name < 4; name++) vector(layer, name, name < 2 ? width : head);
+    } else {
+      for (int gate = 0; gate < GATES[body]; gate++) {
+        matrix(layer, gate, hidden, layer ? hidden : width, true);
+        matrix(layer, 4 + gate, hidden, hidden, true);
+      }
+    }
+  if (body == 0) vector(layers, 0, width);
+  matrix(layers, 0, vocab, hidden, body != 0);
+
+  const int parts = body == 0 || body == 3 ? 2 : 1;
+  const int size = body == 0 ? rows * kv * places * head : rows * hidden;
+  std::vector<std::vector<float>> state(layers * parts, std::vector<float>(size));
+  std::vector<void *> pointers;
+  for (auto &part : state) pointers.push_back(part.data());
+  std::vector<int64_t> lengths(rows);
+  for (int row = 0; row < rows; row++) lengths[row] = row % 5;
+  std::vector<float> logits(rows * vocab);
+  for (int tokens : {1, 3, 1, 17, 1}) {
+    std::vector<float> x = numbers(rows * tokens * width, 1);
+    lmapps_step(model, x.data(), rows, tokens, pointers.data(), 0, places, lengths.data(), logits.data());
+    for (int64_t &length : lengths) length += tokens;
+  }
+  lmapps_free(model);
+  printf("%d %d %s %d %d:", int((shape - SHAPES[0]) / 9), kind, lmapps_level(level), threads, rows);
+  for (float y : logits) printf(" %.6g", y);
+  printf("\n");
+}
+
+int main() {
+  for (const int *shape : SHAPES)
+    for (int kind = 0; kind < 3; kind++)
+      for (int level = 0; lmapps_level(level); level++)
+        for (int threads : {1, 3})
+          for (int rows : {1, 7, 70}) run(shape, kind, level, threads, rows);
+}

@@ -1,0 +1,324 @@
+"""The native step against torch: same numbers, same text, for models of every shape."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmapps.engine.slots import Slots
+from lmapps.errors import SettingsError
+from lmapps.model.config import ModelConfig
+from lmapps.model.language_model import LanguageModel
+from lmapps.model.state import KeyValueCache
+from lmapps.native import WEIGHTS
+from lmapps.native import library as library_module
+from lmapps.native.compile import CannotCompile, compile_library, find_compiler
+from lmapps.native.library import Unavailable, levels
+from lmapps.native.step import NativeStep, TorchStep, choose_step
+
+CONTEXT = 40
+
+try:
+    LEVELS = levels()
+except Unavailable:
+    try:
+        compile_library()
+        LEVELS = levels()
+    except (CannotCompile, Unavailable):
+        LEVELS = []
+
+needs_native = pytest.mark.skipif(not LEVELS, reason="no C++ compiler and no native step")
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def transformer(**shape: int | bool) -> ModelConfig:
+    heads = int(shape.pop("kv_heads", 1))
+    width = int(shape.pop("width", 24))
+    return ModelConfig(
+        body="transformer", embed_size=width, hidden_size=width, num_kv_heads=heads,
+        num_heads=heads * int(shape.pop("group", 1)), context=CONTEXT, **shape,
+    )  # fmt: skip
+
+
+def recurrent(**shape: int | str) -> ModelConfig:
+    return ModelConfig(context=CONTEXT, **shape)
+
+
+sizes = st.integers
+transformers = st.builds(
+    transformer, vocab_size=sizes(2, 70), width=sizes(1, 50), kv_heads=sizes(1, 3),
+    group=sizes(1, 3), head_size=sizes(1, 20).map(lambda half: 2 * half),
+    intermediate_size=sizes(1, 70), num_layers=sizes(1, 3), qk_norm=st.booleans(),
+    tie_embeddings=st.booleans(),
+)  # fmt: skip
+recurrents = st.builds(
+    recurrent, body=st.sampled_from(["rnn", "gru", "lstm"]), vocab_size=sizes(2, 70),
+    embed_size=sizes(1, 50), hidden_size=sizes(1, 50), num_layers=sizes(1, 3),
+)  # fmt: skip
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
+    torch.manual_seed(seed)
+    model = LanguageModel(config).eval()
+    for name, parameter in model.named_parameters():
+        # A recurrence that is not contracting is chaotic: it would magnify the last bit.
+        std = 0.5 / config.hidden_size**0.5 if "weight_hh" in name else 0.3
+        torch.nn.init.normal_(parameter, std=std)
+        if "norm" in name:
+            parameter += 1
+    return model
+
+
+def calm_model(config: ModelConfig) -> LanguageModel:
+    """Random weights of the size that training starts from: sharper attention would magnify the
+    rounding of the weights themselves."""
+    torch.manual_seed(0)
+    model = LanguageModel(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return model
+
+
+def errors(
+    model: LanguageModel, step: NativeStep | TorchStep, rows: int, seed: int
+) -> tuple[float, float]:
+    """Relative error of the logits against float64: of the worst step, and of all together.
+    Prompts of different lengths, then tokens one by one and in pairs up to the context's end."""
+    torch.manual_seed(seed)
+    exact = copy.deepcopy(model).double()
+    ours, theirs = step.new_state(rows, CONTEXT), exact.new_state(rows, CONTEXT)
+    prompts = [int(length) for length in torch.randint(1, CONTEXT - 8, (rows,))]
+    worst, difference, size = 0.0, 0.0, 0.0
+
+    def compare(a: int, b: int, tokens: int) -> None:
+        nonlocal worst, difference, size
+        ids = torch.randint(0, model.config.vocab_size, (b - a, tokens))
+        logits = step(ids, ours.rows(a, b)).double()
+        wanted = exact.step(ids, theirs.rows(a, b))[0]
+        squares = [float((part**2).sum()) for part in (logits - wanted, wanted)]
+        worst = max(worst, (squares[0] / max(squares[1], 1e-6)) ** 0.5)
+        difference, size = difference + squares[0], size + squares[1]
+
+    for row, length in enumerate(prompts):
+        compare(row, row + 1, length)
+    for tokens in (1, 1, 2, 1):
+        compare(0, rows, tokens)
+    longest = int(ours.lengths.argmax())
+    while ours.lengths[longest] < CONTEXT:
+        compare(longest, longest + 1, 1)
+    assert torch.equal(ours.lengths, theirs.lengths)
+    return worst, (difference / size) ** 0.5
+
+
+@needs_native
+@settings(max_examples=25, deadline=None)
+@given(
+    config=transformers | recurrents, level=st.sampled_from(range(len(LEVELS) or 1)),
+    threads=sizes(1, 4), rows=sizes(1, 11), seed=sizes(0, 1000),
+)  # fmt: skip
+def test_fp32_logits_are_torchs_for_models_of_any_shape(
+    config: ModelConfig, level: int, threads: int, rows: int, seed: int
+) -> None:
+    model = random_model(config, seed)
+    step = NativeStep(model, level=level, threads=threads)
+    assert errors(model, step, rows, seed)[0] < 1e-5
+
+
+@needs_native
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+@pytest.mark.parametrize("body", ["transformer", "rnn", "gru", "lstm"])
+def test_bf16_logits_are_within_a_hundredth_and_int8_ones_within_a_twentieth(
+    body: str, level: int
+) -> None:
+    config = ModelConfig.from_size("tiny", body=body, vocab_size=203, context=CONTEXT)
+    model = calm_model(config.changed(num_layers=2))
+    in_bf16 = errors(model, NativeStep(model, "bfloat16", level=level), 9, 0)[1]
+    assert in_bf16 < 1e-2
+    assert in_bf16 < errors(model, TorchStep(model, "bfloat16"), 9, 0)[1]
+    assert errors(model, NativeStep(model, "int8", level=level), 9, 0)[1] < 5e-2
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [64, 65, 130])
+def test_more_rows_than_one_pass_takes_are_done_in_several(rows: int) -> None:
+    for config in (transformer(vocab_size=31, head_size=8), recurrent(vocab_size=31, body="gru")):
+        model = random_model(config)
+        assert errors(model, NativeStep(model), rows, 1)[0] < 1e-5
+
+
+@needs_native
+def test_a_state_in_bf16_is_read_and_written() -> None:
+    model = random_model(transformer(vocab_size=31, width=40, head_size=10, kv_heads=2, group=2))
+    step = NativeStep(model)
+    layers = [tuple(part.bfloat16() for part in layer) for layer in step.new_state(3, 16).layers]
+    narrow = KeyValueCache(layers, torch.zeros(3, dtype=torch.int64), 16)
+    wide = step.new_state(3, 16)
+    for tokens in (3, 1, 1):
+        ids = torch.randint(0, 31, (3, tokens))
+        error = (step(ids, narrow) - step(ids, wide)).norm() / step(
+            ids, step.new_state(3, 16)
+        ).norm()
+    assert 0 < error < 1e-2
+
+
+def greedy(
+    step: NativeStep | TorchStep, config: ModelConfig, tokens: int
+) -> tuple[list[int], list[float]]:
+    """So many ids, and how far the best candidate was ahead each time."""
+    state = step.new_state(1, config.context)
+    ids, leads = [1], []
+    for _ in range(tokens):
+        logits = step(torch.tensor([ids[-1:]]), state)[0]
+        best = logits.topk(2).values
+        leads.append(float(best[0] - best[1]))
+        ids.append(int(logits.argmax()))
+    return ids, leads
+
+
+@needs_native
+@pytest.mark.parametrize("body", ["transformer", "rnn", "gru", "lstm"])
+def test_512_greedy_tokens_are_torchs(body: str) -> None:
+    for seed in range(2):
+        config = ModelConfig.from_size("tiny", body=body, vocab_size=301, context=513)
+        config = config.changed(num_layers=2, tie_embeddings=False)
+        model = random_model(config, seed)
+        ours, leads = greedy(NativeStep(model), config, 512)
+        theirs, _ = greedy(TorchStep(model), config, 512)
+        differ = next(
+            (i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1), None
+        )
+        assert differ is None or leads[differ - 1] < 1e-4, f"token {differ} of {body}, seed {seed}"
+        assert len(set(ours)) > 8, "a model that repeats itself proves nothing"
+
+
+@needs_native
+def test_the_same_row_gives_the_same_logits_alone_and_in_company() -> None:
+    model = random_model(transformer(vocab_size=61, width=48, kv_heads=2, group=2, head_size=12))
+    step = NativeStep(model)
+    company = step.new_state(13, CONTEXT)
+    alone = step.new_state(1, CONTEXT)
+    for _ in range(5):
+        ids = torch.randint(0, 61, (13, 1))
+        together, single = step(ids, company), step(ids[4:5], alone)
+        assert (together[4] - single[0]).abs().max() < 1e-5
+
+
+@needs_native
+def test_what_does_not_fit_is_refused_before_the_native_code_sees_it() -> None:
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    step, state = NativeStep(model), model.new_state(2, 4)
+    for bad in (31, -1):
+        with pytest.raises(IndexError):
+            step(torch.tensor([[0], [bad]]), state)
+    with pytest.raises(AssertionError, match="5 tokens in a state of 4"):
+        step(torch.zeros(2, 5, dtype=torch.int64), state)
+    with pytest.raises(AssertionError, match="3 rows of ids for 2"):
+        step(torch.zeros(3, 1, dtype=torch.int64), state)
+    with pytest.raises(ValueError, match="no ids"):
+        step(torch.zeros(2, 0, dtype=torch.int64), state)
+    doubles = [tuple(part.double() for part in layer) for layer in state.layers]
+    with pytest.raises(AssertionError, match="float64"):
+        step(torch.zeros(2, 1, dtype=torch.int64), KeyValueCache(doubles, state.lengths, 4))
+    other = random_model(transformer(vocab_size=31, head_size=10)).new_state(2, 4)
+    with pytest.raises(AssertionError, match="in a state of"):
+        step(torch.zeros(2, 1, dtype=torch.int64), other)
+    with pytest.raises(AssertionError, match="more places than positions"):
+        step(torch.zeros(2, 1, dtype=torch.int64), model.new_state(2, CONTEXT + 1))
+
+
+@needs_native
+def test_threads_sleep_when_there_is_nothing_to_do() -> None:
+    def sleeping() -> list[bool]:
+        return [
+            file.read_text().rsplit(")", 1)[1].split()[0] == "S"
+            for file in Path("/proc/self/task").glob("*/stat")
+            if file.parent.name not in before
+        ]
+
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("needs Linux's /proc")
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    before = {task.name for task in Path("/proc/self/task").iterdir()}
+    step = NativeStep(model, threads=3)
+    step(torch.zeros(1, 1, dtype=torch.int64), step.new_state(1, 8))
+    deadline = time.monotonic() + 20
+    while not (states := sleeping()) or not all(states):
+        assert time.monotonic() < deadline, "a thread still runs after 20 seconds"
+    assert len(states) == 2
+
+
+@needs_native
+def test_an_engine_uses_the_native_step_unless_it_is_turned_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    assert Slots(model, 2).step.name.startswith(f"native {LEVELS[0]}, float32")
+    monkeypatch.setenv("LMAPPS_NATIVE", "0")
+    assert Slots(model, 2).step.name == "torch, float32 (LMAPPS_NATIVE=0 turns the native step off)"
+
+
+def test_without_a_library_or_with_one_of_other_sources_torch_takes_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    monkeypatch.setattr(library_module, "LIBRARY", tmp_path / "libstep.so")
+    library_module._load.cache_clear()
+    assert "is not built" in choose_step(model).name
+    (tmp_path / "libstep.so").write_bytes(b"not a library")
+    assert "cannot be loaded" in choose_step(model).name
+    if LEVELS:
+        monkeypatch.undo()
+        monkeypatch.setattr(library_module, "fingerprint", lambda: 0)
+        assert "built from other sources" in choose_step(model).name
+        monkeypatch.undo()
+        assert choose_step(model).name.startswith("native")
+
+
+@needs_native
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_torch_and_native_round_weights_alike(weights: str) -> None:
+    config = ModelConfig.from_size("tiny", body="transformer", vocab_size=203, context=CONTEXT)
+    model = calm_model(config)
+    ids = torch.randint(0, 203, (2, 5))
+    results = [
+        step(ids, step.new_state(2, 8)).float()
+        for step in (NativeStep(model, weights), TorchStep(model, weights))
+    ]
+    difference = (results[0] - results[1]).norm() / results[1].norm()
+    assert difference < {"float32": 1e-5, "bfloat16": 3e-2, "int8": 5e-2}[weights]
+
+
+def test_an_unknown_precision_is_refused_by_name() -> None:
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    with pytest.raises(
+        SettingsError, match="weights must be one of float32, bfloat16, int8, got 'int4'"
+    ):
+        choose_step(model, "int4")
+
+
+def test_a_machine_without_a_compiler_gets_a_reason_and_no_half_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotCompile, match=r"no C\+\+ compiler"):
+        find_compiler()
+    monkeypatch.undo()
+    for broken in ("/nowhere/c++", "false"):
+        with pytest.raises(CannotCompile, match=r"could not be run|failed"):
+            compile_library(tmp_path / "libstep.so", compiler=broken)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,253 @@
+"""Conversations are a tree that only grows, belong to somebody, and survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmapps.errors import InputError, StorageError
+from lmapps.server.conversation import NoSuchConversation, conversation_from
+from lmapps.server.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'test.db'}")
+
+
+def talk(store: Store, owner: str = "ann", turns: int = 4) -> str:
+    made = store.begin(owner, "chat")
+    parent = None
+    for number in range(turns):
+        role, author = ("user", "person") if number % 2 == 0 else ("assistant", "model")
+        parent = store.add(owner, made, parent, role, f"turn {number}", author).id  # type: ignore
+    return made
+
+
+def said(store: Store, conversation: str, owner: str = "ann") -> list[str]:
+    return [turn.content for turn in store.load(owner, conversation).path()]
+
+
+def test_a_conversation_is_called_after_its_first_message_and_can_be_renamed(store: Store) -> None:
+    made = store.begin("ann", "chat")
+    assert store.list("ann", "chat") == [], "an empty one is not listed"
+    first = store.add("ann", made, None, "user", "What is a river,\n and why? " * 9, "person")
+    assert [item.title for item in store.list("ann", "chat")] == [
+        "What is a river, and why? What is a river, and why? What is ..."
+    ]
+    store.rename("ann", made, " Rivers ")
+    store.add("ann", made, first.id, "user", "And a lake?", "person")
+    assert [item.title for item in store.list("ann", "chat")] == ["Rivers"]
+    with pytest.raises(InputError, match="needs a title"):
+        store.rename("ann", made, "  ")
+
+
+def test_trying_again_adds_a_branch_and_keeps_the_one_before(store: Store) -> None:
+    made = talk(store)
+    path = store.load("ann", made).path()
+    again = store.add("ann", made, path[2].id, "assistant", "another reply", "model")
+    assert said(store, made) == ["turn 0", "turn 1", "turn 2", "another reply"]
+    whole = store.load("ann", made)
+    assert [turn.content for turn in whole.versions(again)] == ["turn 3", "another reply"]
+    store.show("ann", made, path[3].id)
+    assert said(store, made)[-1] == "turn 3"
+
+
+def test_a_stale_tab_adds_a_branch_and_overwrites_nothing(store: Store) -> None:
+    made = talk(store, turns=2)
+    seen_by_both = store.load("ann", made).path()[-1].id
+    store.add("ann", made, seen_by_both, "user", "from the new tab", "person")
+    store.add("ann", made, seen_by_both, "user", "from the stale tab", "person")
+    contents = [turn.content for turn in store.load("ann", made).turns]
+    assert contents == ["turn 0", "turn 1", "from the new tab", "from the stale tab"]
+
+
+def test_the_end_below_a_turn_follows_the_newest_answers(store: Store) -> None:
+    made = talk(store)
+    whole = store.load("ann", made)
+    assert whole.end_of(whole.turns[0]).content == "turn 3"
+    store.add("ann", made, whole.turns[0].id, "assistant", "newer", "model")
+    newer = store.load("ann", made)
+    assert newer.end_of(newer.turns[0]).content == "newer"
+
+
+def test_what_is_deleted_is_not_listed_and_can_be_taken_back(store: Store) -> None:
+    kept, gone = talk(store), talk(store)
+    store.delete("ann", gone)
+    assert [item.id for item in store.list("ann", "chat")] == [kept]
+    store.restore("ann", gone)
+    assert {item.id for item in store.list("ann", "chat")} == {kept, gone}
+
+
+def test_search_finds_every_word_in_titles_and_turns_whatever_the_case(store: Store) -> None:
+    made = store.begin("ann", "chat")
+    first = store.add("ann", made, None, "user", "Tell me of Rivers", "person")
+    store.add("ann", made, first.id, "assistant", "100% of them flow_down", "model")
+    talk(store)
+    for search in ("rivers", "RIVERS flow", "100%", "flow_d", "flow rivers"):
+        assert [item.id for item in store.list("ann", "chat", search)] == [made], search
+    assert store.list("ann", "chat", "rivers lake") == []
+    assert store.list("ann", "chat", "fl%wn") == [], "a percent sign is only that"
+
+
+def test_what_belongs_to_somebody_else_does_not_exist(store: Store) -> None:
+    made = talk(store)
+    turn = store.load("ann", made).turns[0].id
+    other = talk(store, "bob")
+    calls: list[Any] = [
+        lambda: store.load("bob", made),
+        lambda: store.add("bob", made, None, "user", "x", "person"),
+        lambda: store.rename("bob", made, "x"),
+        lambda: store.delete("bob", made),
+        lambda: store.show("bob", made, None),
+        lambda: store.rate("bob", made, turn, 1),
+        lambda: store.rate("bob", other, turn, 1),
+        lambda: store.add("bob", other, turn, "user", "x", "person"),
+        lambda: store.show("bob", other, turn),
+    ]
+    for call in calls:
+        with pytest.raises(NoSuchConversation):
+            call()
+    assert store.list("bob", "chat")[0].id == other and len(store.list("bob", "chat")) == 1
+    assert said(store, made) == ["turn 0", "turn 1", "turn 2", "turn 3"]
+
+
+def test_a_rating_and_a_corrected_reply_are_kept(store: Store) -> None:
+    made = talk(store, turns=2)
+    question, reply = store.load("ann", made).turns
+    store.rate("ann", made, reply.id, -1)
+    store.add("ann", made, question.id, "assistant", "the right reply", "person")
+    store.grow(reply.id, "it grew", "stop")
+    turns = store.load("ann", made).turns
+    assert [(turn.content, turn.author, turn.rating) for turn in turns[1:]] == [
+        ("it grew", "model", -1), ("the right reply", "person", None),
+    ]  # fmt: skip
+
+
+def test_what_a_person_wrote_never_grows(store: Store) -> None:
+    made = talk(store, turns=1)
+    store.grow(store.load("ann", made).turns[0].id, "something else", "stop")
+    assert said(store, made) == ["turn 0"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(steps=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.text(max_size=9)), min_size=1))
+def test_an_exported_conversation_comes_back_with_every_branch(
+    steps: list[tuple[int, bool, str]],
+) -> None:
+    store = Store("sqlite:///:memory:")
+    made, ids = store.begin("ann", "chat", "A title"), list[str]()
+    for place, by_model, content in steps:
+        parent = ids[place % len(ids)] if ids else None
+        role, author = ("assistant", "model") if by_model else ("user", "person")
+        ids.append(store.add("ann", made, parent, role, content, author).id)  # type: ignore
+        if by_model:
+            store.rate("ann", made, ids[-1], 1)
+    exported = store.load("ann", made)
+    copied = store.load(
+        "bob",
+        store.take_in("bob", "chat", conversation_from(json.loads(json.dumps(exported.as_data())))),
+    )
+
+    def shape(whole: Any) -> list[Any]:
+        numbers = {turn.id: number for number, turn in enumerate(whole.turns)}
+        return [
+            (numbers.get(t.parent), t.role, t.content, t.author, t.rating) for t in whole.turns
+        ] + [numbers[whole.leaf], whole.title]
+
+    assert shape(copied) == shape(exported)
+    assert not {turn.id for turn in copied.turns} & {turn.id for turn in exported.turns}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "no conversation that lmapps exported"),
+        ({"lmapps": "conversation", "turns": []}, "no turns"),
+        ({"lmapps": "conversation", "turns": [3]}, "turn 1 must be an object"),
+        ({"lmapps": "conversation", "turns": [{"id": "a", "role": "boss", "content": ""}]}, "role"),
+        (
+            {
+                "lmapps": "conversation", "leaf": "a",
+                "turns": [{"id": "a", "parent": "b", "role": "user", "content": ""}],
+            },
+            "the turn before it, 'b'",
+        ),
+        (
+            {
+                "lmapps": "conversation", "leaf": "c",
+                "turns": [{"id": "a", "role": "user", "content": ""}],
+            },
+            "no turn 'c'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_exported_conversation_is_named(data: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        conversation_from(data)
+
+
+def test_a_conversation_reads_as_markdown(store: Store) -> None:
+    made = talk(store, turns=2)
+    text = store.load("ann", made).as_markdown()
+    assert text == "# turn 0\n\n**You**\n\nturn 0\n\n**Model**\n\nturn 1\n"
+
+
+def test_a_database_that_cannot_be_used_is_a_sentence_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be used .*unable to open"):
+        Store(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
+    with pytest.raises(StorageError) as raised:
+        Store("postgresql+psycopg://me:secret@127.0.0.1:1/none")
+    assert "127.0.0.1:1/none" in str(raised.value) and "secret" not in str(raised.value)
+    (tmp_path / "text.db").write_text("this is no database, " * 99)
+    with pytest.raises(StorageError, match="not a database"):
+        Store(f"sqlite:///{tmp_path / 'text.db'}")
+
+
+WRITER = """
+import sys
+from lmapps.server.store import Store
+store = Store(sys.argv[1])
+made = store.begin("ann", "chat")
+question = store.add("ann", made, None, "user", "go on", "person")
+reply = store.add("ann", made, question.id, "assistant", "", "model")
+print(made, flush=True)
+for number in range(10**9):
+    store.grow(reply.id, f"{number} " * 50)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [3, 40])
+def test_what_was_written_before_a_kill_is_there_after_it(tmp_path: Path, lines: int) -> None:
+    url = f"sqlite:///{tmp_path / 'killed.db'}"
+    words = [sys.executable, "-c", WRITER, url]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ) as writer:
+        assert writer.stdout is not None
+        made = writer.stdout.readline().strip()
+        seen = [int(writer.stdout.readline()) for _ in range(lines)]
+        writer.send_signal(signal.SIGKILL)
+    store = Store(url)
+    question, reply = store.load("ann", made).path()
+    assert question.content == "go on"
+    number = int(reply.content.split()[0])
+    assert reply.content == f"{number} " * 50 and number >= seen[-1]
+    assert reply.finish is None, "it can be seen that the reply was cut off"
+    store.grow(reply.id, "and on", "stop")
+
+
+def test_two_servers_on_one_file_see_each_others_turns(tmp_path: Path) -> None:
+    one, two = (Store(f"sqlite:///{tmp_path / 'shared.db'}") for _ in range(2))
+    made = talk(one)
+    assert said(two, made) == said(one, made)
+    two.rename("ann", made, "By the other")
+    assert one.list("ann", "chat")[0].title == "By the other"

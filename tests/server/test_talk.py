@@ -1,0 +1,217 @@
+"""A chat without a page: what each action keeps in the store, and what a tab sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.decoding import Decoding
+from lmapps.discovery import discover
+from lmapps.engine.application import Application
+from lmapps.engine.engine import Engine
+from lmapps.errors import InputError, PromptTooLong
+from lmapps.server import saved, talk
+from lmapps.server.saved import Place
+from lmapps.server.store import Store
+from lmapps.server.talk import Seen, Talk
+
+SHORT = Decoding(temperature=0.8, seed=1, max_new_tokens=12)
+OTHER = Decoding(temperature=1.5, seed=2, max_new_tokens=12)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'test.db'}")
+
+
+@pytest.fixture
+def chat(endless_checkpoint: Callable[[str], Any], store: Store) -> Iterator[Talk]:
+    with Engine(endless_checkpoint("gru"), slots=2) as engine:
+        yield Talk(Application(discover().get("chat"), engine), store)
+
+
+def run(news: AsyncGenerator[Seen, None]) -> list[Seen]:
+    async def all_of_them() -> list[Seen]:
+        return [seen async for seen in news]
+
+    return asyncio.run(all_of_them())
+
+
+def send(chat: Talk, place: Place, text: str, decoding: Decoding = SHORT) -> Seen:
+    return run(chat.send(place, text, {"persona": ""}, lambda: decoding))[-1]
+
+
+def contents(seen: Seen) -> list[str]:
+    assert seen.turns is not None
+    return [turn.content for turn in seen.turns]
+
+
+def test_a_message_and_its_reply_are_kept_from_the_first_word_on(chat: Talk, store: Store) -> None:
+    here = chat.arrive("", None).place
+    news = run(chat.send(here, "Hello there", {"persona": ""}, lambda: SHORT))
+    assert news[0].busy and contents(news[0]) == ["Hello there"]
+    assert [item.title for item in news[0].listed or ()] == ["Hello there"]
+    last = news[-1]
+    assert not last.busy and len(last.turns or ()) == 2 and contents(last)[1]
+    again = chat.arrive(last.place.owner, last.place.conversation)
+    assert contents(again) == contents(last)
+    assert [turn.finish for turn in again.turns or ()] == ["stop", "stop"]
+
+
+def test_the_model_is_given_the_branch_and_nothing_else(
+    chat: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    views = talk.views
+
+    def spy(application: Any, values: Any, choose: Any) -> Any:
+        given.append([message["content"] for message in values["messages"]])
+        return views(application, values, choose)
+
+    monkeypatch.setattr(talk, "views", spy)
+    first = send(chat, Place("ann"), "one")
+    second = send(chat, first.place, "two")
+    run(chat.retry(second.place, {}, lambda: OTHER))
+    run(chat.edit(second.place, 0, "changed", {}, lambda: SHORT))
+    reply = contents(first)[1]
+    assert given == [["one"], ["one", reply, "two"], ["one", reply, "two"], ["changed"]]
+
+
+def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -> None:
+    first = send(chat, Place("ann"), "one")
+    assert first.version is None
+    again = run(chat.retry(first.place, {}, lambda: OTHER))[-1]
+    assert again.version == (2, 2) and contents(again) != contents(first)
+    back = chat.switch(again.place, -1)
+    assert back.version == (1, 2) and contents(back) == contents(first)
+    assert contents(chat.switch(back.place, -1)) == contents(first), "there is none before"
+    changed = run(chat.edit(again.place, 0, "uno", {}, lambda: SHORT))[-1]
+    assert contents(changed)[0] == "uno" and changed.version == (2, 2)
+    assert contents(chat.switch(changed.place, -1)) == contents(again), "the newest below it"
+
+
+def test_a_corrected_reply_is_kept_as_the_persons_and_is_not_answered(chat: Talk) -> None:
+    first = send(chat, Place("ann"), "one")
+    passes = chat.application.engine.passes
+    corrected = run(chat.edit(first.place, 1, "the right reply", {}, lambda: SHORT))[-1]
+    assert chat.application.engine.passes == passes
+    assert [(turn.content, turn.author) for turn in corrected.turns or ()] == [
+        ("one", "person"), ("the right reply", "person"),
+    ]  # fmt: skip
+    assert corrected.version == (2, 2)
+
+
+def test_undo_puts_the_message_back_into_the_box_and_keeps_the_branch(chat: Talk) -> None:
+    second = send(chat, send(chat, Place("ann"), "one").place, "two")
+    undone = chat.undo(second.place)
+    assert undone.message == "two" and contents(undone) == contents(second)[:2]
+    empty = chat.undo(undone.place)
+    assert empty.message == "one" and contents(empty) == []
+    assert chat.undo(empty.place).status == "There is nothing to undo."
+    anew = send(chat, empty.place, "other")
+    assert contents(anew)[0] == "other" and anew.version == (2, 2)
+
+
+def test_a_stale_tab_goes_on_from_what_it_shows(chat: Talk, store: Store) -> None:
+    first = send(chat, Place("ann"), "one")
+    new_tab = send(chat, first.place, "from the new tab")
+    stale = send(chat, first.place, "from the stale tab")
+    assert contents(new_tab)[2] == "from the new tab"
+    assert contents(stale)[2] == "from the stale tab" and stale.version == (2, 2)
+    assert len(store.load("ann", first.place.conversation or "").turns) == 6
+
+
+def test_what_was_written_until_stop_is_kept(chat: Talk, store: Store) -> None:
+    endless = Decoding(seed=1, max_new_tokens=100)
+
+    async def stop_in_the_middle() -> Seen:
+        news = chat.send(Place("ann"), "one", {}, lambda: endless)
+        async for seen in news:
+            if seen.turns and len(seen.turns) == 2 and seen.turns[1].content:
+                await news.aclose()
+                return seen
+        raise AssertionError("no reply came")
+
+    seen = asyncio.run(stop_in_the_middle())
+    kept = store.load("ann", seen.place.conversation or "").path()
+    assert [turn.finish for turn in kept] == ["stop", "cancelled"]
+    assert kept[1].content.startswith(contents(seen)[1])
+    assert send(chat, seen.place, "two").version is None, "the tab goes on where it stopped"
+
+
+def test_a_reply_is_saved_while_it_grows(
+    chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved, "SAVE_SECONDS", 0.0)
+    grown = []
+    grow = store.grow
+    monkeypatch.setattr(
+        store,
+        "grow",
+        lambda turn, text, finish=None: grown.append(text) or grow(turn, text, finish),
+    )
+    last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=100))
+    assert len(grown) > 2 and grown[-1] == contents(last)[1]
+    assert all(a == b[: len(a)] for a, b in pairwise(grown[:-1]))
+
+
+def test_an_error_is_a_sentence_and_the_message_is_kept(chat: Talk) -> None:
+    news = run(chat.send(Place("ann"), "long " * 500, {}, lambda: SHORT))
+    assert "shorten it" in (news[-1].status or "") and not news[-1].busy
+    assert [turn.role for turn in chat.open(news[-1].place, news[-1].place.conversation).turns or ()
+            ] == ["user"]  # fmt: skip
+    assert PromptTooLong.status == 413
+
+
+def test_a_long_conversation_shows_its_end_and_more_when_asked(chat: Talk, store: Store) -> None:
+    made = store.begin("ann", "chat")
+    parent = None
+    for number in range(500):
+        parent = store.add("ann", made, parent, "user", str(number), "person").id
+    seen = chat.open(Place("ann"), made)
+    assert contents(seen)[0] == "440" and seen.earlier == 440
+    more = chat.earlier(seen.place)
+    assert contents(more)[0] == "380" and contents(more)[-1] == "499"
+    chat.rate(more.place, 0, "Like")
+    assert [turn.content for turn in store.load("ann", made).turns if turn.rating] == ["380"]
+
+
+def test_a_rating_is_kept_and_can_be_taken_back(chat: Talk, store: Store) -> None:
+    place = send(chat, Place("ann"), "one").place
+    for liked, rating in ((False, -1), (True, 1), ("Dislike", -1), ("", None)):
+        chat.rate(place, 1, liked)
+        assert store.load("ann", place.conversation or "").turns[1].rating == rating
+
+
+def test_deleting_can_be_undone_and_what_is_not_there_is_named(chat: Talk) -> None:
+    place = send(chat, Place("ann"), "one").place
+    gone = chat.delete(place)
+    assert gone.listed == [] and contents(gone) == []
+    back = chat.restore(gone.place, place.conversation or "")
+    assert [item.title for item in back.listed or ()] == ["one"] and contents(back)[0] == "one"
+    with pytest.raises(InputError, match="no conversation yet"):
+        chat.delete(Place("ann"))
+    with pytest.raises(InputError, match="no conversation yet"):
+        chat.rename(Place("ann"), "x")
+
+
+def test_a_visitor_whose_conversation_is_gone_begins_a_new_one(chat: Talk) -> None:
+    theirs = send(chat, Place("bob"), "secret").place
+    for conversation in ("nowhere", theirs.conversation):
+        seen = chat.arrive("ann", conversation)
+        assert seen.place == Place("ann") and contents(seen) == [] and seen.listed == []
+    assert chat.arrive("", None).place.owner != chat.arrive("", None).place.owner
+
+
+def test_an_exported_conversation_is_the_branch_that_the_tab_shows(chat: Talk) -> None:
+    first = send(chat, Place("ann"), "one")
+    run(chat.retry(first.place, {}, lambda: OTHER))
+    exported = chat.export(first.place)
+    assert [turn.content for turn in exported.path()] == contents(first)
+    copied = chat.take_in(Place("bob"), exported.as_data())
+    assert contents(copied) == contents(first) and copied.version == (1, 2)

@@ -1,0 +1,158 @@
+"""Several processes learn what one does, with copies of the model and with shards of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmapps.__main__ import build_parser
+from lmapps.errors import SettingsError
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+STORY = "The old man lived by the sea. Every morning he took his boat and went out to fish. "
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "copies, Muon": {},
+    "shards, Muon": {"shard": True},
+}
+MORE_VARIANTS: dict[str, dict[str, Any]] = {
+    "copies, AdamW": {"optimizer": "adamw"},
+    "shards, AdamW": {"optimizer": "adamw", "shard": True},
+    "shards, GRU": {"shard": True, "model": "gru"},
+    "copies, LSTM": {"model": "lstm"},
+}
+RESUMED = "shards, Muon, resumed"
+
+TWO_PROCESSES = """
+import json, sys
+from lmapps.training import loop
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+variants, resumed = json.loads(sys.argv[1])
+for values in variants:
+    report = run_training(TrainSettings.from_values(values))
+    assert not report or report["machine"]["processes"] == 2, report
+
+class Interrupted(loop.Meter):
+    def after_step(self, progress, *rest):
+        if progress["step"] == 9:
+            raise KeyboardInterrupt
+        return super().after_step(progress, *rest)
+
+whole, loop.Meter = loop.Meter, Interrupted
+try:
+    run_training(TrainSettings.from_values(resumed))
+except KeyboardInterrupt:
+    loop.Meter = whole
+run_training(TrainSettings.from_values(resumed))
+"""
+
+
+def settings(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "data": [str(folder / "story.txt")], "out": str(folder / name), "steps": 12,
+        "vocab_size": 320, "context": 32, "layers": 2, "width": 32, "batch_tokens": 256,
+        "micro_batch_tokens": 64, "evaluations": 2, "saves": 4, "mixed_precision": "no",
+    }  # fmt: skip
+    return values | changes
+
+
+def train_by_two_then_one(folder: Path, variants: dict[str, dict[str, Any]]) -> Path:
+    """A folder of runs: all variants by two processes in one launch, then each by one."""
+    (folder / "story.txt").write_text("\n\n".join(f"Chapter {n}. {STORY}" for n in range(60)))
+    (folder / "script.py").write_text(TWO_PROCESSES)
+    by_two = [settings(folder, f"two: {name}", **v) for name, v in variants.items()]
+    resumed = settings(folder, f"two: {RESUMED}", **VARIANTS["shards, Muon"])
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+        *("--master_port", "29611", str(folder / "script.py"), json.dumps([by_two, resumed])),
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, changes in variants.items():
+        changes = {key: value for key, value in changes.items() if key != "shard"}
+        run_training(TrainSettings.from_values(settings(folder, f"one: {name}", **changes)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_by_two_then_one(tmp_path_factory.mktemp("runs"), VARIANTS)
+
+
+def losses(run: Path) -> list[float]:
+    """Training and validation losses, in the order of the log."""
+    entries = map(json.loads, (run / "run" / "log.jsonl").read_text().splitlines())
+    return [e["loss"] if "loss" in e else e["validation"]["loss"] for e in entries]
+
+
+def assert_alike(folder: Path, name: str) -> None:
+    one, two = folder / f"one: {name}", folder / f"two: {name}"
+    assert len(losses(one)) == 4
+    assert losses(one) == pytest.approx(losses(two), abs=2e-3)
+    weights, weights_too = (load_file(run / "model.safetensors") for run in (one, two))
+    assert weights.keys() == weights_too.keys()
+    for key, tensor in weights.items():
+        assert torch.allclose(tensor, weights_too[key], atol=5e-3), key
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_have_the_loss_curve_and_the_weights_of_one(folder: Path, name: str) -> None:
+    assert_alike(folder, name)
+
+
+@pytest.mark.long
+def test_so_have_they_with_every_optimizer_and_body(tmp_path: Path) -> None:
+    train_by_two_then_one(tmp_path, MORE_VARIANTS)
+    for name in MORE_VARIANTS:
+        assert_alike(tmp_path, name)
+
+
+def test_a_sharded_run_resumes_exactly(folder: Path) -> None:
+    whole, resumed = folder / "two: shards, Muon", folder / f"two: {RESUMED}"
+    for file in ("model.safetensors", "run/step-00000012/optimizer.safetensors"):
+        one, other = load_file(whole / file), load_file(resumed / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_shards_of_one_process_are_refused(folder: Path) -> None:
+    alone = TrainSettings.from_values(settings(folder, "alone", shard=True))
+    with pytest.raises(SettingsError, match="several processes, got one"):
+        run_training(alone)
+
+
+SCALING = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    blocks = re.findall(r"```(\w*)\n(.*?)```", SCALING, re.S)
+    commands = re.findall(r"lmapps (.*)", "".join(text for kind, text in blocks if not kind))
+    assert len(commands) == 6
+    for command in commands:
+        words = command.split()
+        build_parser(words).parse_args(words)
+
+
+def test_the_configurations_of_the_page_are_accelerates(tmp_path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    configurations = re.findall(r"```yaml\n(.*?)```", SCALING, re.S)
+    assert len(configurations) == 2
+    for number, text in enumerate(configurations):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        config = load_config_from_file(str(file))
+        assert config.num_processes == 8 * config.num_machines
