@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,27 @@ def prompt_change(plugin: Plugin, folder: Path | None) -> str | None:
     return "\n\n".join(changes)
 
 
+def changed_prompts(plugins: Iterable[Plugin], folder: Path | None) -> dict[str, str]:
+    """The plugins whose prompts have changed since training, and how.
+
+    A prompt function that does not return holds nobody up: that it doesn't is what is shown.
+    """
+    changes: dict[str, str] = {}
+    for plugin in plugins if folder and (folder / FILE).is_file() else ():
+        found: list[str | None] = []
+        look = threading.Thread(
+            target=lambda plugin=plugin, found=found: found.append(prompt_change(plugin, folder)),
+            daemon=True,
+        )
+        look.start()
+        look.join(PATIENCE_SECONDS)
+        change = found[0] if found else f"(no prompt within {PATIENCE_SECONDS} seconds)"
+        if change:
+            changes[plugin.name] = change
+    return changes
+
+
+PATIENCE_SECONDS = 1
 TEMPLATE_CHANGED = f"{TEMPLATE} is not the one that the model was trained with"
 
 

@@ -14,7 +14,7 @@ from lmapps.discovery import discover
 from lmapps.errors import StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Plugin
-from lmapps.prompts import FILE, probes, prompt_change, record_prompts
+from lmapps.prompts import FILE, changed_prompts, probes, prompt_change, record_prompts
 
 
 def letter(wording: str = "Write a {tone} letter", kind: str = "about") -> Plugin:
@@ -144,6 +144,53 @@ def test_training_records_the_prompts_and_the_template(
     file.write_text(file.read_text().replace("Greet {", "Say hello to {"))
     change = prompt_change(discover().plugins["greet"], trained.folder)
     assert change == "-user: Greet a text.\n+user: Say hello to a text."
+
+
+def test_a_changed_prompt_is_marked_in_the_list_and_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lmapps.__main__ import main
+    from lmapps.discovery import Found
+    from lmapps.server.page import plugins_page
+
+    found = Found()
+    for app in (letter("Now `{tone}`\n" + "`" * 9), talk):
+        found.add(app, "letter.py")
+    folder = recorded(tmp_path / "trained", letter(), talk)
+    page = plugins_page(found, checkpoint=folder)
+    assert "### letter: its prompt has changed since" in page and "talk: its prompt" not in page
+    assert "-user: Write a formal letter about, 4 lines." in page
+    assert page.count("`" * 8) == 2, "what a prompt says does not end the block"
+    assert "has changed" not in plugins_page(found, checkpoint=tmp_path)
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path))
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "letter.py").write_text(
+        "from lmapps import plugin\n\n\n@plugin\ndef letter(text: str) -> str:\n    return text\n"
+    )
+    assert main(["plugins", "--checkpoint", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("its prompt has changed since") == 1 and "+(no prompt: letter has no" in out
+
+
+def test_a_prompt_function_without_end_holds_nobody_up(tmp_path: Path) -> None:
+    import threading
+
+    ended = threading.Event()
+
+    def endless(text: str) -> str:
+        assert ended.wait(20)
+        return text
+
+    endless.__name__ = "letter"
+    folder = recorded(tmp_path, letter())
+    (tmp_path / FILE).write_text(
+        json.dumps(
+            {"template": "", "plugins": {"letter": [{"fields": {"text": "x"}, "prompt": []}]}}
+        )
+    )
+    changed = changed_prompts([plugin(endless)], folder)
+    ended.set()
+    assert changed == {"letter": "(no prompt within 1 seconds)"}
 
 
 @plugin
