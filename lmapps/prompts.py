@@ -81,14 +81,13 @@ def changed_prompts(plugins: Iterable[Plugin], folder: Path | None) -> dict[str,
             daemon=True,
         )
         look.start()
-        look.join(PATIENCE_SECONDS)
-        change = found[0] if found else f"(no prompt within {PATIENCE_SECONDS} seconds)"
+        look.join(1)
+        change = found[0] if found else "(no prompt within a second)"
         if change:
             changes[plugin.name] = change
     return changes
 
 
-PATIENCE_SECONDS = 1
 TEMPLATE_CHANGED = f"{TEMPLATE} is not the one that the model was trained with"
 
 

@@ -184,13 +184,11 @@ def test_a_prompt_function_without_end_holds_nobody_up(tmp_path: Path) -> None:
     endless.__name__ = "letter"
     folder = recorded(tmp_path, letter())
     (tmp_path / FILE).write_text(
-        json.dumps(
-            {"template": "", "plugins": {"letter": [{"fields": {"text": "x"}, "prompt": []}]}}
-        )
+        '{"template": "", "plugins": {"letter": [{"fields": {"text": "x"}, "prompt": []}]}}'
     )
     changed = changed_prompts([plugin(endless)], folder)
     ended.set()
-    assert changed == {"letter": "(no prompt within 1 seconds)"}
+    assert changed == {"letter": "(no prompt within a second)"}
 
 
 @plugin
