@@ -22,10 +22,11 @@ from types import ModuleType
 
 from lmapps.errors import LmappsError, PluginError
 from lmapps.plugin import Plugin
+from lmapps.toml_plugin import read_toml_plugin
 
 LIMIT = 10.0
 """Seconds after which a file that has not finished loading is given up."""
-SKIPPED = ("_", "test_", "conftest.")
+SKIPPED = ("_", "test_", "conftest.", "pyproject.")
 """A file whose name begins so is no plugin: parts of one, and its tests."""
 
 
@@ -114,7 +115,7 @@ def load(file: str | Path, name: str | None = None) -> Plugin:
 
 def is_plugin_file(file: Path) -> bool:
     """Whether a file of a plugin folder is looked at."""
-    return file.suffix == ".py" and not file.name.startswith(SKIPPED)
+    return file.suffix in (".py", ".toml") and not file.name.startswith(SKIPPED)
 
 
 def _plugins_in(file: Path) -> list[Plugin]:
@@ -122,6 +123,8 @@ def _plugins_in(file: Path) -> list[Plugin]:
         raise PluginError("it is a folder, not a file")
     if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
         raise PluginError(f"it is a link to {file.resolve()}, outside the plugin folder")
+    if file.suffix == ".toml":
+        return [read_toml_plugin(file)]
     plugins = list(_made_in(_module(file)))
     if not plugins:
         raise PluginError("there is no plugin in it")
@@ -197,6 +200,8 @@ def failure_of(source: str, error: BaseException) -> Failure:
         missing = error.name or "the package"
         fix = f"Install {missing} in the environment of lmapps, or remove the import."
         return Failure(source, line, reason, fix)
+    if isinstance(error, UnicodeDecodeError) and line is None:
+        return Failure(source, None, f"not UTF-8: {reason}", "Save the file as UTF-8 text.")
     if isinstance(error, OSError) and line is None:
         return Failure(source, None, f"it cannot be read: {error.strerror}", "Correct the file.")
     return Failure(source, line, f"{type(error).__name__}: {reason}", "Correct that line.")

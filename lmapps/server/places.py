@@ -21,6 +21,9 @@ from lmapps.server.widgets import PRIVATE
 
 SPARE = 16
 """How many plugins may come while the server runs."""
+AT_ONCE = 12
+"""How many tabs are part of the page; the rest are drawn when they are opened, so that hundreds of
+plugins neither slow the start down nor the page."""
 LIST = "lmapps-plugins"
 """The tab that lists the plugins, the last one."""
 LOOK_SECONDS = 0.5
@@ -48,14 +51,14 @@ class Places:
     def __init__(self, found: Found) -> None:
         self.found = found
         plugins = sorted(found.plugins.values(), key=lambda plugin: plugin.messages_field is None)
-        self.first: list[Plugin | None] = [*plugins, *[None] * SPARE]
+        self._names = [plugin.name for plugin in plugins] + [""] * SPARE
+        self._drawn: list[Plugin | None] = [*plugins, *[None] * SPARE]
+        self.first = [p if n < AT_ONCE else None for n, p in enumerate(self._drawn)]
         """What is part of the page as it was built."""
-        self._names = [plugin.name if plugin else "" for plugin in self.first]
-        self._drawn = list(self.first)
         self._since = [found.version] * len(self._names)
 
-    def __iter__(self) -> Iterator[tuple[int, Plugin | None]]:
-        return ((number, self.at(number)) for number in range(len(self._names)))
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._names)))
 
     def at(self, number: int) -> Plugin | None:
         """The plugin in a place, as it is now."""
@@ -64,6 +67,11 @@ class Places:
     def since(self, number: int) -> int:
         """The version in which a place came to be what it is."""
         return self._since[number]
+
+    def revision(self, number: int) -> str:
+        """Another text for every version of every plugin."""
+        name = self._names[number]
+        return f"{name} {self.found.revisions.get(name)}"
 
     def follow(self) -> list[str]:
         """Free the places of plugins that are gone and give some to the new ones.
@@ -76,9 +84,9 @@ class Places:
         for number, name in enumerate(self._names):
             if not name and waiting:
                 self._names[number] = waiting.pop(0)
-        for number, plugin in self:
-            if self._drawn[number] is not plugin:
-                self._drawn[number], self._since[number] = plugin, version
+        for number in self:
+            if self._drawn[number] is not self.at(number):
+                self._drawn[number], self._since[number] = self.at(number), version
         return waiting
 
 
@@ -86,17 +94,17 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
     """Build the row of tabs inside the page that is open."""
     outputs: list[Any] = []
     with gr.Tabs() as tabs:
-        for number, plugin in places:
-            outputs += _place(places, number, plugin, draw)
+        for number in places:
+            outputs += _place(places, number, draw)
         with gr.Tab("Plugins", id=LIST):
             listed = gr.Markdown(list_page([]), elem_id="plugins-page")
 
     def follow(_: str, drawn: str, chosen: str) -> list[Any]:
         version, left_over = places.found.version, places.follow()
         now: list[Any] = []
-        for number, plugin in places:
+        for number in places:
             changed = places.since(number) > int(drawn)
-            now += _now(places, number, plugin) if changed else [gr.skip()] * 3
+            now += _now(places, number) if changed else [gr.skip()] * 3
         gone = chosen.startswith("place-") and not places.at(int(chosen.removeprefix("place-")))
         selected = gr.Tabs(selected=LIST) if gone else gr.skip()
         return [*now, selected, list_page(left_over), str(version)]
@@ -109,31 +117,35 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
     seen.change(follow, [seen, drawn, chosen], [*outputs, tabs, listed, drawn], js=CHOSEN, **quiet)
 
 
-def _place(places: Places, number: int, plugin: Plugin | None, draw: Draw) -> list[Any]:
-    """One tab: what it shows at first, and what is drawn when that has changed."""
+def _place(places: Places, number: int, draw: Draw) -> list[Any]:
+    """One tab: what it shows at first, and what is drawn when it is opened or has changed."""
+    plugin, at_first = places.at(number), places.first[number]
     title = word(plugin, plugin.title) if plugin else ""
     with gr.Tab(title, id=f"place-{number}", visible=plugin is not None) as tab:
-        with gr.Column() as first:
-            if plugin:
-                draw(plugin)
-        changed = gr.Textbox(visible="hidden")
+        with gr.Column(visible=at_first is not None) as first:
+            if at_first:
+                draw(at_first)
+        drawn = gr.Textbox(visible="hidden")
 
-        @gr.render([changed], [changed.change], show_progress="hidden")  # type: ignore[untyped-decorator]
+        @gr.render([drawn], [drawn.change], show_progress="hidden")  # type: ignore[untyped-decorator]
         def again(revision: str) -> None:
             plugin = copy(places.at(number))
             if plugin and revision:
                 plugin.languages = {}  # an open page knows the translations of its beginning only
                 draw(plugin)
 
-    return [tab, first, changed]
+    if plugin and not at_first:
+        tab.select(lambda: places.revision(number), None, drawn, show_progress="hidden", **PRIVATE)
+    return [tab, first, drawn]
 
 
-def _now(places: Places, number: int, plugin: Plugin | None) -> list[Any]:
+def _now(places: Places, number: int) -> list[Any]:
     """A place's tab, what it showed at first, and the revision to draw instead ("" = none)."""
+    plugin, at_first = places.at(number), places.first[number]
     if plugin is None:
         # Gradio lists a tab that becomes `visible=False` again by itself; "hidden" stays away.
         return [gr.Tab(visible="hidden"), gr.Column(visible=False), ""]
-    as_first = places.first[number] is plugin
-    revision = "" if as_first else f"{plugin.name} {places.found.revisions.get(plugin.name)}"
+    as_first = plugin is at_first
     title = word(plugin, plugin.title) if as_first else plugin.title
+    revision = "" if as_first else places.revision(number)
     return [gr.Tab(title, visible=True), gr.Column(visible=as_first), revision]

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from lmapps import __version__
 from lmapps.discovery import Found, Library
 from lmapps.engine.engine import Engine
-from lmapps.errors import LmappsError
+from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.server.api import openai_routes
@@ -20,6 +20,7 @@ from lmapps.server.apps import app_routes, described
 from lmapps.server.protocol import on_error
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store import Store
+from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
@@ -32,10 +33,16 @@ def serve(settings: ServeSettings) -> None:
     import uvicorn
 
     listening = settings.listen()
-    checkpoint = Checkpoint.load(find_checkpoint(settings.checkpoint), device=best_device())
     library = Library(patience=PATIENCE_SECONDS)
     for failure in library.found.failures:
         say(f"plugin not loaded: {failure}")
+    folder = find_checkpoint(settings.checkpoint)
+    if settings.checkpoint == ServeSettings.checkpoint and not folder.exists():
+        say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
+        checkpoint = wait_for_checkpoint(find_default, waiting_app(library.found), listening)
+        library.look()
+    else:
+        checkpoint = Checkpoint.load(folder, device=best_device())
     store = Store(settings.database)
     engine = Engine(
         checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
@@ -47,6 +54,15 @@ def serve(settings: ServeSettings) -> None:
     logging.getLogger("lmapps").addHandler(logging.StreamHandler())
     with library.watched(say):
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def find_default() -> Checkpoint | None:
+    """The default checkpoint, once it is whole."""
+    folder = find_checkpoint(ServeSettings.checkpoint)
+    try:
+        return Checkpoint.load(folder, device=best_device()) if folder.is_dir() else None
+    except CheckpointError:  # it is being written
+        return None
 
 
 def say(sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lmapps.__main__ import main
 from lmapps.discovery import Library
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import plugin_folders
+from lmapps.server.places import AT_ONCE
 
 pytestmark = pytest.mark.browser
 
@@ -61,6 +63,12 @@ def box(page: Any, field: str) -> Any:
 
 def replies(page: Any) -> Any:
     return page.locator("#chat-chat .bot.message")
+
+
+def command(*words: str) -> int:
+    """Run a command in a thread: Playwright has an event loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(main, words).result()
 
 
 def test_from_nothing_to_a_tab_an_endpoint_a_command_and_a_trained_model(
@@ -116,10 +124,10 @@ def test_from_nothing_to_a_tab_an_endpoint_a_command_and_a_trained_model(
     assert "season" in json.dumps(paths["/apps/haiku"])
 
     train = ["train", "--apps", "haiku", "--steps", "2", "--evaluations", "1"]
-    assert main(train) == 0
+    assert command(*train) == 0
     assert (home / "checkpoints" / "haiku" / "model.safetensors").is_file()
-    assert main(["evaluate", "haiku", "--apps", "haiku"]) == 0
-    assert main(["run", "haiku", "--topic", "rain", "--checkpoint", "haiku"]) == 0
+    assert command("evaluate", "haiku", "--apps", "haiku") == 0
+    assert command("run", "haiku", "--topic", "rain", "--checkpoint", "haiku") == 0
     assert "examples 6" in capsys.readouterr().out
 
 
@@ -179,4 +187,25 @@ def test_a_conversation_is_kept_when_its_own_plugin_is_edited(
         file.write_text(text.replace('title="Chat"', 'title="Talk"'))
         tab(page, "Talk").wait_for()
         page.locator("#chat-chat .user.message").locator("visible=true").wait_for()
+        page.close()
+
+
+def test_of_many_plugins_the_last_is_drawn_when_it_is_opened(
+    browser: Any, serve: Callable[..., Any], home: Path
+) -> None:
+    folder = home / "plugins"
+    folder.mkdir()
+    for number in range(AT_ONCE + 2):
+        (folder / f"p{number}.py").write_text(
+            "from lmapps import plugin\n\n@plugin\n"
+            f"def p{number}(text: str, number: int = {number}) -> str:\n    return text\n"
+        )
+    library = Library([folder])
+    with serve(library.found, 0.0) as served:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(served.url)
+        tab(page, "P9").click()
+        box(page, "text").fill("Hello")
+        button(page, "Write").click()
+        page.wait_for_function("document.querySelector('#reply-p9')?.innerText.trim()")
         page.close()
