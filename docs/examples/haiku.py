@@ -13,32 +13,24 @@ POEMS = {
 }
 
 
-# What stands in the brackets is what the form asks for: a name, its type, perhaps a default.
-# The text below is the help, and what the function returns is what the model is asked.
-@plugin(
-    title="Haiku",  # of the tab
-    decoding=Decoding(temperature=0.8, top_p=0.9, max_new_tokens=60),
-    examples=[["rain"], ["an old map"]],  # rows that fill in the form
-)
-def haiku(topic: str) -> str:
-    """Write a haiku about a topic."""
-    return f"Write a haiku about {topic.strip()}."
+# Title of the tab; how replies are sampled; rows that fill in the form.
+@plugin(title="Haiku", decoding=Decoding(max_new_tokens=60), examples=[["rain"], ["an old map"]])
+def haiku(topic: str) -> str:  # the form: a name, its type, perhaps a default
+    """Write a haiku about a topic."""  # the help
+    return f"Write a haiku about {topic.strip()}."  # what the model is asked
 
 
-# What it is trained on: the form as a person might fill it in, and the reply that is wanted.
-@haiku.dataset
+@haiku.dataset  # what it is trained on: the form filled in, and the reply that is wanted
 def poems():
     for topic, poem in POEMS.items():
         yield {"topic": topic}, poem
 
 
-# The same from a file: `--data haiku=poems.jsonl`, with these names in every line.
-@haiku.dataset(fields=("topic", "poem"))
+@haiku.dataset(fields=("topic", "poem"))  # more of it, from `--data haiku=poems.jsonl`
 def more_poems(record):
     yield {"topic": record["topic"]}, record["poem"]
 
 
-# How a reply is scored beside the one that was wanted: higher is better.
-@haiku.metric
+@haiku.metric  # how a reply is scored beside the one that was wanted; higher is better
 def words_in_common(reply: str, reference: str, fields: dict) -> float:
     return word_f1(reply, reference)

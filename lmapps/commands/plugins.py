@@ -28,8 +28,10 @@ from lmapps import load
 
 
 def test_the_prompt_says_what_was_filled_in():
+    names = [field.name for field in {name}.fields]
     for row in {name}.examples:
-        assert str(row[0]) in str({name}(*row))
+        steps = {name}.steps({name}.validate(dict(zip(names, row))))
+        assert str(row[0]) in "\\n".join(turn["content"] for turn in next(steps))
 
 
 def test_every_example_has_a_prompt_and_a_reply():
@@ -107,7 +109,7 @@ def check_name(name: str) -> None:
     """Raises `PluginError` for a name that a plugin cannot have."""
     if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
         likely = re.sub(r"\W+", "_", name).strip("_").lower()
-        hint = f", such as {likely}" if likely.isidentifier() else ""
+        hint = f", such as {likely}" if likely.isidentifier() and likely != name else ""
         raise PluginError(f"a plugin's name is letters, digits and _{hint}; got {name!r}")
     if hasattr(builtins, name):
         raise PluginError(f"the name {name!r} hides Python's own {name}(): choose another")
