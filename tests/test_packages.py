@@ -66,7 +66,7 @@ def test_the_wheel_carries_plugins_examples_and_the_marker_of_types(wheel: Path)
         f"lmapps/bundled/examples/{file.name}" for file in (ROOT / "docs/examples").glob("*.py")
     }
     assert plugins | examples | {"lmapps/py.typed"} <= names
-    assert not [name for name in names if "test" in name or name.startswith("docs")]
+    assert not [name for name in names if name.startswith(("tests", "docs", "plugins"))]
 
 
 def test_installed_from_the_wheel_the_plugins_are_found_from_any_folder(
