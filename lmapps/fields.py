@@ -19,26 +19,24 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lmapps.errors import FieldError, PluginError
 from lmapps.kinds import (
-    Bounds,
     Choice,
     Choices,
     Flag,
-    Integer,
     Kind,
     Line,
     LongText,
     Maybe,
-    Number,
     Unfit,
 )
 from lmapps.messages import Conversation, Message, Messages
+from lmapps.number import Bounds, Integer, Number
 from lmapps.passage import Passage
 
 KINDS: tuple[type[Kind], ...] = (
@@ -52,6 +50,9 @@ _TYPES: tuple[tuple[Any, Kind], ...] = (
 
 RESERVED = ("checkpoint", "decoding", "explain", "stream")
 """Names that requests and commands use beside the fields of a plugin."""
+
+Languages = Mapping[str, Mapping[str, str]]
+"""A language as browsers name it -> a form's texts and their translations."""
 
 REQUIRED = inspect.Parameter.empty
 """The default of a field that has none."""
@@ -186,6 +187,20 @@ def line_of(function: Callable[..., Any], parameter: str) -> int:
         return first
     found = (n for n in ast.walk(tree) if isinstance(n, ast.arg) and n.arg == parameter)
     return first + next((node.lineno - 1 for node in found), 0)
+
+
+def checked_languages(languages: Languages, words: Sequence[str]) -> Languages:
+    """Raises `PluginError` for a translation of something that the form does not say."""
+    for language, translations in languages.items():
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
+            raise PluginError(f"languages names them as browsers do (zh, pt-BR), got {language!r}")
+        for text in translations:
+            if text not in words:
+                raise PluginError(
+                    f"languages translates {text!r} to {language}, but the form says only: "
+                    + ", ".join(map(repr, words))
+                )
+    return languages
 
 
 _SECTION = re.compile(r"^(Args|Returns|Yields|Raises):[ ]*\n((?:[ ]+\S.*(?:\n|$)|[ ]*\n)*)", re.M)

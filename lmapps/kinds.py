@@ -6,28 +6,14 @@ error are all read from the kind; `parse` takes exactly what `schema` describes.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lmapps.errors import PluginError
 from lmapps.passage import Passage
 
 Component = tuple[str, dict[str, Any]]
 """The name of a Gradio component, and the options that differ from its usual ones."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The least and the greatest number: `Annotated[int, Bounds(1, 9)]`."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise PluginError(f"Bounds go from a low to a high number, got {self}")
 
 
 class Unfit(Exception):
@@ -70,6 +56,10 @@ class Kind:
     def words(self) -> tuple[str, ...]:
         """The texts that a form shows of it."""
         return ()
+
+    def probes(self) -> list[Any]:
+        """Values that between them bring out what a prompt makes of this kind."""
+        return ["a text", ""][: 1 if self.filled else 2]
 
     def unfit(self, value: Any, wanted: str = "") -> Unfit:
         shown = repr(value)
@@ -130,6 +120,9 @@ class Choice(Kind):
     def words(self) -> tuple[str, ...]:
         return self.choices
 
+    def probes(self) -> list[Any]:
+        return list(self.choices)
+
     def component(self) -> Component:
         return "Dropdown", {"choices": list(self.choices)}
 
@@ -162,6 +155,9 @@ class Choices(Kind):
     def words(self) -> tuple[str, ...]:
         return self.choices
 
+    def probes(self) -> list[Any]:
+        return [list(self.choices), *([choice] for choice in self.choices)]
+
     def component(self) -> Component:
         return "CheckboxGroup", {"choices": list(self.choices)}
 
@@ -185,65 +181,11 @@ class Flag(Kind):
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         return words.get(word.lower(), word)
 
+    def probes(self) -> list[Any]:
+        return [True, False]
+
     def component(self) -> Component:
         return "Checkbox", {}
-
-
-@dataclass(frozen=True)
-class Number(Kind):
-    name, written = "number", "float"
-    whole: ClassVar[bool] = False
-
-    bounds: Bounds | None = None
-
-    def wanted(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        return f"{kind} {self._between()}" if self.bounds else kind
-
-    def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = {"type": "integer" if self.whole else "number"}
-        if self.bounds:
-            schema |= {"minimum": self.bounds.low, "maximum": self.bounds.high}
-        return schema
-
-    def parse(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.unfit(value)
-        try:
-            number = int(value) if self.whole else float(value)
-        except (OverflowError, ValueError):  # infinite, no number, or larger than any float
-            raise self.unfit(value) from None
-        if number != value or not (self.whole or math.isfinite(number)):
-            raise self.unfit(value)
-        if self.bounds and not self.bounds.low <= number <= self.bounds.high:
-            raise self.unfit(value, self._between())
-        return number
-
-    def of_word(self, word: str) -> Any:
-        for convert in (int, float):
-            try:
-                return convert(word)
-            except ValueError:
-                continue
-        return word
-
-    def component(self) -> Component:
-        if self.bounds is None and self.filled:  # Gradio's number box can't begin empty: it has 0
-            return "Textbox", {"max_lines": 1, "placeholder": self.wanted()}
-        if self.bounds is None:
-            return "Number", {"precision": 0 if self.whole else None}
-        low, high = self.bounds.low, self.bounds.high
-        return "Slider", {"minimum": low, "maximum": high, "step": 1 if self.whole else None}
-
-    def _between(self) -> str:
-        assert self.bounds is not None
-        return f"between {self.bounds.low:g} and {self.bounds.high:g}"
-
-
-@dataclass(frozen=True)
-class Integer(Number):
-    name, written = "integer", "int"
-    whole = True
 
 
 @dataclass(frozen=True)
@@ -278,6 +220,9 @@ class Maybe(Kind):
 
     def words(self) -> tuple[str, ...]:
         return self.inner.words()
+
+    def probes(self) -> list[Any]:
+        return [*self.inner.probes(), None]
 
     def component(self) -> Component:
         """As the inner one, but for those that always have a value: they get a way to have none."""

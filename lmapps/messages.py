@@ -35,6 +35,11 @@ class Conversation(Kind):
         several = {"type": "array", "minItems": 1, "items": items}
         return {"anyOf": [several, {"type": "string", "pattern": r"\S"}]}
 
+    def probes(self) -> list[Any]:
+        first = {"role": "user", "content": "a text"}
+        reply = {"role": "assistant", "content": "a reply"}
+        return [[first], [first, reply, first]]
+
     def parse(self, value: Any) -> Messages:
         if isinstance(value, str) and value.strip():
             return [{"role": "user", "content": value}]

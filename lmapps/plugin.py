@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,21 @@ from typing import Any, overload
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DataError, FieldError, PluginError, ReplyError
-from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
+from lmapps.fields import (
+    Field,
+    Languages,
+    Message,
+    Messages,
+    checked_languages,
+    fields_of,
+    split_docstring,
+)
 from lmapps.passage import Passage
 from lmapps.reply import ReplyForm, reply_form
-from lmapps.steps import Steps, is_message, plugin_boundary, steps_of
+from lmapps.steps import Steps, is_conversation, plugin_boundary, steps_of
 
 DatasetFunction = Callable[..., Iterable[tuple[Any, ...]]]
 Metric = Callable[[Any, Any, dict[str, Any]], float]
-Languages = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Plugin:
         self.title = title or self.name.replace("_", " ").capitalize()
         self.help, helps = split_docstring(inspect.getdoc(function) or "")
         self.fields: tuple[Field, ...] = fields_of(function, labels, helps)
-        self.languages = _checked_languages(languages or {}, self.words)
+        self.languages = checked_languages(languages or {}, self.words)
         self.decoding = decoding or Decoding()
         self.reply_form = reply_form(reply)
         self.finish = finish or self.reply_form.finish
@@ -168,16 +174,21 @@ class Plugin:
         with plugin_boundary(f"plugin {self.name!r}"):
             yield from steps_of(self.name, self.function(**arguments))
 
-    def conversation(self, example: Example) -> Messages:
-        """An example as the model sees it: the prompt as in a live request, then the reply."""
-        arguments = self.validate(example.fields)
+    def asked(self, values: Mapping[str, Any]) -> Messages | list[Messages]:
+        """What it asks first, where the model can read a text of any length."""
+        arguments = self.validate(values)
         for name, value in arguments.items():
-            if isinstance(value, Passage):  # training shortens what is too long by itself
+            if isinstance(value, Passage):
                 arguments[name] = Passage(value, budget=sys.maxsize)
         steps = self.steps(arguments)
-        prompt = next(steps, None)
+        asked = next(steps)
         steps.close()
-        if not prompt or not is_message(prompt[0]):
+        return asked
+
+    def conversation(self, example: Example) -> Messages:
+        """An example as the model sees it: the prompt as in a live request, then the reply."""
+        prompt = self.asked(example.fields)  # training shortens what is too long by itself
+        if not is_conversation(prompt):
             raise PluginError(
                 f"plugin {self.name!r} asks for several replies on an example; it is trained on "
                 f"its single prompt, so leave out or shorten: {str(example.fields)[:80]}"
@@ -244,20 +255,6 @@ class Plugin:
             raise PluginError(f"example {values!r} does not fit: {error}") from None
         rest = [field.default for field in self.fields[len(values) :]]
         return values + rest
-
-
-def _checked_languages(languages: Languages, words: Sequence[str]) -> Languages:
-    """Raises `PluginError` for a translation of something that the form does not say."""
-    for language, translations in languages.items():
-        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
-            raise PluginError(f"languages names them as browsers do (zh, pt-BR), got {language!r}")
-        for text in translations:
-            if text not in words:
-                raise PluginError(
-                    f"languages translates {text!r} to {language}, but the form says only: "
-                    + ", ".join(map(repr, words))
-                )
-    return languages
 
 
 @overload

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 from lmapps.decoding import Decoding
 from lmapps.errors import PluginError, ReplyError
 from lmapps.fields import kind_of
-from lmapps.kinds import Choice, Component, Flag, Kind, Line, LongText, Maybe, Number, Unfit
+from lmapps.kinds import Choice, Component, Flag, Kind, Line, LongText, Maybe, Unfit
+from lmapps.number import Number
 from lmapps.replies import code_of
 
 

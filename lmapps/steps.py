@@ -58,6 +58,11 @@ def conversation_of(name: str, prompt: Any) -> Messages:
     )
 
 
+def is_conversation(asked: Messages | list[Messages]) -> TypeGuard[Messages]:
+    """Whether it is one conversation, and not several side by side."""
+    return bool(asked) and is_message(asked[0])
+
+
 def is_message(value: Any) -> TypeGuard[Message]:
     return isinstance(value, dict) and {"role", "content"} <= value.keys()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmapps import Bounds, Messages, Passage, plugin
@@ -73,6 +73,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("field", every.fields, ids=lambda field: field.name)
+@settings(deadline=None)
 @given(VALUES)
 def test_parse_takes_just_what_the_schema_takes(field: Field, value: Any) -> None:
     is_number = isinstance(value, int) and not isinstance(value, bool)

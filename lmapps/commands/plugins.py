@@ -6,11 +6,13 @@ import argparse
 import builtins
 import keyword
 import re
+import textwrap
 from pathlib import Path
 
 from lmapps.discovery import Found, discover
 from lmapps.errors import PluginError, StorageError
-from lmapps.paths import example_folder, home, plugin_folders
+from lmapps.paths import example_folder, find_checkpoint, home, plugin_folders
+from lmapps.prompts import changed_prompts
 from lmapps.switches import switch
 
 START = "haiku"
@@ -40,6 +42,9 @@ def test_every_example_has_a_prompt_and_a_reply():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", default="default", help="whose training the prompts are compared with"
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help="(none: list them)")
     new = actions.add_parser("new", help="write a plugin and its test")
     new.add_argument("name", help="of the plugin: the function, the file, the endpoint")
@@ -56,10 +61,15 @@ def main(args: argparse.Namespace) -> int:
     found = discover()
     if args.action:
         return turn(found, args.name, args.action)
+    checkpoint = find_checkpoint(args.checkpoint)
+    changed = changed_prompts(found.plugins.values(), checkpoint)
     for name, plugin in found.plugins.items():
         fields = ", ".join(field.name for field in plugin.fields)
         print(f"{name:12} {plugin.help.splitlines()[0] if plugin.help else ''}")
         print(f"{'':12} fields: {fields}; file: {found.sources[name]}")
+        if name in changed:
+            print(f"{'':12} its prompt has changed since {args.checkpoint} was trained:")
+            print(textwrap.indent(changed[name], " " * 15))
     for name, source in found.off.items():
         print(f"{name:12} switched off; file: {source}")
     for failure in found.failures:

@@ -14,6 +14,7 @@ from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
 from lmapps.engine.engine import Engine, Reply
 from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.request import Finish
+from lmapps.engine.turns import User
 from lmapps.errors import ReplyError
 from lmapps.fields import Messages
 from lmapps.passage import Passage
@@ -84,10 +85,10 @@ Event = Asked | Text | Clear | Progress | Notice | Waiting | Done
 
 
 class Application:
-    """One plugin on one engine."""
+    """One plugin on one engine, for somebody who takes turns with others."""
 
-    def __init__(self, plugin: Plugin, engine: Engine) -> None:
-        self.plugin, self.engine = plugin, engine
+    def __init__(self, plugin: Plugin, engine: Engine, user: User = None) -> None:
+        self.plugin, self.engine, self.user = plugin, engine, user
         self._template = engine.checkpoint.template
 
     async def events(
@@ -179,7 +180,7 @@ class Application:
                 f"tokens: its oldest {left_out} messages are left out."
             )
         text, count, finish = "", 0, None
-        async with aclosing(self.engine.stream(ids, decoding)) as deltas:
+        async with aclosing(self.engine.stream(ids, decoding, self.user)) as deltas:
             async for delta in deltas:
                 if delta.position is not None:
                     yield Waiting(delta.position)
@@ -201,7 +202,7 @@ class Application:
 
         async def complete(ids: list[int]) -> Reply:
             async with turns:
-                return await self.engine.complete(ids, decoding)
+                return await self.engine.complete(ids, decoding, self.user)
 
         tasks = [asyncio.create_task(complete(ids)) for ids in prompts]
         try:

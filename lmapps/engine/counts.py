@@ -33,6 +33,10 @@ class Counts:
         """Requests at their end, by `Finish`."""
         self.prompt_tokens = 0
         """Tokens of the prompts that were begun."""
+        self.reused_tokens = 0
+        """Of these, so many were in a state that was kept."""
+        self.read_tokens = 0
+        """And so many were read."""
         self.generated_tokens = 0
         self.first_token = Histogram()
         """Seconds from a request's arrival to its first token."""

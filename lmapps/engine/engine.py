@@ -19,6 +19,7 @@ from lmapps.engine.request import Deliver, Delta, Finish, Request
 from lmapps.engine.sampling import Logprob
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
+from lmapps.engine.turns import User, share
 from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong, ShuttingDown
 from lmapps.model.checkpoint import Checkpoint
 
@@ -34,6 +35,8 @@ class Reply:
     ids: tuple[int, ...]
     finish: Finish
     logprobs: tuple[Logprob, ...] = ()
+    reused: int = 0
+    """Ids of the prompt that were not read again."""
 
 
 class Engine:
@@ -118,8 +121,21 @@ class Engine:
         """Requests that wait for a slot."""
         return len(self._scheduler.waiting) + len(self._arrived)
 
-    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, deliver: Deliver) -> Request:
+    @property
+    def prefix_bytes(self) -> int:
+        """Memory of the states that are kept for prompts that begin in the same way."""
+        return self._scheduler.slots.prefixes.bytes
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        decoding: Decoding,
+        deliver: Deliver,
+        user: User = None,
+    ) -> Request:
         """Queue a prompt; `deliver` gets every `Delta`, the last with `finish` set.
+
+        user  who takes turns with others; None = the program itself, which no limit holds for
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
         token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
@@ -142,7 +158,7 @@ class Engine:
         limit = min(decoding.max_new_tokens, room)
         constraint = self._grammars.constraint(decoding)
         tokenizer = self.checkpoint.tokenizer
-        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint)
+        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint, user)
         with self._wake:
             reason = self.why_not_ready()
             if self._closed and reason:
@@ -150,13 +166,14 @@ class Engine:
             if reason:
                 self.counts.refused += 1
                 raise Busy(reason, self._patience())
+            self._check_share(user)
             self.counts.accepted += 1
             self._arrived.append(request)
             self._wake.notify()
         return request
 
     async def stream(
-        self, prompt_ids: Sequence[int], decoding: Decoding
+        self, prompt_ids: Sequence[int], decoding: Decoding, user: User = None
     ) -> AsyncGenerator[Delta, None]:
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
         loop = asyncio.get_running_loop()
@@ -167,7 +184,7 @@ class Engine:
 
         if decoding.grammar is not None:  # compiled here, so that the loop does not wait for it
             await asyncio.to_thread(self._grammars.constraint, decoding)
-        request = self.submit(prompt_ids, decoding, deliver)
+        request = self.submit(prompt_ids, decoding, deliver, user)
         try:
             finished = False
             while not finished:
@@ -179,9 +196,11 @@ class Engine:
         finally:
             request.cancel()
 
-    async def complete(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
+    async def complete(
+        self, prompt_ids: Sequence[int], decoding: Decoding, user: User = None
+    ) -> Reply:
         """The whole reply."""
-        return joined([delta async for delta in self.stream(prompt_ids, decoding)])
+        return joined([delta async for delta in self.stream(prompt_ids, decoding, user)])
 
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""
@@ -202,6 +221,19 @@ class Engine:
                 except Exception as error:  # the request boundary
                     self._scheduler.fail(_for_a_person(error))
         self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
+
+    def _check_share(self, user: User) -> None:
+        """Nobody fills the queue alone. Raises `Busy`."""
+        if user is None:
+            return
+        queued = [*self._arrived, *list(self._scheduler.waiting)]
+        mine = sum(request.user == user for request in queued)
+        if mine >= share(self.queue):
+            self.counts.refused += 1
+            raise Busy(
+                f"{mine} of your requests are waiting already: try again in a moment",
+                self._patience(),
+            )
 
     def _patience(self) -> int:
         """Seconds in which about a quarter of those who wait will have had their turn."""
@@ -224,7 +256,8 @@ def joined(deltas: Sequence[Delta]) -> Reply:
     assert finish is not None
     ids = tuple(token_id for delta in deltas for token_id in delta.ids)
     logprobs = tuple(one for delta in deltas for one in delta.logprobs)
-    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs)
+    reused = sum(delta.reused for delta in deltas)
+    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs, reused)
 
 
 def _for_a_person(error: Exception) -> Exception:

@@ -15,6 +15,7 @@ from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Constraint
 from lmapps.engine.sampling import Logprob
 from lmapps.engine.stops import StopStrings
+from lmapps.engine.turns import User
 from lmapps.text.tokenizer import Tokenizer
 
 Finish = Literal["stop", "length", "cancelled", "error"]
@@ -34,6 +35,8 @@ class Delta:
     """While it waits: 1 = next in the queue."""
     logprobs: tuple[Logprob, ...] = ()
     """One for each id, where `Decoding.logprobs` asks for them."""
+    reused: int = 0
+    """Of the prompt, so many ids were not read again; told with the first id of the reply."""
 
 
 Deliver = Callable[[Delta], None]
@@ -51,13 +54,17 @@ class Request:
         tokenizer: Tokenizer,
         deliver: Deliver,
         constraint: Constraint | None = None,
+        user: User = None,
     ) -> None:
         self.prompt_ids = list(prompt_ids)
         self.decoding = decoding
         self.max_new_tokens = max_new_tokens
         self.generated: list[int] = []
+        self.user = user
         self.prefilled = 0
         """How many ids of the prompt are in the state."""
+        self.reused = 0
+        """How many of these were in a state that was kept."""
         self.position: int | None = None
         self.cancelled = False
         self.arrived = time.monotonic()
@@ -97,7 +104,8 @@ class Request:
         if finish and not stopped:
             text += self._stops.flush()
         logprobs = (logprob,) if logprob else ()
-        self.deliver(Delta(text, (token_id,), finish, logprobs=logprobs))
+        reused = self.reused if len(self.generated) == 1 else 0
+        self.deliver(Delta(text, (token_id,), finish, logprobs=logprobs, reused=reused))
         return finish is not None
 
     def _is_complete(self, token_id: int) -> bool:
@@ -108,7 +116,7 @@ class Request:
         return self._constraint.complete
 
     def end(self, finish: Finish, error: Exception | None = None) -> None:
-        """End it from outside: cancelled, or failed."""
+        """End it from outside: cancelled, out of time, or failed."""
         self.finish = finish
         self.deliver(Delta(self._stops.flush(), finish=finish, error=error))
 

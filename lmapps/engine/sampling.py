@@ -42,6 +42,23 @@ def sample(
 
     Where `allowed_V` is given, it is one of those that are true in it.
     """
+    logits = adjusted(logits_V, decoding, prompt_ids, generated, allowed_V)
+    if decoding.temperature == 0:
+        return int(logits.argmax())
+    return draw(probabilities(logits, decoding), rng)
+
+
+def adjusted(
+    logits_V: npt.NDArray[Any],
+    decoding: Decoding,
+    prompt_ids: Sequence[int] = (),
+    generated: Sequence[int] = (),
+    allowed_V: npt.NDArray[np.bool_] | None = None,
+) -> Floats:
+    """A copy of the logits with bias and penalties; minus infinity where an id may not come.
+
+    Raises `CheckpointError` where the model gives no numbers.
+    """
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
         raise CheckpointError("the model's output is not a number: its weights are damaged")
@@ -50,9 +67,7 @@ def sample(
     if allowed_V is not None:
         logits[~allowed_V] = -np.inf
     _penalize(logits, decoding, prompt_ids, generated)
-    if decoding.temperature == 0:
-        return int(logits.argmax())
-    return draw(probabilities(logits, decoding), rng)
+    return logits
 
 
 def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:

@@ -3,85 +3,156 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lmapps.engine.counts import Counts
+from lmapps.engine.pace import PREFILL_TOKENS, Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of, sample
 from lmapps.engine.slots import Slots
-from lmapps.errors import LmappsError
+from lmapps.engine.turns import User, in_turn, next_place
+from lmapps.errors import Busy, LmappsError
 
-PREFILL_TOKENS = 512
-"""The most prompt tokens read in one step, so that a long prompt does not stall the others."""
+LONGEST_SECONDS = 600.0
+"""A person's request, waiting and reply together, takes at most so long."""
+USERS_REMEMBERED = 4096
 
 
 class Scheduler:
-    """Requests in, a batch that everybody joins and leaves at any step. One thread only."""
+    """Requests in, a batch that everybody joins and leaves at any step. One thread only.
 
-    def __init__(self, slots: Slots, vocab_size: int) -> None:
+    clock  seconds from any beginning; a test may count something else
+    """
+
+    def __init__(
+        self, slots: Slots, vocab_size: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.slots = slots
         self.vocab_size = vocab_size
-        self.waiting: deque[Request] = deque()
+        self.clock = clock
+        self.waiting: list[Request] = []
+        """In the order in which they came."""
         self.reading: Request | None = None
         """The request whose prompt is being read."""
         self.passes = 0
         """Forward passes so far."""
         self.counts = Counts()
+        self.pace = Pace()
+        self._turns = 0
+        self._last_turn: OrderedDict[User, int] = OrderedDict()
 
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.reading or self.slots.running)
 
     def step(self) -> None:
-        """One round: at most one decoding pass, and as much reading as the budget allows."""
+        """One round: at most one decoding pass, and as much reading as the pace allows."""
         self._drop_cancelled()
-        self._read_prompts()
+        self._drop_late()
+        is_beside_others = bool(self.slots.running)
+        started = self.clock()
+        read = self._read_prompts(self.pace.tokens if is_beside_others else PREFILL_TOKENS)
+        done_reading = self.clock()
         if self.slots.running:
             logits_BV = _numbers(self.slots.decode())
             self.passes += 1
             self._sample_all(logits_BV)
-        for place, request in enumerate(self.waiting, start=1):
-            request.wait_at(place)
+        if is_beside_others and read:
+            self.pace.took(read, done_reading - started, self.clock() - done_reading)
+        self._tell_places()
 
     def fail(self, error: Exception) -> None:
         """End everything that is under way: nobody is left waiting for a reply."""
-        under_way = [*self.slots.running, *([self.reading] if self.reading else []), *self.waiting]
+        under_way = [*self._holding(), *self.waiting]
         self.slots.running.clear()
         self.waiting.clear()
         self.reading = None
         for request in under_way:
             self._end(request, "error", error)
 
-    def _drop_cancelled(self) -> None:
-        for row in reversed(range(len(self.slots.running))):
-            if self.slots.running[row].cancelled:
-                self._end(self.slots.leave(row), "cancelled")
-        if self.reading and self.reading.cancelled:
-            self._end(self.reading, "cancelled")
-            self.reading = None
-        for request in [request for request in self.waiting if request.cancelled]:
-            self.waiting.remove(request)
-            self._end(request, "cancelled")
+    def _holding(self) -> Iterator[Request]:
+        """The requests that have a slot, or will have once their prompt is read."""
+        yield from self.slots.running
+        if self.reading:
+            yield self.reading
 
-    def _read_prompts(self) -> None:
-        """First come, first read; a prompt read to its end gives its first token and joins."""
-        budget = PREFILL_TOKENS
-        while budget > 0 and self.slots.free and (self.reading or self.waiting):
-            request = self.reading = self.reading or self.waiting.popleft()
-            before = request.prefilled
-            if before == 0:
+    def _drop_cancelled(self) -> None:
+        self._drop(lambda request: request.cancelled, "cancelled")
+
+    def _drop_late(self) -> None:
+        """Whoever waited for too long is told so; a reply that takes too long is cut."""
+        before = self.clock() - LONGEST_SECONDS
+        late = [r for r in self.waiting if r.user is not None and r.arrived < before]
+        for request in late:
+            self.waiting.remove(request)
+            why = f"no slot became free in {LONGEST_SECONDS:g} seconds: try again later"
+            self._end(request, "error", Busy(why))
+        self._drop(lambda r: r.user is not None and r.arrived < before, "length")
+
+    def _drop(self, is_due: Callable[[Request], bool], finish: Finish) -> None:
+        for row in reversed(range(len(self.slots.running))):
+            if is_due(self.slots.running[row]):
+                self._end(self._leave(row), finish)
+        if self.reading and is_due(self.reading):
+            self._end(self.reading, finish)
+            self.reading = None
+        for request in [request for request in self.waiting if is_due(request)]:
+            self.waiting.remove(request)
+            self._end(request, finish)
+
+    def _read_prompts(self, budget: int) -> int:
+        """Read so many tokens in turn; how many were read. A prompt at its end gives its first
+        token and joins."""
+        left = budget
+        while left > 0 and self.slots.free and (self.reading or self._admit()):
+            request = self.reading
+            assert request is not None
+            logits_V = None
+            if request.prefilled == 0:
                 self.counts.prompt_tokens += len(request.prompt_ids)
-            logits_V = self.slots.prefill(request, budget)
-            self.passes += 1
-            budget -= request.prefilled - before
+                logits_V = self.slots.open(request)
+                self.counts.reused_tokens += request.reused
+            if logits_V is None:
+                before = request.prefilled
+                logits_V = self.slots.prefill(request, left)
+                self.passes += 1
+                left -= request.prefilled - before
+                self.counts.read_tokens += request.prefilled - before
             if request.prefilled == len(request.prompt_ids):
                 self.reading = None
+                if request.reused < len(request.prompt_ids):
+                    self.slots.keep_prompt(request, logits_V)
                 if not self._sample(_numbers(logits_V), request):
                     self.slots.join(request)
+        return budget - left
+
+    def _admit(self) -> bool:
+        """Begin with the request whose turn it is; False where nobody's is."""
+        held = Counter(request.user for request in self._holding())
+        users = [request.user for request in self.waiting]
+        place = next_place(users, held, self._last_turn, self.slots.count)
+        if place is None:
+            return False
+        request = self.reading = self.waiting.pop(place)
+        self._turns += 1
+        self._last_turn[request.user] = self._turns
+        self._last_turn.move_to_end(request.user)
+        if len(self._last_turn) > USERS_REMEMBERED:
+            self._last_turn.popitem(last=False)
+        return True
+
+    def _tell_places(self) -> None:
+        if not self.waiting:
+            return
+        held = Counter(request.user for request in self._holding())
+        users = [request.user for request in self.waiting]
+        for number, place in enumerate(in_turn(users, held, self._last_turn), start=1):
+            self.waiting[place].wait_at(number)
 
     def _sample_all(self, logits_BV: npt.NDArray[np.float32]) -> None:
         ended = [
@@ -90,7 +161,13 @@ class Scheduler:
             if self._sample(logits_BV[row], request)
         ]
         for row in reversed(ended):
-            self.slots.leave(row)
+            self._leave(row)
+
+    def _leave(self, row: int) -> Request:
+        """Free a row; what it has seen is kept for the next turn."""
+        if self.slots.running[row].finish != "error":
+            self.slots.keep_reply(row)
+        return self.slots.leave(row)
 
     def _sample(self, logits_V: npt.NDArray[np.float32], request: Request) -> bool:
         """The next id of one request; True when its reply is at its end."""
@@ -112,14 +189,14 @@ class Scheduler:
             return True
         self.counts.generated_tokens += 1
         if len(request.generated) == 1:
-            self.counts.first_token.add(time.monotonic() - request.arrived)
+            self.counts.first_token.add(self.clock() - request.arrived)
         if request.finish:
-            self.counts.end(request.finish, time.monotonic())
+            self.counts.end(request.finish, self.clock())
         return ended
 
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
-        self.counts.end(finish, time.monotonic())
+        self.counts.end(finish, self.clock())
 
 
 def _numbers(logits: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import torch
 
+from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
 from lmapps.model.language_model import LanguageModel
 from lmapps.native.step import choose_step
+
+LEAST_PREFIX_BYTES = 64 * 2**20
+"""Kept states may take this much memory, or half of what the slots take."""
 
 
 class Slots:
@@ -22,10 +26,33 @@ class Slots:
         self.count = count
         self.running: list[Request] = []
         self.state = self.step.new_state(count + 1, model.config.context)
+        most = max(LEAST_PREFIX_BYTES, self.state.bytes() // 2)
+        self.prefixes = Prefixes(most, divisible=self.state.divisible)
 
     @property
     def free(self) -> int:
         return self.count - len(self.running)
+
+    def open(self, request: Request) -> torch.Tensor | None:
+        """Begin a prompt where a state is known; logits (V,) where all of it was read before."""
+        found = self.prefixes.find(request.prompt_ids)
+        if found is None:
+            return None
+        prefix, length = found
+        self.state.restore(self.count, prefix.state, length)
+        request.prefilled = request.reused = length
+        return prefix.logits_V if length == len(request.prompt_ids) else None
+
+    def keep_prompt(self, request: Request, logits_V: torch.Tensor) -> None:
+        """Keep the state of the prompt that was just read."""
+        known = None if self.state.divisible else logits_V.clone()
+        self.prefixes.keep(request.prompt_ids, self.state.save(self.count), known)
+
+    def keep_reply(self, row: int) -> None:
+        """Keep the state of a prompt and its reply; the last id sampled was not read yet."""
+        request = self.running[row]
+        ids = [*request.prompt_ids, *request.generated[:-1]]
+        self.prefixes.keep(ids, self.state.save(row))
 
     def prefill(self, request: Request, most: int) -> torch.Tensor:
         """Read at most so many more ids of a prompt; logits (V,) after the last one read."""

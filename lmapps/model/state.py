@@ -16,6 +16,9 @@ import torch
 class State:
     """Rows of tensors whose first dimension is the row, and how many tokens each has seen."""
 
+    divisible = False
+    """Whether the state after fewer tokens is a part of the state after more."""
+
     def __init__(
         self, tensors: list[tuple[torch.Tensor, ...]], lengths: torch.Tensor, capacity: int
     ):
@@ -48,6 +51,16 @@ class State:
         for part in self._parts():
             part[row].zero_()
 
+    def save(self, row: int) -> list[torch.Tensor]:
+        """A copy of what a row has seen."""
+        return [part[row].clone() for part in self._parts()]
+
+    def restore(self, row: int, saved: list[torch.Tensor], length: int) -> None:
+        """Put a copy back: the state after `length` tokens."""
+        self.lengths[row] = length
+        for part, copy in zip(self._parts(), saved, strict=True):
+            part[row].copy_(copy)
+
     def bytes(self) -> int:
         """Memory of all rows."""
         return sum(part.nbytes for part in self._parts())
@@ -59,6 +72,17 @@ class State:
 
 class KeyValueCache(State):
     """For each layer keys and values, (B, K, S, D)."""
+
+    divisible = True
+
+    def save(self, row: int) -> list[torch.Tensor]:
+        used = int(self.lengths[row])
+        return [part[row, :, :used].clone() for part in self._parts()]
+
+    def restore(self, row: int, saved: list[torch.Tensor], length: int) -> None:
+        self.lengths[row] = length
+        for part, copy in zip(self._parts(), saved, strict=True):
+            part[row, :, :length].copy_(copy[:, :length])
 
     def clear(self, row: int) -> None:
         self.lengths[row] = 0  # what lies beyond a row's length is never read

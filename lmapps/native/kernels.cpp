@@ -26,6 +26,7 @@ typedef float F __attribute__((vector_size(4 * L)));
 typedef int32_t I __attribute__((vector_size(4 * L)));
 typedef uint32_t U __attribute__((vector_size(4 * L)));
 typedef uint16_t H __attribute__((vector_size(2 * L)));
+typedef int8_t B __attribute__((vector_size(L)));
 
 template <class V, class T> inline V load(const T *from) { V v; memcpy(&v, from, sizeof v); return v; }
 template <class V, class T> inline void store(T *to, V v) { memcpy(to, &v, sizeof v); }
@@ -39,13 +40,16 @@ inline F load_numbers(const float *from) { return load<F>(from); }
 inline F load_numbers(const uint16_t *from) {
   return as_float(__builtin_convertvector(load<H>(from), U) << 16);
 }
-inline uint16_t to_bfloat16(float x) {   // to the nearest, to even where two are as near
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+inline H to_bfloat16(F x) {   // to the nearest, to even where two are as near
+  U bits = (U)x;
+  return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, H);
 }
 inline void narrow(float x, float *to) { *to = x; }
-inline void narrow(float x, uint16_t *to) { *to = to_bfloat16(x); }
+inline void narrow(float x, uint16_t *to) { *to = to_bfloat16(splat(x))[0]; }
+inline F nearest(F x) {       // 1.5 * 2^23: adding it leaves no room for a fraction
+  const F magic = splat(12582912.0f);
+  return (x + magic) - magic;
+}
 
 inline float sum(F v) {
   float total = 0;
@@ -62,8 +66,7 @@ inline float most(F v) {
 // e^x by 2^n e^r, |r| <= ln(2)/2, r's series to the sixth power: relative error under 2e-7.
 inline F exp(F x) {
   x = greater(splat(-87.0f), x < splat(88.0f) ? x : splat(88.0f));
-  const F magic = splat(12582912.0f);   // 1.5 * 2^23: adding it rounds to a whole number
-  F n = (x * splat(1.44269504f) + magic) - magic;
+  F n = nearest(x * splat(1.44269504f));
   F r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
   F y = splat(1.0f / 720);
   const float series[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
@@ -85,13 +88,20 @@ template <class Body> inline void each(int n, Body body) {
 
 // ---- matrix times columns ------------------------------------------------------------------
 
+// Each kind: how a sum begins, goes on unit by unit, and ends as fp32. An int8 sum ends after each
+// BLOCK of units, where the activations have another scale.
 struct Float32 {
   typedef F Sum;
+  static constexpr bool blocks = false;
+  static Sum begin(const Columns &, int) { return F{}; }
   static Sum dot(Sum s, U w, U x) { return s + (F)w * (F)x; }
+  static F end(Sum s, const Columns &, int) { return s; }
 };
 
 struct Bfloat16 {
   typedef F Sum;
+  static constexpr bool blocks = false;
+  static Sum begin(const Columns &, int) { return F{}; }
   static Sum dot(Sum s, U w, U x) {
 #if defined(__AVX512BF16__)
     return (F)_mm512_dpbf16_ps((__m512)s, (__m512bh)w, (__m512bh)x);
@@ -100,13 +110,21 @@ struct Bfloat16 {
     return s + as_float(w & 0xffff0000u) * as_float(x & 0xffff0000u);
 #endif
   }
+  static F end(Sum s, const Columns &, int) { return s; }
 };
 
 struct Int8 {
   typedef I Sum;
+  static constexpr bool blocks = true;
+#if defined(__AVX512VNNI__)   // takes one side without sign: weights are stored with 128 added,
+  static constexpr bool unsigned_weights = true;   // and 128 x (sum of x) is taken off again
+#else
+  static constexpr bool unsigned_weights = false;
+#endif
+  static Sum begin(const Columns &x, int at) { return splat(unsigned_weights ? -128 * x.sum[at] : 0); }
   static Sum dot(Sum s, U w, U x) {
-#if defined(__AVX512VNNI__)   // takes x without sign: `prepare` adds 128, `finish` takes it off
-    return (I)_mm512_dpbusd_epi32((__m512i)s, (__m512i)x, (__m512i)w);
+#if defined(__AVX512VNNI__)
+    return (I)_mm512_dpbusd_epi32((__m512i)s, (__m512i)w, (__m512i)x);
 #elif defined(__AVX2__)       // |w| x (x with w's sign): two products fit 16 bits, 127 at most
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w),
                                          _mm256_sign_epi8((__m256i)x, (__m256i)w));
@@ -123,19 +141,10 @@ struct Int8 {
     return s;
 #endif
   }
+  static F end(Sum s, const Columns &x, int at) {
+    return __builtin_convertvector(s, F) * splat(x.scale[at]);
+  }
 };
-#if defined(__AVX512VNNI__)
-constexpr bool UNSIGNED = true;
-#else
-constexpr bool UNSIGNED = false;
-#endif
-
-inline F finish(F total, const Matrix &, const Columns &, int, int) { return total; }
-inline F finish(I total, const Matrix &m, const Columns &x, int row, int column) {
-  F y = __builtin_convertvector(total, F);
-  if (UNSIGNED) y -= load<F>(m.sum + row);
-  return y * load<F>(m.scale + row) * splat(x.scale[column]);
-}
 
 // One tile times C columns. Always eight running sums, since an addition takes four steps to
 // finish and two can start in each: with few columns they are sums of different units.
@@ -145,19 +154,27 @@ inline void tile(const Matrix &m, const Columns &x, int number, int column, floa
   constexpr int WAYS = 8 / C;
   const uint32_t *w = m.packed + size_t(number) * m.units * L;
   const uint32_t *units = x.units + size_t(column) * m.units;
-  typename K::Sum sums[WAYS][C] = {};
-  for (int u = 0; u < m.units; u += WAYS)
-    for (int way = 0; way < WAYS; way++) {
-      U wu = load<U>(w + size_t(u + way) * L);
-      __builtin_prefetch(w + size_t(u + way + 64) * L);
-      for (int c = 0; c < C; c++)
-        sums[way][c] = K::dot(sums[way][c], wu, units[(u + way) * C + c] - U{});
+  F totals[C] = {};
+  for (int first = 0, block = 0; first < m.units; block += MOST_COLUMNS) {
+    const int last = K::blocks && first + BLOCK < m.units ? first + BLOCK : m.units;
+    typename K::Sum sums[WAYS][C] = {};
+    for (int c = 0; c < C; c++) sums[0][c] = K::begin(x, block + column + c);
+    for (int u = first; u < last; u += WAYS)
+      for (int way = 0; way < WAYS; way++) {
+        U wu = load<U>(w + size_t(u + way) * L);
+        for (int c = 0; c < C; c++)
+          sums[way][c] = K::dot(sums[way][c], wu, units[(u + way) * C + c] - U{});
+      }
+    for (int c = 0; c < C; c++) {
+      for (int way = 1; way < WAYS; way++) sums[0][c] += sums[way][c];
+      totals[c] += K::end(sums[0][c], x, block + column + c);
     }
+    first = last;
+  }
   int row = number * L, count = m.rows - row < L ? m.rows - row : L;
   for (int c = 0; c < C; c++) {
-    typename K::Sum total = sums[0][c];
-    for (int way = 1; way < WAYS; way++) total += sums[way][c];
-    F v = finish(total, m, x, row, column + c);
+    F v = totals[c];
+    if (K::blocks) v *= load<F>(m.scale + row);
     float *to = y + size_t(column + c) * stride + row;
     F before{}, bias{};
     if (m.bias) memcpy(&bias, m.bias + row, 4 * count);
@@ -197,58 +214,47 @@ void multiply(const Matrix &m, const Columns &x, int first, int last, float *y, 
   else multiply_kind<Int8>(m, x, first, last, y, stride, add);
 }
 
-// Largest magnitude / 127 is the step of a column's whole numbers.
-float step_of(const float *x, int n) {
-  F high{};
-  each(n, [&](auto in, auto) { F v = in(x); high = greater(high, greater(v, -v)); });
-  return most(high) / 127;
-}
-
-// Four numbers as whole ones in a unit.
-inline uint32_t four(const float *x, int count, float inverse) {
-  uint32_t unit = 0;
-  for (int i = 0; i < count; i++) {
-    int q = int(x[i] * inverse + (x[i] < 0 ? -0.5f : 0.5f));
-    unit |= uint32_t(uint8_t(UNSIGNED ? q + 128 : q)) << (8 * i);
+// BLOCK units of one column: 16 numbers of fp32, 32 of bf16 or 64 of int8.
+void round_block(Kind kind, const float *x, uint32_t *units, float &scale, int32_t &sum_of_x) {
+  const int count = BLOCK * per_unit(kind);
+  if (kind == Kind::float32) { memcpy(units, x, BLOCK * 4); return; }
+  if (kind == Kind::bfloat16) {
+    for (int i = 0; i < count; i += L) store((uint16_t *)units + i, to_bfloat16(load<F>(x + i)));
+    return;
   }
-  return unit;
-}
-
-// The units of one column, not yet interleaved; `units` has a multiple of UNIT_GROUP.
-void round_column(const Matrix &m, const float *x, float inverse, uint32_t *units) {
-  const int per = per_unit(m.kind), whole = m.inputs / per, rest = m.inputs % per;
-  if (m.kind == Kind::float32) memcpy(units, x, 4 * size_t(whole));
-  else if (m.kind == Kind::bfloat16)
-    for (int u = 0; u < whole; u++)
-      units[u] = to_bfloat16(x[2 * u]) | uint32_t(to_bfloat16(x[2 * u + 1])) << 16;
-  else
-    for (int u = 0; u < whole; u++) units[u] = four(x + 4 * u, 4, inverse);
-  memset(units + whole, 0, 4 * size_t(m.units - whole));
-  if (rest && m.kind == Kind::bfloat16) units[whole] = to_bfloat16(x[2 * whole]);
-  else if (rest) units[whole] = four(x + 4 * whole, rest, inverse);
+  F high{};
+  for (int i = 0; i < count; i += L) high = greater(high, greater(load<F>(x + i), -load<F>(x + i)));
+  scale = most(high) / 127;
+  const float inverse = scale > 0 ? 1 / scale : 0;
+  I total{};
+  for (int i = 0; i < count; i += L) {
+    I whole = __builtin_convertvector(nearest(load<F>(x + i) * splat(inverse)), I);
+    store((int8_t *)units + i, __builtin_convertvector(whole, B));
+    total += whole;
+  }
+  sum_of_x = 0;
+  for (int i = 0; i < L; i++) sum_of_x += total[i];
 }
 
 void prepare(const Matrix &m, const float *x, int stride, int count, Columns &to) {
   to.count = count;
+  const int per = per_unit(m.kind), numbers = BLOCK * per;
   each_block(count, [&](int column, int size) {
     uint32_t *block = to.units + size_t(column) * m.units;
-    for (int c = 0; c < size; c++) {
-      const float *from = x + size_t(column + c) * stride;
-      float step = m.kind == Kind::int8 ? step_of(from, m.inputs) : 0;
-      to.scale[column + c] = step;
-      uint32_t piece[UNIT_GROUP];
-      if (size == 1) { round_column(m, from, step ? 1 / step : 0, block); continue; }
-      // A few units at a time: rounded in order, then dealt out to their places.
-      const int per = per_unit(m.kind);
-      for (int u = 0; u < m.units; u += UNIT_GROUP) {
-        int start = u * per, left = m.inputs - start;
-        Matrix part;
-        part.kind = m.kind, part.units = UNIT_GROUP;
-        part.inputs = left <= 0 ? 0 : left < UNIT_GROUP * per ? left : UNIT_GROUP * per;
-        round_column(part, from + start, step ? 1 / step : 0, piece);
-        for (int i = 0; i < UNIT_GROUP; i++) block[(u + i) * size + c] = piece[i];
+    for (int c = column; c < column + size; c++, block++)
+      for (int u = 0, at = c; u < m.units; u += BLOCK, at += MOST_COLUMNS) {
+        const float *from = x + size_t(c) * stride + u * per;
+        const int left = m.inputs - u * per;
+        float filled[BLOCK * 4];
+        if (left < numbers) {   // the end of a column: zeros behind it
+          memset(filled, 0, sizeof filled);
+          if (left > 0) memcpy(filled, from, left * sizeof(float));
+          from = filled;
+        }
+        uint32_t units[BLOCK];
+        round_block(m.kind, from, units, to.scale[at], to.sum[at]);
+        for (int i = 0; i < BLOCK && u + i < m.units; i++) block[(u + i) * size] = units[i];
       }
-    }
   });
 }
 
@@ -369,7 +375,7 @@ void lstm(float *const *in, float *const *rec, float *hidden, float *cell, int n
 #define TEXT(level) #level
 #define TABLE(level)                                                                             \
   extern const Kernels NAMED(level);                                                             \
-  const Kernels NAMED(level) = {TEXT(level), L, prepare, multiply, rms_norm, swiglu, remember,    \
+  const Kernels NAMED(level) = {TEXT(level), L, Int8::unsigned_weights, prepare, multiply, rms_norm, swiglu, remember,    \
                                 attend, rotate, rnn, gru, lstm};
 TABLE(LEVEL)
 

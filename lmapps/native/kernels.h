@@ -13,9 +13,10 @@ enum class Kind : int { float32 = 0, bfloat16 = 1, int8 = 2 };
 //   packed[tile][unit][lane]     a tile is `lanes` rows; a tile is read from end to end
 //   units[block][unit][column]   a block is 8, 4, 2 or 1 columns (activations of one token each)
 //
-// Rows are filled up to whole tiles and inputs to whole groups of units with zeros.
+// Rows are filled up to whole tiles and inputs to a multiple of eight units with zeros. int8
+// activations have a scale for each BLOCK of units: one outlier coarsens 64 numbers, not all.
 inline int per_unit(Kind kind) { return kind == Kind::float32 ? 1 : kind == Kind::bfloat16 ? 2 : 4; }
-constexpr int UNIT_GROUP = 8;
+constexpr int UNIT_GROUP = 8, BLOCK = 16;
 constexpr int MOST_COLUMNS = 64;
 
 struct Matrix {
@@ -23,14 +24,14 @@ struct Matrix {
   int rows = 0, inputs = 0, units = 0;
   uint32_t *packed = nullptr;
   float *scale = nullptr;        // int8: of each row
-  float *sum = nullptr;          // int8: 128 x the sum of each row's whole numbers
   const float *bias = nullptr;   // or none
 };
 
 struct Columns {                 // activations, made ready for one kind of matrix
   int count = 0;
   uint32_t *units = nullptr;
-  float scale[MOST_COLUMNS];     // int8: of each column
+  float *scale = nullptr;        // int8: [block][column]
+  int32_t *sum = nullptr;        // int8: of the whole numbers, [block][column]
 };
 
 struct Cache {                   // keys and values of one layer and row, (heads, places, width)
@@ -42,6 +43,7 @@ struct Cache {                   // keys and values of one layer and row, (heads
 struct Kernels {
   const char *name;
   int lanes;
+  bool unsigned_weights;         // int8 weights are stored with 128 added
   // Rounds `count` rows of x to the matrix's kind and interleaves them.
   void (*prepare)(const Matrix &, const float *x, int stride, int count, Columns &);
   // y[column][row] = (or +=) matrix x columns + bias, for rows of tiles first..last-1.

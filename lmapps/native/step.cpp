@@ -80,7 +80,7 @@ template <class T> Array<T> array(size_t count) { return Array<T>(aligned<T>(cou
 struct Stored {   // a matrix and the memory it points to
   Matrix m;
   Array<uint32_t> packed;
-  Array<float> scale, sum, bias;
+  Array<float> scale, bias;
 };
 
 struct Layer {
@@ -88,10 +88,20 @@ struct Layer {
   Array<float> vectors[VECTORS];
 };
 
+struct Ready : Columns {   // and their memory
+  void reserve(size_t widest) {
+    units = (unit_memory = array<uint32_t>(MOST_COLUMNS * widest)).get();
+    scale = (scale_memory = array<float>(MOST_COLUMNS * (widest / BLOCK + 1))).get();
+    sum = (sum_memory = array<int32_t>(MOST_COLUMNS * (widest / BLOCK + 1))).get();
+  }
+  Array<uint32_t> unit_memory;
+  Array<float> scale_memory;
+  Array<int32_t> sum_memory;
+};
+
 struct Own {      // what one thread works in
   Array<float> normed, scores;
-  Array<uint32_t> units, hidden_units;
-  Columns columns, hidden_columns;
+  Ready columns, hidden_columns;
 };
 
 struct Call {     // one step: `rows` rows of `tokens` tokens each
@@ -112,11 +122,9 @@ class Model {
     int widest = std::max({s.width, s.hidden, q, s.inner}) + 4 * UNIT_GROUP;
     for (Own &mine : own) {
       mine.normed = array<float>(size_t(MOST_COLUMNS) * widest);
-      mine.units = array<uint32_t>(size_t(MOST_COLUMNS) * widest);
-      mine.hidden_units = array<uint32_t>(size_t(MOST_COLUMNS) * widest);
-      mine.scores = array<float>(s.places + 64);
-      mine.columns.units = mine.units.get();
-      mine.hidden_columns.units = mine.hidden_units.get();
+      mine.scores = array<float>(s.places);
+      mine.columns.reserve(widest);
+      mine.hidden_columns.reserve(widest);
     }
     for (auto &buffer : shared)
       buffer = array<float>(size_t(MOST_COLUMNS) * std::max(widest, q + 2 * kv));
@@ -197,26 +205,25 @@ void Model::set_matrix(int layer, int name, const float *data, int rows, int inp
   m.units = ((inputs + per - 1) / per + UNIT_GROUP - 1) / UNIT_GROUP * UNIT_GROUP;
   const int padded = (rows + lanes - 1) / lanes * lanes;
   stored.packed = array<uint32_t>(size_t(padded) * m.units);
-  stored.scale = array<float>(padded), stored.sum = array<float>(padded);
+  stored.scale = array<float>(padded);
   for (int row = 0; row < rows; row++) {
     const float *from = data + size_t(row) * inputs;
     float high = 0;
     for (int i = 0; i < inputs; i++) high = std::max(high, std::fabs(from[i]));
     const float scale = high > 0 ? high / 127 : 1;
-    int total = 0;
     for (int i = 0; i < inputs; i++) {
       uint32_t *unit = stored.packed.get() +
           (size_t(row / lanes) * m.units + i / per) * lanes + row % lanes;
       if (m.kind == Kind::float32) memcpy(unit, from + i, 4);
       else if (m.kind == Kind::bfloat16) *unit |= uint32_t(to_bfloat16(from[i])) << (16 * (i % 2));
       else {
-        int q = int(std::nearbyint(from[i] / scale));
-        *unit |= uint32_t(uint8_t(q)) << (8 * (i % 4)), total += q;
+        int q = int(std::nearbyint(from[i] / scale)) + (k.unsigned_weights ? 128 : 0);
+        *unit |= uint32_t(uint8_t(q)) << (8 * (i % 4));
       }
     }
-    stored.scale[row] = scale, stored.sum[row] = 128.0f * total;
+    stored.scale[row] = scale;
   }
-  m.packed = stored.packed.get(), m.scale = stored.scale.get(), m.sum = stored.sum.get();
+  m.packed = stored.packed.get(), m.scale = stored.scale.get();
   if (!bias) return;
   stored.bias = array<float>(rows);
   memcpy(stored.bias.get(), bias, rows * sizeof(float));

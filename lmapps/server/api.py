@@ -28,6 +28,7 @@ from lmapps.server.protocol import (
     read_json,
     replies_of,
     server_sent,
+    user_of,
 )
 from lmapps.server.shapes import Tokens, usage
 
@@ -119,7 +120,7 @@ class Answer:
         decoding: Decoding,
     ) -> None:
         self.engine, self.tokens, self.ids, self.decoding = engine, tokens, ids, decoding
-        self.replies = replies_of(values)
+        self.values, self.replies = values, replies_of(values)
         self.streams = flag_of(values, "stream")
         options = values.get("stream_options") or {}
         self.with_usage = isinstance(options, dict) and flag_of(options, "include_usage")
@@ -143,7 +144,8 @@ class Answer:
 
     async def response(self, request: Request) -> Response:
         """The HTTP answer; what is wrong with the request is raised before anything is sent."""
-        deltas = merged([self.engine.stream(self.ids, one) for one in self._decodings()])
+        user = user_of(request, self.values)
+        deltas = merged([self.engine.stream(self.ids, one, user) for one in self._decodings()])
         if not self.streams:
             return JSONResponse(await while_connected(request, self._whole(deltas)))
         return stream_response(self._chunks(await started(deltas)))
@@ -166,23 +168,24 @@ class Answer:
             for index, reply in enumerate(replies)
         ]
         count = sum(len(reply.ids) for reply in replies)
-        whole = {"object": self.kind, "choices": choices, "usage": usage(len(self.ids), count)}
-        return {**self.head, **whole}
+        used = usage(len(self.ids), count, replies[0].reused)
+        return {**self.head, "object": self.kind, "choices": choices, "usage": used}
 
     async def _chunks(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
     ) -> AsyncIterator[dict[str, Any]]:
-        count, lengths, begun = 0, [0] * self.replies, set[int]()
+        count, reused, lengths, begun = 0, 0, [0] * self.replies, set[int]()
         async with aclosing(deltas):
             async for index, delta in deltas:
                 count += len(delta.ids)
+                reused += delta.reused if index == 0 else 0
                 if delta.text or delta.finish or delta.logprobs:
                     choice = self._choice(index, delta.finish, delta.logprobs, lengths[index])
                     yield self._chunk([choice | self.part(delta.text, index not in begun)])
                     lengths[index] += len(delta.text)
                     begun.add(index)
         if self.with_usage:
-            yield self._chunk([], usage=usage(len(self.ids), count))
+            yield self._chunk([], usage=usage(len(self.ids), count, reused))
 
     def _choice(
         self, index: int, finish: Finish | None, told: Sequence[Logprob], offset: int

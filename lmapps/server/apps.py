@@ -17,7 +17,7 @@ from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api import started, stream_response, while_connected
 from lmapps.server.bodies import DECODING
-from lmapps.server.protocol import NotFound, flag_of, read_json
+from lmapps.server.protocol import NotFound, flag_of, read_json, user_of
 
 
 def app_routes(found: Found, engine: Engine) -> APIRouter:
@@ -50,7 +50,8 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding")}
-        events = Application(plugin, engine).events(fields, decoding)
+        application = Application(plugin, engine, user_of(request, {}))
+        events = application.events(fields, decoding)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
         return stream_response(_objects(await started(_shown(events))))

@@ -63,7 +63,11 @@ _SHARED: dict[str, Any] = {
     "stream": _FLAG,
     "stream_options": {"type": ["object", "null"], "properties": {"include_usage": _FLAG}},
     "n": _whole(1, MAX_REPLIES),
-    "user": {"type": ["string", "null"], "description": "whose turn it is: people take turns"},
+    "user": {
+        "type": ["string", "null"],
+        "maxLength": 256,
+        "description": "people take turns: who this is; without it, the address counts",
+    },
     "max_tokens": _whole(1, 1_000_000),
     **_SAMPLING,
     "response_format": {

@@ -20,6 +20,7 @@ from lmapps.engine.application import (
     Text,
     Waiting,
 )
+from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
 
 REFRESH_SECONDS = 0.04
@@ -48,7 +49,8 @@ async def views(
     view, notice, shown = View(status="Reading ..."), "", 0.0
     yield view
     try:
-        async with aclosing(application.events(values, choose())) as events:
+        mine = Application(application.plugin, application.engine, user_of_page())
+        async with aclosing(mine.events(values, choose())) as events:
             async for event in events:
                 if isinstance(event, Notice):
                     notice = event.text
@@ -64,6 +66,14 @@ def warning(error: LmappsError) -> str:
     """An error as a line about the state."""
     sentence = str(error)
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}."
+
+
+def user_of_page() -> User:
+    """Each open page takes turns with the others."""
+    from gradio.context import LocalContext
+
+    request = LocalContext.request.get()
+    return f"page {request.session_hash}" if request is not None else None
 
 
 def _after(view: View, event: Event, notice: str) -> View:

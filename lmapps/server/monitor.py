@@ -60,6 +60,8 @@ class EngineCollector(Collector):
         engine, counts = self._engine, self._engine.counts
         yield GaugeMetricFamily("lmapps_running_requests", "that have a slot", engine.running)
         yield GaugeMetricFamily("lmapps_waiting_requests", "that wait for one", engine.waiting)
+        kept = engine.prefix_bytes
+        yield GaugeMetricFamily("lmapps_prefix_bytes", "memory of the states that are kept", kept)
         finished = CounterMetricFamily(
             "lmapps_requests", "requests at their end, by how they ended", labels=["finish"]
         )
@@ -71,6 +73,12 @@ class EngineCollector(Collector):
             ("accepted_requests", "requests that were queued", counts.accepted),
             ("forward_passes", "forward passes of the model", engine.passes),
             ("prompt_tokens", "tokens of the prompts that were begun", counts.prompt_tokens),
+            (
+                "reused_tokens",
+                "of these, not read again: their state was kept",
+                counts.reused_tokens,
+            ),
+            ("read_tokens", "of these, read by the model", counts.read_tokens),
             ("generated_tokens", "tokens of replies", counts.generated_tokens),
         ):
             yield CounterMetricFamily(f"lmapps_{name}", meaning, value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +14,7 @@ from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.plugin import Plugin
+from lmapps.prompts import changed_prompts
 from lmapps.server.chat import CSS as CHAT_CSS
 from lmapps.server.chat import chat_tab
 from lmapps.server.places import Places, plugin_tabs
@@ -25,11 +28,15 @@ CSS = (
 .status { min-height: 1.5em; opacity: 0.8; }
 .title-row { align-items: center; }
 #theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
+.saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
+.dark .saw .textfield span, .dark .saw .category-legend * { color: white !important; }
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
+#plugins-page li { overflow-wrap: anywhere; }
 """
     + CHAT_CSS
 )
+FENCE = "`" * 8
 SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
 FONTS = ["system-ui", "sans-serif"]
 
@@ -57,14 +64,18 @@ def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
             else:
                 form_tab(application)
 
-        plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over))
+        trained = engine.checkpoint.folder
+        plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page
 
 
-def plugins_page(found: Found, left_over: Sequence[str] = ()) -> str:
-    """What was found, and what failed and why, as Markdown."""
+def plugins_page(
+    found: Found, left_over: Sequence[str] = (), checkpoint: Path | None = None
+) -> str:
+    """What was found, what is worded otherwise than in the checkpoint's training, and what failed
+    and why, as Markdown."""
     lines = ["A plugin is code that runs in this server: add only what you trust.", ""]
     lines += ["| Name | What it does | File |", "|---|---|---|"]
     for name, plugin in found.plugins.items():
@@ -76,12 +87,15 @@ def plugins_page(found: Found, left_over: Sequence[str] = ()) -> str:
     if left_over:
         names = ", ".join(map(_cell, left_over))
         lines += ["", f"So many came that the page has no tab for {names}: start the server again."]
+    for name, change in changed_prompts(found.plugins.values(), checkpoint).items():
+        title = f"### {_cell(name)}: its prompt has changed since the model was trained"
+        lines += ["", title, "", FENCE + "diff", change.replace(FENCE, "```"), FENCE]
     if found.failures:
-        lines += ["", "### Not loaded", "", "| File | Line | Reason | What to do |"]
-        lines.append("|---|---|---|---|")
+        lines += ["", "### Not loaded", ""]
         for failure in found.failures:
-            cells = (failure.file, failure.line or "", failure.reason, failure.fix)
-            lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+            name = Path(failure.file).name + (f", line {failure.line}" if failure.line else "")
+            told = f"{failure.reason}. {failure.fix} ({failure.file})"
+            lines.append(f"- **{_cell(name)}**: {_cell(told)}")
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ class Saw:
             return gr.skip(), gr.skip(), gr.skip()
         seen = self._application.explained(asked)
         several = f" The first of {seen.prompts} prompts side by side." if seen.prompts > 1 else ""
-        about = f"{len(seen.tokens)} tokens.{several} Decoding: `{seen.settings}`."
+        about = f"{len(seen.tokens)} tokens.{several} Decoding: `{seen.settings}`"
         pieces = [
             (token.text, "marker" if token.control else "earlier reply" if token.counted else None)
             for token in seen.tokens

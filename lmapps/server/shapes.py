@@ -53,10 +53,12 @@ class Tokens:
         return {"token": self.text(token_id), "logprob": logprob, "bytes": list(written)}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    """`usage`: the tokens of the prompt, once, and of all replies together."""
+def usage(prompt_tokens: int, completion_tokens: int, reused_tokens: int) -> dict[str, Any]:
+    """`usage`: the tokens of the prompt, once, and of all replies together. Of the prompt, so
+    many were not read again."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": reused_tokens},
     }

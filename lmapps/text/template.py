@@ -54,6 +54,7 @@ class Template:
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
+        self._has_marks = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._tokens: dict[str, Any] = {"bos_token": bos_token, "eos_token": eos_token}
         # A copy of its own, that does see control tokens: no shared flag is switched to and fro.
         self._marker_tokenizer = RawTokenizer.from_str(tokenizer.raw.to_str())
@@ -92,14 +93,20 @@ class Template:
         text, reply_spans = self._render(messages, add_generation_prompt)
         ids: list[int] = []
         mask: list[bool] = []
+        replied = False
         for start, piece, content in self._segments(text):
-            is_reply = any(low <= start < high for low, high in reply_spans)
             if content is None:
                 new = self._encode_markers(piece)
             else:
                 new = self.tokenizer.encode(str(messages[content]["content"]))
             ids += new
-            mask += [is_reply] * len(new)
+            if self._has_marks:
+                mask += [any(low <= start < high for low, high in reply_spans)] * len(new)
+                continue
+            # A template without generation marks: a reply is its content and what ends it.
+            ends = replied and content is None and new[:1] and new[0] in self.tokenizer.end_ids
+            replied = content is not None and messages[content]["role"] == "assistant"
+            mask += [replied or (bool(ends) and place == 0) for place in range(len(new))]
         return ids, mask
 
     def _render(
@@ -114,19 +121,18 @@ class Template:
             {"role": message["role"], "content": f"\ue000{number}\ue001"}
             for number, message in enumerate(messages)
         ]
-        with_spans = "generation" in self.source
         try:
             rendered: Any = render_jinja_template(
                 conversations=[marked],
                 chat_template=self.source,
-                return_assistant_tokens_mask=with_spans,
+                return_assistant_tokens_mask=self._has_marks,
                 add_generation_prompt=add_generation_prompt,
                 **self._tokens,
             )
         except TemplateError as error:
             raise CheckpointError(f"the checkpoint's {FILE} does not render: {error}") from None
         texts, spans = rendered
-        return texts[0], list(spans[0]) if with_spans and spans else []
+        return texts[0], list(spans[0]) if self._has_marks and spans else []
 
     def _segments(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """Runs of markers, and contents by their number: (start, text, number or None)."""

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from lmapps.errors import LmappsError
+from lmapps.prompts import record_prompts
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
 from lmapps.training.report import make_report, report_page
@@ -30,6 +31,8 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
             run.abandon()
             raise
     if accelerator.is_main_process:
+        template = prepared.checkpoint.template
+        record_prompts(run.folder, prepared.held_out, template.hash, settings.start_from)
         print(describe(prepared, settings, accelerator))
     progress = train(
         prepared.checkpoint,

@@ -72,7 +72,7 @@ def test_text_is_streamed_and_finish_tidies_the_whole(engine: Engine) -> None:
 def test_a_long_text_goes_in_parts_that_fit_and_the_person_sees_how_far(engine: Engine) -> None:
     asked: list[int] = []
     stream = engine.stream
-    engine.stream = lambda ids, decoding: asked.append(len(ids)) or stream(ids, decoding)  # type: ignore
+    engine.stream = lambda ids, *rest: asked.append(len(ids)) or stream(ids, *rest)  # type: ignore
     events = events_of(digest, engine, {"text": "The dog ran after the cat. " * 40})
     progress = [event for event in events if isinstance(event, Progress)]
     total = progress[0].total

@@ -193,6 +193,50 @@ def test_the_client_tries_again_after_a_429(served: Any) -> None:
     served.engine.counts.refused += before
 
 
+def test_the_next_turn_says_how_much_was_not_read_again(client: openai.OpenAI, served: Any) -> None:
+    talk = [{"role": "user", "content": "The cat sat on the mat, and the dog ran home."}]
+    before = metrics_of(served)
+    first = chat(client, messages=talk)
+    talk += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Why?"}]
+    second = chat(client, messages=talk)
+    told = second.usage.prompt_tokens_details.cached_tokens
+    assert told >= first.usage.prompt_tokens
+    after = metrics_of(served)
+    assert after["lmapps_reused_tokens_total"] - before["lmapps_reused_tokens_total"] >= told
+    read = after["lmapps_read_tokens_total"] - before["lmapps_read_tokens_total"]
+    assert read <= first.usage.prompt_tokens + second.usage.prompt_tokens - told
+    assert after["lmapps_prefix_bytes"] > 0
+
+
+def test_the_engine_hears_whose_request_it_is(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    users: list[str | None] = []
+    submit = served.engine.submit
+    monkeypatch.setattr(
+        served.engine, "submit", lambda *given: users.append(given[3]) or submit(*given)
+    )
+    body = {"messages": ASK, "max_tokens": 1}
+    httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": "ann"})
+    httpx.post(f"{served.url}/apps/news", json={"headline": "Rain"})
+    assert users == ["127.0.0.1", "user ann", "127.0.0.1"]
+    for name in (3, "x" * 300):
+        response = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": name})
+        assert response.status_code == 400 and "user must be" in response.text
+
+
+def test_each_open_page_takes_turns() -> None:
+    from types import SimpleNamespace
+
+    from gradio.context import LocalContext
+
+    from lmapps.server.live import user_of_page
+
+    assert user_of_page() is None
+    token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]
+    assert user_of_page() == "page abc"
+    LocalContext.request.reset(token)
+
+
 def metrics_of(served: Any) -> dict[str, float]:
     lines = httpx.get(f"{served.url}/metrics").text.splitlines()
     pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
@@ -216,6 +260,9 @@ def test_metrics_count_requests_tokens_and_time_to_first_token(
     assert grown['lmapps_requests_total{finish="length"}'] == 1
     assert grown['lmapps_requests_total{finish="cancelled"}'] == 1
     assert grown["lmapps_accepted_requests_total"] == 2
+    assert grown["lmapps_reused_tokens_total"] + grown["lmapps_read_tokens_total"] == (
+        2 * reply.usage.prompt_tokens
+    )
     assert grown["lmapps_prompt_tokens_total"] == 2 * reply.usage.prompt_tokens
     assert grown["lmapps_generated_tokens_total"] >= 8
     assert grown["lmapps_time_to_first_token_seconds_count"] == 2

@@ -163,7 +163,9 @@ def test_a_missing_package_is_named_with_the_extra(
         read_document(tmp_path / f"a{suffix}")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(sorted(READERS)), st.binary(max_size=300), st.integers(0, 5000))
 def test_a_damaged_file_is_text_or_one_error(
     tmp_path: Path, suffix: str, noise: bytes, place: int

@@ -1,0 +1,219 @@
+"""Fairness and limits, counted in steps: people take turns, streams go on, no wait is endless."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import lmapps.engine.scheduler as scheduling
+from lmapps.decoding import Decoding
+from lmapps.engine.engine import Engine
+from lmapps.engine.pace import FEWEST_TOKENS, PREFILL_TOKENS, Pace
+from lmapps.engine.request import Request
+from lmapps.engine.turns import in_turn, next_place
+from lmapps.errors import Busy
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.config import ModelConfig
+from lmapps.model.language_model import LanguageModel
+from lmapps.text.tokenizer import Tokenizer
+
+
+def test_who_holds_least_comes_first_then_whose_turn_is_longest_ago_then_who_came_first() -> None:
+    assert in_turn(["a", "b", "c"], {"a": 1}, {}) == [1, 2, 0]
+    assert in_turn(["a", "b", "c"], {}, {"a": 3, "b": 1, "c": 2}) == [1, 2, 0]
+    assert in_turn(["a", "a", "a", "b"], {}, {}) == [0, 3, 1, 2], "one each, then the next ones"
+    assert in_turn(["a", "a", "b", "b"], {"a": 1}, {}) == [2, 0, 3, 1]
+    assert in_turn([None, "a", None], {}, {}) == [0, 1, 2], "the program takes turns too"
+
+
+def test_one_person_takes_half_of_the_slots_at_most_while_others_are_there() -> None:
+    assert next_place(["a"], {"a": 7}, {}, 8) == 0, "alone: all of them"
+    assert next_place(["a"], {"a": 3, "b": 1}, {}, 8) == 0
+    assert next_place(["a"], {"a": 4, "b": 1}, {}, 8) is None
+    assert next_place(["a", "b"], {"a": 4}, {}, 8) == 1
+    assert next_place([None], {None: 7, "b": 1}, {}, 8) == 0, "the program has no limit"
+    assert next_place([], {"a": 1}, {}, 8) is None
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer.train(["abc def"], "character", 16)
+    tokenizer.end_ids = frozenset()
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> LanguageModel:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"embed_size": 8, "hidden_size": 8, "num_layers": 1, "context": 4096}
+    return LanguageModel(ModelConfig(body="gru", vocab_size=tokenizer.vocab_size, **shape)).eval()
+
+
+def submit(steps: Any, user: str | None, tokens: int, prompt: int = 2) -> Any:
+    return steps.ask([6] * prompt, Decoding(max_new_tokens=tokens, seed=1), user)
+
+
+def waits_of_others(steps: Any, floods: bool) -> list[float]:
+    """31 people who ask, read the answer and ask again, and one who asks without pause: how many
+    steps each request of the 31 waits for its first token."""
+    rng = random.Random(3)
+    asking: dict[int, Any] = {}
+    again_at = {person: rng.randrange(30) for person in range(31)}
+    flood: list[Any] = []
+    waits = []
+    for now in range(700):
+        for person in again_at:
+            asked = asking.get(person)
+            if asked and asked.is_done:
+                waits.append(asked.steps[0] - asked.at)
+                del asking[person]
+                again_at[person] = now + rng.randrange(5, 40)
+            elif not asked and now >= again_at[person]:
+                asking[person] = submit(steps, f"person {person}", rng.randrange(20, 60))
+        if floods:
+            flood = [asked for asked in flood if not asked.is_done]
+            flood += [submit(steps, "flood", 60) for _ in range(100 - len(flood))]
+        steps.step()
+    return sorted(waits)
+
+
+def test_a_flood_does_not_double_the_wait_of_31_others(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    quiet = waits_of_others(stepped(model, tokenizer, 16), floods=False)
+    flooded = waits_of_others(stepped(model, tokenizer, 16), floods=True)
+    assert len(flooded) > 150 and quiet[len(quiet) // 2] > 3, "there was a queue to wait in"
+    for share in (0.5, 0.95):
+        assert flooded[int(share * len(flooded))] <= 2 * quiet[int(share * len(quiet))]
+
+
+def test_a_flood_gets_its_turns_too(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    steps = stepped(model, tokenizer, 4)
+    flood = [submit(steps, "flood", 5) for _ in range(20)]
+    others = [submit(steps, f"person {n % 5}", 5) for n in range(20)]
+    while not all(asked.is_done for asked in [*flood, *others]):
+        steps.step()
+    assert max(asked.steps[0] for asked in flood) >= max(asked.steps[0] for asked in others)
+    assert flood[0].steps[0] <= 1, "who floods is not shut out either"
+
+
+def test_the_place_in_the_queue_is_that_of_the_turn(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    steps = stepped(model, tokenizer, 1)
+    submit(steps, "flood", 50)
+    steps.step()
+    flood = [submit(steps, "flood", 3) for _ in range(3)]
+    person = submit(steps, "person", 3)
+    steps.step()
+    assert person.last.position == 1
+    assert [asked.last.position for asked in flood] == [2, 3, 4]
+
+
+def test_a_stream_gets_a_token_at_every_step_while_long_prompts_are_read(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    steps = stepped(model, tokenizer, 4)
+    streams = [submit(steps, "reader", 300) for _ in range(2)]
+    steps.step()
+    long = [submit(steps, "writer", 5, prompt=3000) for _ in range(2)]
+    while not all(asked.is_done for asked in streams):
+        steps.step()
+    for asked in streams:
+        gaps = [b - a for a, b in itertools.pairwise(asked.steps)]
+        assert max(gaps) == 1
+    while not all(asked.is_done for asked in long):
+        steps.step()
+    assert all(len(asked.steps) == 5 for asked in long)
+
+
+@pytest.mark.parametrize("read_cost", [0.003, 0.05, 0.2])
+def test_no_stream_stalls_for_more_than_two_decoding_steps(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any, read_cost: float
+) -> None:
+    """Reading a token costs so many decoding steps: the time between a stream's tokens."""
+    steps = stepped(model, tokenizer, 4)
+    slots, spent, shown = steps.scheduler.slots, [0.0], list[float]()
+    steps.scheduler.clock = lambda: spent[0]
+    read, decode = slots.prefill, slots.decode
+
+    def slow_read(request: Request, most: int) -> torch.Tensor:
+        before = request.prefilled
+        logits = read(request, most)
+        spent[0] += read_cost * (request.prefilled - before)
+        return logits
+
+    def slow_decode() -> torch.Tensor:
+        spent[0] += 1
+        shown.append(spent[0])
+        return decode()
+
+    slots.prefill, slots.decode = slow_read, slow_decode  # type: ignore[method-assign]
+    submit(steps, "reader", 3000)
+    steps.step()
+    prompt = submit(steps, "writer", 1, prompt=3500)
+    while not prompt.is_done:
+        steps.step()
+    gaps = [b - a for a, b in itertools.pairwise(shown)]
+    settled = gaps[5:]  # the pace is found by halving
+    assert max(settled) <= 2.0
+    assert sum(settled) / len(settled) >= 1.2, "and reading is not starved"
+
+
+def test_the_pace_grows_and_shrinks_within_bounds() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.took(pace.tokens, 0.1, 1)
+    assert pace.tokens == PREFILL_TOKENS
+    pace.took(3, 0.1, 1)
+    for _ in range(20):
+        pace.took(pace.tokens, 5, 1)
+    assert pace.tokens == FEWEST_TOKENS
+    pace.took(1, 0.1, 1)
+    assert pace.tokens == FEWEST_TOKENS, "a short rest of a prompt says nothing about long chunks"
+
+
+def test_whoever_waits_too_long_is_told_and_a_long_reply_is_cut(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any
+) -> None:
+    steps = stepped(model, tokenizer, 1)
+    running, waiting = submit(steps, "a", 100_000), submit(steps, "b", 5)
+    program = submit(steps, None, 5)
+    steps.step()
+    steps.now = scheduling.LONGEST_SECONDS + 0.5
+    steps.step()
+    assert running.last.finish == "length" and len(running.steps) == 2
+    assert isinstance(waiting.last.error, Busy) and "no slot became free" in str(waiting.last.error)
+    assert not program.is_done
+    for _ in range(6):
+        steps.step()
+    assert program.last.finish == "length" and len(program.steps) == 5
+
+
+def test_nobody_fills_the_queue_alone(
+    endless_checkpoint: Callable[[str], Checkpoint], wait_until: Callable[..., None]
+) -> None:
+    long = Decoding(max_new_tokens=100_000)
+    with Engine(endless_checkpoint("gru"), slots=1, queue=4) as engine:
+
+        def ask(user: str | None) -> Request:
+            return engine.submit([6, 7], long, lambda delta: None, user)
+
+        ask("flood")
+        wait_until(lambda: engine.running == 1)
+        ask("flood"), ask("flood")
+        with pytest.raises(Busy, match="2 of your requests are waiting already") as refused:
+            ask("flood")
+        assert 1 <= refused.value.retry_after <= 60
+        ask("person")
+        ask(None)
+        with pytest.raises(Busy, match="4 requests are waiting already"):
+            ask("other")
+        assert engine.counts.refused == 2 and engine.counts.accepted == 5
