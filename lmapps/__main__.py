@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "run a plugin",
     "data": "look at text: documents, sizes, and a vocabulary report",
     "plugins": "list the plugins and what failed; write a new one; switch them off and on",
+    "mcp": "offer the plugins as tools of the Model Context Protocol",
     "doctor": "say what this machine has and what will be used",
 }
 
