@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
+
+import lmapps
+from lmapps import load
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -39,3 +44,51 @@ def test_the_page_about_forms_names_every_kind_of_field() -> None:
 def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+PLUGINS = (DOCS / "plugins.md").read_text()
+
+
+def test_the_tutorial_about_plugins_runs_from_top_to_bottom(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(DOCS.parent)
+    blocks = re.findall(r"```python\n(.*?)```", PLUGINS, re.S)
+    assert len(blocks) >= 4
+    exec(compile("\n".join(blocks), "docs/plugins.md", "exec"), {"__name__": "__main__"})
+    (toml,) = re.findall(r"```toml\n(title.*?)```", PLUGINS, re.S)
+    (tmp_path / "postcard.toml").write_text(toml)
+    assert load(tmp_path / "postcard.toml")("Rome") == "Write a postcard from Rome, short."
+
+
+def test_every_public_name_is_documented_typed_and_has_a_docstring() -> None:
+    assert (Path(lmapps.__file__).parent / "py.typed").is_file()
+    table = PLUGINS.partition("## Everything that can be imported")[2]
+    for name in lmapps.__all__:
+        assert f"`{name}`" in table, f"docs/plugins.md does not have {name}"
+        value = getattr(lmapps, name)
+        assert getattr(value, "__doc__", None), name
+        if inspect.isfunction(value):
+            hints = typing.get_type_hints(value)
+            assert set(inspect.signature(value).parameters) <= hints.keys(), name
+    named = re.findall(r"^\| (`.*?) \|", table, re.M)
+    assert {word for row in named for word in re.findall(r"`(\w+)`", row)} - {"lmapps"} == set(
+        lmapps.__all__
+    )
+
+
+def test_the_tutorial_names_every_type_of_field() -> None:
+    from lmapps.fields import KINDS
+
+    told = PLUGINS.partition("A field is")[2].partition("\n\n")[0].replace("\n", " ")
+    for kind in KINDS:
+        for word in set(re.findall(r"[A-Za-z]+", kind.written)) - {"of", "a", "one", "these"}:
+            assert word in told, f"docs/plugins.md, 'A field is', does not have {kind.written}"
+
+
+def test_the_tutorial_names_every_example_and_every_type_of_a_toml_field() -> None:
+    from lmapps.commands.plugins import examples
+    from lmapps.toml_plugin import KEYS, TYPES
+
+    for name in [*examples(), *TYPES, "choice", *KEYS]:
+        assert re.search(rf"(?<!\w){name}(?!\w)", PLUGINS), name

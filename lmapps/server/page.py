@@ -31,6 +31,7 @@ CSS = (
 .dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
+#plugins-page li { overflow-wrap: anywhere; }
 """
     + CHAT_CSS
 )
@@ -89,11 +90,11 @@ def plugins_page(
         title = f"### {_cell(name)}: its prompt has changed since the model was trained"
         lines += ["", title, "", FENCE + "diff", change.replace(FENCE, "```"), FENCE]
     if found.failures:
-        lines += ["", "### Not loaded", "", "| File | Line | Reason | What to do |"]
-        lines.append("|---|---|---|---|")
+        lines += ["", "### Not loaded", ""]
         for failure in found.failures:
-            cells = (failure.file, failure.line or "", failure.reason, failure.fix)
-            lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+            name = Path(failure.file).name + (f", line {failure.line}" if failure.line else "")
+            told = f"{failure.reason}. {failure.fix} ({failure.file})"
+            lines.append(f"- **{_cell(name)}**: {_cell(told)}")
     return "\n".join(lines)
 
 

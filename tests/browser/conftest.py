@@ -1,4 +1,4 @@
-"""Debian's chromium, started once a module: its event loop must not outlive the browser tests."""
+"""Debian's chromium, once a module: its event loop must not outlive the tests that use it."""
 
 from __future__ import annotations
 
