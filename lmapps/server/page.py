@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
