@@ -29,9 +29,11 @@ COMMANDS = {
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0, 2 for input that can be corrected, 1 for other failures."""
+    is_program = words is None  # else called by one, which may have threads
     words = list(sys.argv[1:] if words is None else words)
     try:
         args = build_parser(words).parse_args(words)
+        args.is_program = is_program
         return int(command_module(args.command).main(args))
     except LmappsError as error:
         print(f"lmapps: {error}", file=sys.stderr)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmapps.training.settings import TrainSettings
 
 # Of the settings, those written as one word with commas, or several words.
 _LISTS = {"data", "apps"}
@@ -29,9 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from lmapps.training.supervise import can_supervise, supervised
+
+    if getattr(args, "is_program", False) and can_supervise():
+        return supervised(lambda: train(args), lambda: _halve(args))
+    return train(args)
+
+
+def train(args: argparse.Namespace) -> int:
+    from lmapps.training.start import run_training
+
+    report = run_training(_settings(args))
+    if report:
+        print(summary(report))
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> TrainSettings:
     from lmapps.paths import find_checkpoint, home
     from lmapps.training.settings import TrainSettings, read_recipe
-    from lmapps.training.start import run_training
 
     values = read_recipe(args.recipe) if args.recipe else {}
     known = [field.name for field in fields(TrainSettings)]
@@ -44,10 +63,25 @@ def main(args: argparse.Namespace) -> int:
         values.setdefault("out", str(home() / "checkpoints" / "-".join(values["apps"])))
     if values.get("start_from"):
         values["start_from"] = str(find_checkpoint(values["start_from"]))
-    report = run_training(TrainSettings.from_values(values))
-    if report:
-        print(summary(report))
-    return 0
+    return TrainSettings.from_values(values)
+
+
+def _halve(args: argparse.Namespace) -> None:
+    """After a kill for memory."""
+    from lmapps.training.run import Run
+
+    settings = _settings(args)
+    run = Run(settings.out)
+    context = settings.context if not settings.start_from else context_of(settings.start_from)
+    run.halve_micro_batch(run.fitted(settings), context, "the machine ran out of memory")
+
+
+def context_of(folder: str) -> int:
+    from pathlib import Path
+
+    from lmapps.model.folder import read_json
+
+    return int(read_json(Path(folder), "config.json")["max_position_embeddings"])
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def user_of_page() -> User:
     """Each open page takes turns with the others."""
     from gradio.context import LocalContext
 
-    request = LocalContext.request.get()
+    request = LocalContext.request.get(None)
     return f"page {request.session_hash}" if request is not None else None
 
 

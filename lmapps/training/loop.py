@@ -7,7 +7,6 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
 
-from lmapps.errors import LmappsError
 from lmapps.evaluation.language import LanguageScores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
@@ -27,12 +25,9 @@ from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
 from lmapps.training.parallel import distribute, gather, whole_tensor
 from lmapps.training.run import Progress, Run, state_of
 from lmapps.training.settings import TrainSettings
+from lmapps.training.watch import Watch
 
 Validate = Callable[[Any], LanguageScores]
-
-
-class Diverged(LmappsError):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,7 @@ def train(
     accumulation = max(1, round(settings.batch_tokens / per_pass))
     length = bounds(settings, batches, accumulation)
     meter = Meter(accelerator, length, progress)
+    watch = Watch(checkpoint.tokenizer, settings, run)
     prepared.train()
 
     while not progress.get("done"):
@@ -110,6 +106,7 @@ def train(
                 accelerator.backward(loss * processes)
             total_loss += loss.detach()
         total_loss = accelerator.reduce(total_loss, reduction="sum")
+        watch.note(step + 1, total_loss, micro_batches[0])
         norm = accelerator.clip_grad_norm_(prepared.parameters(), settings.clip or float("inf"))
         norm = whole_tensor(norm) if settings.shard else norm
         for optimizer in optimizers:
@@ -127,7 +124,7 @@ def train(
         is_evaluated = _due(settings.evaluations, share, share_after)
         is_saved = _due(settings.saves, share, share_after)
         if entry is not None or is_evaluated or is_saved:
-            _check_finite(float(total_loss), float(norm), progress["step"], settings, run)
+            watch.check(progress, float(norm))
         if is_evaluated or is_saved:
             gather(prepared, model)
         if is_evaluated:
@@ -179,16 +176,6 @@ def _from_main_process(value: float, accelerator: Accelerator) -> float:
     """The main process's number, in every process."""
     own = torch.tensor(value if accelerator.is_main_process else 0.0)
     return float(accelerator.reduce(own.to(accelerator.device), reduction="sum"))
-
-
-def _check_finite(loss: float, norm: float, step: int, settings: TrainSettings, run: Run) -> None:
-    """Before weights are kept: raises `Diverged` where the loss or the gradient is no number."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise Diverged(
-            f"the loss is {loss} and the gradient's norm {norm} at step {step}: lower "
-            f"--learning-rate (now {settings.learning_rate}); the last good checkpoint "
-            f"is in {run.state}"
-        )
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

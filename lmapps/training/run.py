@@ -4,6 +4,7 @@
     DIR/report.json          scores, written at the end, and report.html: the same as a page
     DIR/run/settings.json    what was asked for
     DIR/run/log.jsonl        a line every few steps and at each evaluation
+    DIR/run/micro_batch.json tokens in a pass, where fewer than asked for fit into memory
     DIR/run/corpus/          token files
     DIR/run/step-00000500/   the last checkpoint and the state to resume from
 
@@ -19,6 +20,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lmapps.errors import CheckpointError, SettingsError, StorageError
+from lmapps.errors import CheckpointError, LmappsError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.storage import sync, write_whole
 from lmapps.training.parallel import like, whole_tensor
 from lmapps.training.settings import TrainSettings
 
 Progress = dict[str, Any]
+
+
+class OutOfMemory(LmappsError):
+    """Even the smallest pass does not fit."""
 
 
 class Run:
@@ -127,6 +133,31 @@ class Run:
             for folder in before:
                 if folder != target:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def fitted(self, settings: TrainSettings) -> TrainSettings:
+        """The settings with the micro-batch that this machine's memory was found to hold."""
+        try:
+            tokens = int(json.loads((self.state / "micro_batch.json").read_text()))
+        except (OSError, ValueError):
+            return settings
+        return replace(settings, micro_batch_tokens=tokens)
+
+    def halve_micro_batch(self, settings: TrainSettings, context: int, why: str) -> TrainSettings:
+        """Half the rows in a pass and twice as many passes: the same batches in less memory.
+
+        Kept in the folder, so that a resumed run is the same run. Raises `OutOfMemory` where a
+        pass has one row already.
+        """
+        used = min(settings.micro_batch_tokens, settings.batch_tokens)
+        if used < 2 * context:
+            raise OutOfMemory(
+                f"{why}, with one row of {context} tokens at a time: choose a smaller --context, "
+                "--size or --vocab-size"
+            )
+        with self._storing():
+            write_whole(self.state / "micro_batch.json", json.dumps(used // 2).encode())
+        print(f"{why}: {used // 2} tokens at a time from here on, and twice as many passes a step")
+        return self.fitted(settings)
 
     def keep_best(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         """The checkpoint that is served, in the place of the best one before."""

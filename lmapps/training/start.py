@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from accelerate.state import AcceleratorState
 
 from lmapps.errors import LmappsError
 from lmapps.prompts import record_prompts
+from lmapps.training.forecast import Forecast, forecast
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
 from lmapps.training.report import make_report, report_page
-from lmapps.training.run import Run
+from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
 
@@ -25,30 +27,72 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     run = Run(settings.out)
     with accelerator.main_process_first():
         run.open(settings)
-        try:
-            prepared = prepare(settings, run, accelerator.num_processes)
-        except LmappsError:
-            run.abandon()
-            raise
-    if accelerator.is_main_process:
-        template = prepared.checkpoint.template
-        record_prompts(run.folder, prepared.held_out, template.hash, settings.start_from)
-        print(describe(prepared, settings, accelerator))
-    progress = train(
-        prepared.checkpoint,
-        prepared.batches,
-        prepared.validate,
-        prepared.observe,
-        settings,
-        run,
-        accelerator,
-    )
+    prepared, progress = None, None
+    while progress is None:
+        fitted = run.fitted(settings)
+        with accelerator.main_process_first():
+            try:
+                prepared = prepare(fitted, run, accelerator.num_processes)
+            except LmappsError:
+                run.abandon()
+                raise
+        if accelerator.is_main_process:
+            template = prepared.checkpoint.template
+            record_prompts(run.folder, prepared.held_out, template.hash, settings.start_from)
+        progress = train_or_halve(prepared, fitted, run, accelerator)
     report: dict[str, Any] = {}
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and prepared is not None:
         report = make_report(settings, prepared, progress, accelerator)
         run.finish(report, report_page(report, run.entries()))
     accelerator.wait_for_everyone()
     return report
+
+
+def train_or_halve(
+    prepared: Prepared, settings: TrainSettings, run: Run, accelerator: Accelerator
+) -> Progress | None:
+    """The final progress; None where memory does not suffice, and the micro-batch was halved."""
+    context = prepared.checkpoint.config.context
+    if accelerator.is_main_process and not run.steps():
+        print(describe(prepared, settings, accelerator))
+    expected = None
+    try:
+        if not run.steps() and accelerator.num_processes == 1:
+            expected = foresee(prepared, settings, accelerator)
+            print(expected)
+        if expected is None or expected.fits:
+            return train(
+                prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
+                settings, run, accelerator,
+            )  # fmt: skip
+        why = "memory will not suffice"
+    except (MemoryError, RuntimeError) as error:
+        if accelerator.num_processes > 1 or not is_out_of_memory(error):
+            raise
+        why = "out of memory"
+        error.__traceback__ = None  # which holds the tensors of the pass
+    if expected is not None:
+        why += f" (most of it for {expected.largest})"
+    gc.collect()
+    if accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
+    run.halve_micro_batch(settings, context, why)
+    return None
+
+
+def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerator) -> Forecast:
+    """Memory and time of a step, for a run at its start."""
+    context = prepared.checkpoint.config.context
+    tokens = prepared.batches.tokens_per_batch
+    rows, accumulation = max(1, tokens // context), max(1, round(settings.batch_tokens / tokens))
+    model = prepared.checkpoint.model
+    return forecast(model, settings, accelerator, rows, context, accumulation)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU's, or an allocation that the machine refuses outright."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def prepare(settings: TrainSettings, run: Run, processes: int) -> Prepared:

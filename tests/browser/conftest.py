@@ -1,4 +1,4 @@
-"""Debian's chromium, started once."""
+"""Debian's chromium, once a module: its event loop must not outlive the tests that use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")

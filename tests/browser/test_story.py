@@ -84,7 +84,7 @@ def test_from_nothing_to_a_tab_an_endpoint_a_command_and_a_trained_model(
     box(page, "headline").fill("Typed before")
     tab(page, "Chat").click()
     page.fill("#message textarea", "Tell me everything")
-    served.seconds_per_step = 0.15  # the chat is written for as long as all this takes
+    served.seconds_per_step = 0.6  # the chat is written for as long as all this takes
     button(page, "Send").click()
     replies(page).first.wait_for()
     page.fill("#message textarea", "and a word not sent yet")

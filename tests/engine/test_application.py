@@ -80,7 +80,8 @@ def test_a_long_text_goes_in_parts_that_fit_and_the_person_sees_how_far(engine: 
     assert [event.done for event in progress] == list(range(total + 1))
     assert all(length + 12 <= engine.context for length in asked)
     assert max(asked) > engine.context / 2, "parts should be about as long as fits"
-    assert isinstance(events[total + 1], Clear)
+    parts = [event for event in events if not isinstance(event, Asked)]
+    assert isinstance(parts[total + 1], Clear)
     assert isinstance(events[-1], Done)
 
 

@@ -14,9 +14,9 @@ from lmapps.commands.train import summary
 from lmapps.errors import DataError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
-from lmapps.training.loop import Diverged
 from lmapps.training.settings import TrainSettings, read_recipe
 from lmapps.training.start import run_training
+from lmapps.training.watch import Diverged
 
 STORY = (
     "The old man lived by the sea. Every morning he took his boat and went out to fish. "

@@ -1,0 +1,226 @@
+"""A model, its optimizers and a micro-batch -> the memory and time a run will take, beforehand.
+
+What a forward and backward pass holds grows straight with its rows, once the logits fill a chunk
+and weights no longer count for most: a quarter and a half of the rows are tried and measured,
+tensor by tensor, and the line through both is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lmapps.model.config import ModelConfig
+from lmapps.model.cross_entropy import CHUNK_ELEMENTS
+from lmapps.model.language_model import LanguageModel
+from lmapps.training.optimizer import build_optimizers
+from lmapps.training.settings import TrainSettings
+
+GAPS = 1.6
+"""On the CPU the C library's allocator does not fill the gaps that freed tensors leave: a step was
+seen to take 1.0 to 2.3 times what its tensors have."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes at the peak of a step, by consumer, and seconds a step."""
+
+    parts: Mapping[str, int]
+    room: int | None
+    """Bytes there are, those already taken by this process included; None where unknown."""
+    seconds_per_step: float
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def largest(self) -> str:
+        """What takes most, beside the process itself."""
+        own = {name: size for name, size in self.parts.items() if name != "process"}
+        return max(own, key=lambda name: own[name])
+
+    @property
+    def fits(self) -> bool:
+        return self.room is None or self.total <= self.room
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in self.parts.items())
+        room = f" of {self.room / 1e6:,.0f}" if self.room else ""
+        return (
+            f"forecast: {self.total / 1e6:,.0f} MB{room} ({parts}), "
+            f"about {self.seconds_per_step:.2g} s a step"
+        )
+
+
+def forecast(
+    model: LanguageModel,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+    rows: int,
+    context: int,
+    accumulation: int,
+) -> Forecast:
+    """Of one process. Runs two small passes; weights and random state are as before."""
+    model.to(accelerator.device).train()
+    before = taken(accelerator.device)
+    random = torch.get_rng_state()
+    few, some = rows_to_try(model.config, rows, context)
+    low, _ = _pass(model, accelerator, few, context)
+    high, seconds = _pass(model, accelerator, some, context)
+    peak = high + max(0, high - low) * (rows - some) // max(1, some - few)
+    torch.set_rng_state(random)
+    if accelerator.device.type == "cpu":
+        peak = round(peak * GAPS)
+    weights = sum(weight.numel() * 4 for weight in model.parameters())
+    optimizer = _optimizer_bytes(model, settings)
+    parts = {
+        "process": before - weights,
+        "weights": weights,
+        "optimizer": optimizer,
+        "activations and gradients": peak + (weights if accumulation > 1 else 0),
+    }
+    if settings.shard:
+        shares = accelerator.num_processes
+        parts |= {"optimizer": optimizer // shares, "whole copy": weights}
+    return Forecast(parts, room(accelerator.device), seconds * rows / some * accumulation)
+
+
+def rows_to_try(config: ModelConfig, rows: int, context: int) -> tuple[int, int]:
+    """A quarter and a half of the rows, or more where less does not fill a chunk of logits."""
+    chunk = -(-CHUNK_ELEMENTS // config.vocab_size // context)
+    few = min(rows, max(1, chunk, rows // 4))
+    return few, min(rows, max(few + 1, rows // 2))
+
+
+def taken(device: torch.device) -> int:
+    """Bytes that this process has now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def room(device: torch.device) -> int | None:
+    """Bytes that this process may have: of the GPU, or of the machine and the cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    found = [size for size in (_free_of_machine(), _free_of_cgroup()) if size is not None]
+    return min(found) + taken(device) if found else None
+
+
+def _free_of_machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    numbers = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
+    return numbers.get("MemAvailable")
+
+
+def _free_of_cgroup() -> int | None:
+    """What the nearest limit leaves; pages of files can be given back and do not count."""
+    found = []
+    for folder, limit, usage in _cgroups():
+        try:
+            highest = int((folder / limit).read_text())
+            used = int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # "max": there is no limit
+            continue
+        files = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+        found.append(highest - used + files)
+    return min(found, default=None)
+
+
+def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[Path, str, str]]:
+    """This process's cgroups that may limit memory, versions 1 and 2, with the names of files."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            top = root / "memory"
+        elif not controllers:
+            names, top = ("memory.max", "memory.current"), root
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        found += [
+            (place, *names) for place in (folder, *folder.parents) if place.is_relative_to(top)
+        ]
+    return found
+
+
+def _optimizer_bytes(model: LanguageModel, settings: TrainSettings) -> int:
+    """Muon keeps one number for each of its weights, AdamW two."""
+    total = 0
+    for optimizer in build_optimizers(model, settings):
+        numbers = 1 if isinstance(optimizer, torch.optim.Muon) else 2
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        total += sum(4 * numbers * weight.numel() for weight in weights)
+    return total
+
+
+def _pass(
+    model: LanguageModel, accelerator: Accelerator, rows: int, context: int
+) -> tuple[int, float]:
+    """Forward and backward: peak bytes of the tensors made on the way, and seconds."""
+    ids = torch.zeros(rows, context, dtype=torch.int64, device=accelerator.device)
+    started = time.perf_counter()
+    with _Peak() as peak:
+        with accelerator.autocast():
+            loss = model(ids, ids)
+        loss.backward()
+        del loss
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+    model.zero_grad(set_to_none=True)
+    return peak.bytes, time.perf_counter() - started
+
+
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes that tensors made inside had at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = self._held = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor.untyped_storage())
+        return made
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._held += size
+        self.bytes = max(self.bytes, self._held)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size

@@ -1,0 +1,208 @@
+"""Memory that does not suffice, a loss that goes wrong: what is said, and what goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from lmapps.model.config import ModelConfig
+from lmapps.model.language_model import LanguageModel
+from lmapps.text.batches import Batch
+from lmapps.training import forecast as forecasting
+from lmapps.training.forecast import forecast
+from lmapps.training.run import OutOfMemory, Run
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+from lmapps.training.supervise import kills_for_memory
+from lmapps.training.watch import WINDOW, Diverged, Watch
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
+    (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog sat on the cat. " * 200)
+
+    def settings(name: str, **changes: Any) -> TrainSettings:
+        values: dict[str, Any] = {
+            "data": [str(tmp_path / "a.txt")], "out": str(tmp_path / name), "steps": 6,
+            "vocab_size": 300, "context": 32, "layers": 1, "width": 32, "batch_tokens": 256,
+            "micro_batch_tokens": 256, "evaluations": 1, "mixed_precision": "no",
+        }  # fmt: skip
+        return TrainSettings.from_values(values | changes)
+
+    return settings
+
+
+@pytest.fixture
+def weak_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device on which training holds two rows at a time, as a GPU would say it."""
+    whole = LanguageModel.forward
+
+    def forward(self: LanguageModel, ids: torch.Tensor, targets: Any = None) -> torch.Tensor:
+        if targets is not None and len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return whole(self, ids, targets)
+
+    monkeypatch.setattr(LanguageModel, "forward", forward)
+    monkeypatch.setattr("lmapps.training.start.forecast", lambda *_: Roomy())
+
+
+class Roomy:
+    fits, largest = True, "activations and gradients"
+
+
+def same_weights(one: str, other: str) -> bool:
+    stored = [load_file(Path(folder) / "model.safetensors") for folder in (one, other)]
+    return all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(
+    settings: Callable[..., TrainSettings], weak_machine: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, large = settings("small", micro_batch_tokens=64), settings("large")
+    run_training(small)
+    run_training(large)
+    said = capsys.readouterr().out
+    assert "out of memory (most of it for activations and gradients): 128 tokens at" in said
+    assert "64 tokens at a time from here on, and twice as many passes a step" in said
+    assert same_weights(small.out, large.out)
+    assert run_training(large)["steps"] == 6, "the finished run is known again"
+
+
+def test_a_row_that_does_not_fit_is_a_sentence(
+    settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecasting, "room", lambda device: 1_000_000)
+    with pytest.raises(OutOfMemory, match=r"will not suffice .* one row of 32 tokens at a time"):
+        run_training(settings("m"))
+
+
+def test_what_will_not_fit_is_not_tried(
+    settings: Callable[..., TrainSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rooms = iter([1_000_000, None])
+    monkeypatch.setattr(forecasting, "room", lambda device: next(rooms))
+    run_training(settings("m"))
+    said = capsys.readouterr().out
+    assert said.count("forecast: ") == 2 and "MB of 1 (process" in said
+    assert "memory will not suffice (most of it for" in said and "128 tokens at a time" in said
+
+
+@pytest.mark.parametrize("body", ["transformer", "gru", "lstm", "rnn"])
+def test_the_tensors_of_a_large_pass_are_foreseen_from_small_ones(
+    settings: Callable[..., TrainSettings], body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecasting, "CHUNK_ELEMENTS", 2 * 32 * 300)
+    monkeypatch.setattr("lmapps.model.cross_entropy.CHUNK_ELEMENTS", 2 * 32 * 300)
+    monkeypatch.setattr(forecasting, "GAPS", 1)
+    config = ModelConfig.from_size("tiny", body=body, vocab_size=300, context=32)
+    model, accelerator = LanguageModel(config), Accelerator(mixed_precision="no")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    expected = forecast(model, settings("m"), accelerator, 16, 32, 1)
+    with forecasting._Peak() as peak:
+        ids = torch.zeros(16, 32, dtype=torch.int64)
+        model(ids, ids).backward()
+    assert expected.parts["activations and gradients"] == pytest.approx(peak.bytes, rel=0.1)
+    assert expected.seconds_per_step > 0 and "MB" in str(expected)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+
+
+SUPERVISED = """
+import os, signal
+from pathlib import Path
+from lmapps.training import supervise
+counter = Path(folder) / "vmstat"
+counter.write_text("oom_kill 7\\n")
+supervise.kills_for_memory.__defaults__ = (counter,)
+rows = Path(folder) / "rows"
+
+def work():
+    if int(rows.read_text()) > 2:
+        counter.write_text(f"oom_kill {supervise.kills_for_memory() + by_kernel}\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(17)
+
+def after_kill():
+    rows.write_text(str(int(rows.read_text()) // 2))
+
+try:
+    code = supervise.supervised(work, after_kill)
+except supervise.Killed as error:
+    code = str(error)
+Path(folder, "result").write_text(repr(code))
+"""
+
+
+@pytest.mark.parametrize(("by_kernel", "result", "rows"), [(1, "17", "2"), (0, "signal 9", "8")])
+def test_a_run_killed_for_its_memory_goes_on_with_less(
+    tmp_path: Path, by_kernel: int, result: str, rows: str
+) -> None:
+    (tmp_path / "rows").write_text("8")
+    names = {"folder": str(tmp_path), "by_kernel": by_kernel}
+    process = multiprocessing.get_context("forkserver").Process(
+        target=exec, args=(SUPERVISED, names)
+    )
+    process.start()
+    process.join(60)
+    assert result in (tmp_path / "result").read_text()
+    assert (tmp_path / "rows").read_text() == rows
+
+
+def test_the_kernels_count_of_kills_is_read(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("pgfault 3\noom_kill 12\nother 1\n")
+    assert kills_for_memory(tmp_path / "vmstat") == 12
+    assert kills_for_memory(tmp_path / "nothing") == 0
+
+
+@pytest.fixture
+def watch(
+    settings: Callable[..., TrainSettings], tiny_checkpoint: Callable[..., Any]
+) -> tuple[Watch, Batch]:
+    tokenizer = tiny_checkpoint("gru").tokenizer
+    ids = torch.tensor([tokenizer.encode("The cat ran up a tree.")])
+    (Path(settings("m").out) / "run" / "step-00000030").mkdir(parents=True)
+    return Watch(tokenizer, settings("m"), Run(settings("m").out)), Batch(ids, ids)
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step_texts_and_the_last_checkpoint(
+    watch: tuple[Watch, Batch],
+) -> None:
+    watcher, batch = watch
+    for step, loss in enumerate([3.0, float("nan"), float("nan")], start=41):
+        watcher.note(step, torch.tensor(loss), batch)
+    with pytest.raises(Diverged) as raised:
+        watcher.check({"step": 43}, 1.0)
+    said = str(raised.value)
+    assert said.startswith("the loss is nan at step 42, on texts such as 'The cat ran up a tree.'")
+    assert said.endswith("step-00000030") and "lower --learning-rate" in said
+
+
+def test_a_loss_that_jumps_stops_the_run_and_one_that_wavers_does_not(
+    watch: tuple[Watch, Batch],
+) -> None:
+    watcher, batch = watch
+    progress: dict[str, Any] = {"step": 0}
+
+    def steps(*losses: float) -> None:
+        for loss in losses:
+            progress["step"] += 1
+            watcher.note(progress["step"], torch.tensor(loss), batch)
+        watcher.check(progress, 1.0)
+
+    steps(*[6.0] * WINDOW)
+    steps(*[2.0] * WINDOW)
+    steps(*[2.5, 1.5, 2.0, 3.9, 2.0] * 2, 5.9)
+    progress = json.loads(json.dumps(progress))  # as a resumed run reads it
+    with pytest.raises(Diverged, match=r"has jumped from 2.* to 5\.\d+, most at step 41 \(9.00\)"):
+        steps(*[5.0] * 9, 9.0)
