@@ -8,6 +8,7 @@ page without changes costs nothing more.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
@@ -26,12 +27,14 @@ AT_ONCE = 12
 plugins neither slow the start down nor the page."""
 LIST = "lmapps-plugins"
 """The tab that lists the plugins, the last one."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+"""How often an open page asks whether something has changed."""
 VERSION = "plugins/version"
 """The address, beside the page, of the version that is found now."""
 
-# The page asks for the version without the queue: every open page does so every second.
+# Asked without Gradio's queue, since every page that somebody sees does so every second.
 ASK = f"""async (seen) => {{
+    if (document.hidden) return seen;
     try {{
         const answer = await fetch("{VERSION}");
         return answer.ok ? await answer.text() : seen;
@@ -56,6 +59,7 @@ class Places:
         self.first = [p if n < AT_ONCE else None for n, p in enumerate(self._drawn)]
         """What is part of the page as it was built."""
         self._since = [found.version] * len(self._names)
+        self._turn = threading.Lock()  # open pages ask at the same time
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self._names)))
@@ -78,6 +82,10 @@ class Places:
 
         Returns the names of those for which there is no place left.
         """
+        with self._turn:
+            return self._follow()
+
+    def _follow(self) -> list[str]:
         plugins, version = self.found.plugins, self.found.version
         self._names = [name if name in plugins else "" for name in self._names]
         waiting = [name for name in plugins if name not in self._names]

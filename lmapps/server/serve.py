@@ -91,7 +91,11 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
     app.add_exception_handler(LmappsError, on_error)
     app.include_router(openai_routes(engine))
     app.include_router(app_routes(found, engine))
-    app.get(f"/{VERSION}", include_in_schema=False)(lambda: found.version)
+
+    @app.get(f"/{VERSION}", include_in_schema=False)
+    async def version() -> int:
+        return found.version
+
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
     return gr.mount_gradio_app(
