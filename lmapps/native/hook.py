@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class NativeStepHook(BuildHookInterface):
+class NativeStepHook(BuildHookInterface[Any]):
     """Adds `libstep.so` to the wheel, which then belongs to one platform but any Python."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
