@@ -101,7 +101,7 @@ class NativeStep:
             return self.model.new_state(batch, capacity)
         dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
         shape = (batch, c.num_kv_heads, capacity, c.head_size)
-        layers = [
+        layers: list[tuple[torch.Tensor, ...]] = [
             (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
             for _ in range(c.num_layers)
         ]
