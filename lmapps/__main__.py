@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score checkpoints: loss, accuracy, perplexity, bits per byte, plugins' metrics",
     "generate": "continue a prompt",
     "run": "run a plugin",
+    "checkpoints": "write a copy of a checkpoint in another precision",
     "data": "look at text: documents, sizes, and a vocabulary report",
     "plugins": "list the plugins found, and those that failed and why",
     "doctor": "say what this machine has and what will be used",
