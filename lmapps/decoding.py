@@ -15,6 +15,8 @@ _JSON_FORM: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_se
 MAX_LOGPROBS = 20
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_BIASES = 1024
+MAX_GRAMMAR = 100_000
+"""The longest regex or schema, in characters."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,10 @@ def _check_grammar(decoding: Decoding) -> None:
         value = getattr(decoding, name)
         if not isinstance(value, str) or not value:
             raise DecodingError(f"{name} must be a text that is not empty, got {value!r}")
+        if len(value) > MAX_GRAMMAR:
+            raise DecodingError(
+                f"{name} takes at most {MAX_GRAMMAR:,} characters, got {len(value):,}"
+            )
         if reason := _grammar_fault(decoding):
             raise DecodingError(f"{name} cannot be used: {reason}, got {value[:80]!r}")
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", help="files or folders of text")
+    parser.add_argument("paths", nargs="*", help="files or folders of text")
+    parser.add_argument(
+        "--recipe",
+        help="TOML file that says how text is cleaned, deduplicated and split into --out",
+    )
     parser.add_argument("--tokenizer", default="bpe", help="bpe, word or character")
     parser.add_argument("--vocab-size", type=int, default=4096, help="tokens in the vocabulary")
     parser.add_argument("--checkpoint", help="report on this checkpoint's vocabulary instead")
@@ -28,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
     from lmapps.text.sources import data_files, read_documents
     from lmapps.text.tokenizer import Tokenizer
 
+    if args.recipe:
+        return _build(args)
     files = data_files(args.paths)
     if args.checkpoint:
         tokenizer = Tokenizer.load(find_checkpoint(args.checkpoint))
@@ -43,6 +49,24 @@ def main(args: argparse.Namespace) -> int:
         corpus = build_corpus(args.paths, tokenizer, Path(args.out))
         tokenizer.save(corpus.folder)
         print(f"token corpus in {corpus.folder}")
+    return 0
+
+
+def _build(args: argparse.Namespace) -> int:
+    from lmapps.errors import SettingsError
+    from lmapps.text.build import build_data
+    from lmapps.text.recipe import read_data_recipe
+
+    if args.paths or not args.out:
+        raise SettingsError("with --recipe, files are named in the recipe, and --out is needed")
+    manifest = build_data(read_data_recipe(Path(args.recipe)), Path(args.out))
+    if args.json:
+        print(json.dumps(manifest, indent=2))
+        return 0
+    for name, tally in manifest["sources"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value:,}" for key, value in tally.items()))
+    sizes = (f"{name} {split['documents']:,}" for name, split in manifest["splits"].items())
+    print(f"documents in {args.out}: {', '.join(sizes)}")
     return 0
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lmapps.training.settings import TrainSettings
 
 # Of the settings, those written as one word with commas, or several words.
-_LISTS = {"data", "apps"}
+_LISTS = {"data", "apps", "mix_data"}
 _NAMES = {"start_from": "--from"}
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if str(field.type) == "bool":
             options = {"dest": field.name, "default": None, "action": "store_true"}
         if field.name in _LISTS:
-            options |= {"nargs": "+" if field.name == "data" else None, "type": str}
+            options |= {"nargs": None if field.name == "apps" else "+", "type": str}
         parser.add_argument(name, help=field.metadata["help"].replace("%", "%%") + shown, **options)
 
 

@@ -18,8 +18,10 @@ from lmapps.errors import DecodingError
 from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
-KEPT_GRAMMARS = 32
+KEPT_GRAMMARS = 16
 """Compiled grammars kept for the next request with the same regex or schema."""
+MOST_LEXER_STATES = 20_000
+"""Of one grammar, at about 2 kB each: what a person sends must not fill the memory."""
 
 
 class Grammars:
@@ -50,11 +52,12 @@ class Grammars:
         return Constraint(matcher, self._tokenizer)
 
     def _compile(self, grammar: str) -> Any:
-        from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+        from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
         if self._vocabulary is None:
             self._vocabulary = LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)))
-        matcher = LLMatcher(self._vocabulary, grammar, log_level=0)
+        limits = LLParserLimits(max_lexer_states=MOST_LEXER_STATES, verbose_errors=False)
+        matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()  # what is too complex shows here at the latest
         if matcher.is_error():
             raise DecodingError(f"the regex or schema is too complex: {_reason(matcher)}")

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 
 from lmapps.decoding import Decoding
-from lmapps.engine.constraint import Grammars
+from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.request import Deliver, Delta, Finish, Request
 from lmapps.engine.sampling import Logprob
@@ -132,10 +132,12 @@ class Engine:
         decoding: Decoding,
         deliver: Deliver,
         user: User = None,
+        constraint: Constraint | None = None,
     ) -> Request:
         """Queue a prompt; `deliver` gets every `Delta`, the last with `finish` set.
 
-        user  who takes turns with others; None = the program itself, which no limit holds for
+        user        who takes turns with others; None = the program itself, without limits
+        constraint  of the decoding's regex or schema, where it was compiled already
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
         token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
@@ -156,7 +158,7 @@ class Engine:
                 f"{decoding.logit_bias[-1][0]}"
             )
         limit = min(decoding.max_new_tokens, room)
-        constraint = self._grammars.constraint(decoding)
+        constraint = constraint or self._grammars.constraint(decoding)
         tokenizer = self.checkpoint.tokenizer
         request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint, user)
         with self._wake:
@@ -182,9 +184,10 @@ class Engine:
         def deliver(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        if decoding.grammar is not None:  # compiled here, so that the loop does not wait for it
-            await asyncio.to_thread(self._grammars.constraint, decoding)
-        request = self.submit(prompt_ids, decoding, deliver, user)
+        constraint = None
+        if decoding.grammar is not None:  # compiled in a thread, so that the loop does not wait
+            constraint = await asyncio.to_thread(self._grammars.constraint, decoding)
+        request = self.submit(prompt_ids, decoding, deliver, user, constraint)
         try:
             finished = False
             while not finished:

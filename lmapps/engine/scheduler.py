@@ -119,7 +119,12 @@ class Scheduler:
                 self.counts.reused_tokens += request.reused
             if logits_V is None:
                 before = request.prefilled
-                logits_V = self.slots.prefill(request, left)
+                try:
+                    logits_V = self.slots.prefill(request, left)
+                except torch.OutOfMemoryError:  # this request's alone: the others go on
+                    self.reading = None
+                    self._end(request, "error", _no_memory(request))
+                    continue
                 self.passes += 1
                 left -= request.prefilled - before
                 self.counts.read_tokens += request.prefilled - before
@@ -197,6 +202,13 @@ class Scheduler:
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
         self.counts.end(finish, self.clock())
+
+
+def _no_memory(request: Request) -> Busy:
+    return Busy(
+        f"there is not enough memory to read a prompt of {len(request.prompt_ids)} tokens now: "
+        "try again later, or a shorter one"
+    )
 
 
 def _numbers(logits: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lmapps.errors import CheckpointError, StorageError
+from lmapps.errors import CheckpointError, SettingsError, StorageError
+from lmapps.model import quantize
 from lmapps.model.config import GATES, ModelConfig
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.storage import sync, write_whole
@@ -43,8 +44,15 @@ def save_model(
     """Write `config.json`, `generation_config.json` and `model.safetensors`.
 
     Each file is written beside its name and renamed, the weights last: a folder never holds
-    half a file. Raises `StorageError` where the disk is full or the folder cannot be written.
+    half a file. `dtype` torch.int8 stores the matrices of a Transformer's layers packed (see
+    quantize.py) and the rest in bf16. Raises `StorageError` where the disk is full or the folder
+    cannot be written.
     """
+    is_int8, dtype = dtype == torch.int8, torch.bfloat16 if dtype == torch.int8 else dtype
+    if is_int8 and model.config.body != "transformer":
+        raise SettingsError(
+            f"int8 files hold a transformer, not a model of body {model.config.body}"
+        )
     ids = {"bos_token_id": bos_id, "eos_token_id": end_ids, "pad_token_id": bos_id}
     config = {**describe(model.config), **ids, "dtype": str(dtype).removeprefix("torch.")}
     tensors = {
@@ -52,6 +60,12 @@ def save_model(
         for name, tensor in model.state_dict().items()
         if not (model.config.tie_embeddings and name == "head.weight")
     }
+    if is_int8:
+        config["quantization_config"] = quantize.CONFIG
+        for name, tensor in model.body.named_parameters(prefix="model"):
+            if tensor.dim() == 2:
+                del tensors[name]
+                tensors |= quantize.pack(name, tensor.detach().cpu())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
@@ -75,7 +89,11 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMode
     config = understand(read_json(folder, "config.json"), folder)
     with torch.device("meta"):
         model = LanguageModel(config)
-    tensors = {_rename_back(name, config.body): part for name, part in _tensors(folder)}
+    try:
+        stored = quantize.unpack(dict(_tensors(folder)))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}; copy it again, or export it anew") from None
+    tensors = {_rename_back(name, config.body): part for name, part in stored.items()}
     tensors.pop("head.weight" if config.tie_embeddings else "", None)
     expected = model.state_dict()
     if config.tie_embeddings:
@@ -204,8 +222,13 @@ def _refuse_unsupported(stored: dict[str, Any], folder: Path) -> None:
         "attention_bias": (bool(stored.get("attention_bias")), False),
         "mlp_bias": (bool(stored.get("mlp_bias")), False),
         "use_sliding_window": (bool(stored.get("use_sliding_window")), False),
-        "quantization_config": (bool(stored.get("quantization_config")), False),
     }
+    quantization = stored.get("quantization_config")
+    if quantization and not quantize.is_readable(quantization):
+        raise CheckpointError(
+            f"{folder}: quantization_config has format {quantization.get('format')!r}; only int8 "
+            "weights, one scale a row, as compressed-tensors' 'pack-quantized' are read"
+        )
     for name, (value, supported) in wanted.items():
         if value != supported:
             raise CheckpointError(

@@ -51,17 +51,19 @@ inline F nearest(F x) {       // 1.5 * 2^23: adding it leaves no room for a frac
   return (x + magic) - magic;
 }
 
-inline float sum(F v) {
-  float total = 0;
-  for (int half = L / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] += v[i + half];
-  return total + v[0];
+// One number from a vector's lanes, by halves: `join` gets two vectors of 8, then 4, then numbers.
+template <int N> struct Lanes { typedef float Type __attribute__((vector_size(4 * N))); };
+template <int N, class V, class Join> inline float fold(V v, Join join) {
+  if constexpr (N == 4) {
+    return join(join(v[0], v[2]), join(v[1], v[3]));
+  } else {
+    typename Lanes<N / 2>::Type half[2];
+    memcpy(half, &v, sizeof v);
+    return fold<N / 2>(join(half[0], half[1]), join);
+  }
 }
-inline float most(F v) {
-  float best = v[0];
-  for (int i = 1; i < L; i++) best = v[i] > best ? v[i] : best;
-  return best;
-}
+inline float sum(F v) { return fold<L>(v, [](auto a, auto b) { return a + b; }); }
+inline float most(F v) { return fold<L>(v, [](auto a, auto b) { return a > b ? a : b; }); }
 
 // e^x by 2^n e^r, |r| <= ln(2)/2, r's series to the sixth power: relative error under 2e-7.
 inline F exp(F x) {

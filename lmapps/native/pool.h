@@ -1,6 +1,7 @@
 // Threads that wait for one piece of work at a time, and a barrier between its stages.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -71,12 +72,15 @@ class Pool {
 
   void serve(int number) {
     for (unsigned seen = 0;; seen++) {
-      // The next token is usually asked for within the time that sampling takes: look for it for
-      // about 0.1 ms, then sleep.
-      for (int tries = 0; tries < 2500 && jobs.load(std::memory_order_acquire) == seen; tries++) pause();
-      if (jobs.load(std::memory_order_acquire) == seen) {
+      // The next token is usually asked for within the time that sampling takes: look out for it
+      // for 0.3 ms, then sleep.
+      auto called = [&] { return jobs.load(std::memory_order_acquire) != seen; };
+      const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(300);
+      while (!called() && std::chrono::steady_clock::now() < end)
+        for (int i = 0; i < 16 && !called(); i++) pause();
+      if (!called()) {
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [&] { return jobs.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, called);
       }
       if (!work) return;
       (*work)(number);

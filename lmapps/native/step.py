@@ -19,7 +19,7 @@ from lmapps.errors import SettingsError
 from lmapps.model.config import GATES
 from lmapps.model.language_model import LanguageModel
 from lmapps.model.quantize import rounded
-from lmapps.model.state import State
+from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
 
@@ -83,7 +83,7 @@ class NativeStep:
         if model.device.type != "cpu":
             raise Unavailable(f"the model is on {model.device}, the native step is for the CPU")
         name = levels()[level]
-        self.model, self.config = model, model.config
+        self.model, self.config, self.weights = model, model.config, weights
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
         threads = threads or min(torch.get_num_threads(), _cores())
@@ -94,7 +94,18 @@ class NativeStep:
         self.name = f"native {name}, {weights}, {threads} threads"
 
     def new_state(self, batch: int, capacity: int) -> State:
-        return self.model.new_state(batch, capacity)
+        """Keys and values are in bf16 where the weights are not in fp32: for many streams they
+        are more to read than the weights."""
+        c = self.config
+        if c.body != "transformer":
+            return self.model.new_state(batch, capacity)
+        dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
+        shape = (batch, c.num_kv_heads, capacity, c.head_size)
+        layers: list[tuple[torch.Tensor, ...]] = [
+            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
+            for _ in range(c.num_layers)
+        ]
+        return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         rows, tokens = ids_BT.shape

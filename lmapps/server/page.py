@@ -28,7 +28,7 @@ CSS = (
 .title-row { align-items: center; }
 #theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
 .saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
-.dark .saw .textfield span, .dark .saw .category-legend * { color: white !important; }
+.dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
 #plugins-page li { overflow-wrap: anywhere; }

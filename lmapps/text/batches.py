@@ -131,6 +131,21 @@ class ExampleBatches:
         return _shifted(ids, counted)
 
 
+class MixedBatches:
+    """Batches of one source with a share of another's between them, evenly."""
+
+    def __init__(self, main: BatchSource, other: BatchSource, share: float) -> None:
+        self.main, self.other, self.share = main, other, share
+        self.tokens_per_batch = max(main.tokens_per_batch, other.tokens_per_batch)
+        self.batches_per_epoch = max(1, round(main.batches_per_epoch / (1 - share)))
+
+    def batch(self, number: int) -> Batch:
+        before, with_it = (int(count * self.share) for count in (number, number + 1))
+        if with_it > before:
+            return self.other.batch(before)
+        return self.main.batch(number - before)
+
+
 def shuffled(index: int, size: int, key: int) -> int:
     """Place `index` of a shuffle of range(size), in constant memory.
 

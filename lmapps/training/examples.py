@@ -18,11 +18,18 @@ from lmapps.errors import DataError, PluginError, SettingsError
 from lmapps.evaluation.language import score_batches
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
-from lmapps.text.batches import Batch, ExampleBatches
+from lmapps.text.batches import (
+    Batch,
+    BatchSource,
+    ExampleBatches,
+    MixedBatches,
+    PackedBatches,
+)
+from lmapps.text.corpus import build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.observe import observe_apps
-from lmapps.training.prepare import VALIDATION_TOKENS, Prepared
+from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, micro_batch_rows
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 
@@ -56,12 +63,12 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
             f"no example of {', '.join(settings.apps)} fits a context of "
             f"{checkpoint.config.context} tokens"
         )
-    records = (
-        data_files([file for named in files.values() for file in named]) if settings.data else []
-    )
     tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
     pad_id = checkpoint.tokenizer.bos_id
-    batches = ExampleBatches(train, tokens, settings.seed, pad_id)
+    batches: BatchSource = ExampleBatches(train, tokens, settings.seed, pad_id)
+    text = mixed_in(settings, checkpoint, run, processes)
+    if text is not None:
+        batches = MixedBatches(batches, text, settings.mix)
     validation_batches = _validation_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
     print(f"{len(train):,} examples, {len(validation):,} held out")
     return Prepared(
@@ -70,9 +77,25 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         lambda model: score_batches(model, validation_batches),
         lambda: observe_apps(checkpoint, held_out, settings.judged),
         None,
-        hash_of_files(records),
+        hash_of_files(
+            data_files([*chain.from_iterable(files.values()), *settings.mix_data])
+            if settings.data or settings.mix_data
+            else []
+        ),
         held_out,
     )
+
+
+def mixed_in(
+    settings: TrainSettings, checkpoint: Checkpoint, run: Run, processes: int
+) -> BatchSource | None:
+    """Text as in pretraining, with every token counted; None where none was given."""
+    if not settings.mix_data:
+        return None
+    corpus = build_corpus(settings.mix_data, checkpoint.tokenizer, run.state / "corpus")
+    context = checkpoint.config.context
+    rows = micro_batch_rows(settings, context, processes)
+    return PackedBatches(corpus.ids("train"), context, rows, settings.seed)
 
 
 def find_plugins(names: Sequence[str]) -> list[Plugin]:

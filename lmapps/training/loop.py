@@ -20,6 +20,7 @@ from accelerate.utils import tqdm
 from lmapps.evaluation.language import LanguageScores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
+from lmapps.training.adapters import adapters_of
 from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
 from lmapps.training.parallel import distribute, gather, whole_tensor
@@ -72,7 +73,7 @@ def train(
     progress |= run.load(model) or {}
     run.rewind_log(progress["step"]) if accelerator.is_main_process else None
     prepared, optimizers = distribute(model, settings, accelerator)
-    run.load_optimizers([_plain(optimizer) for optimizer in optimizers])
+    run.load_optimizers([_plain(optimizer) for optimizer in optimizers], adapters_of(prepared))
     processes, rank = accelerator.num_processes, accelerator.process_index
     per_pass = batches.tokens_per_batch * processes
     accumulation = max(1, round(settings.batch_tokens / per_pass))
@@ -131,6 +132,7 @@ def train(
             _evaluate(checkpoint, validate, observe, settings, run, accelerator, progress, meter)
         if is_saved:
             state = state_of([_plain(optimizer) for optimizer in optimizers])
+            state |= adapters_of(prepared)
             if accelerator.is_main_process:
                 run.save(checkpoint, state, {**progress, **meter.clock()})
     meter.close()

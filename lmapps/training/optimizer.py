@@ -17,7 +17,7 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
     training", 2025, under which both take the same learning rate.
     """
     named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    use_muon = settings.optimizer == "muon"
+    use_muon = settings.optimizer == "muon" and not settings.lora  # adapters are of low rank
     matrices = [w for name, w in named.items() if use_muon and _is_inner_matrix(name, w)]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in named.values() if id(weight) not in chosen]

@@ -3,8 +3,9 @@
 With copies, every process holds the whole model and gradients are averaged. With shards
 (`--shard`; Zhao et al., "PyTorch FSDP", 2023, in the form of torch's `fully_shard`), every process
 holds its part of the weights, gradients and optimizer state, and layers are put together only
-while they compute. `checkpoint.model` stays whole in every process: evaluation, samples and files
-read it, and `gather` brings it up to date.
+while they compute. With adapters (`--lora`) what is trained is a model beside the whole one too.
+`checkpoint.model` stays whole in every process: evaluation, samples and files read it, and
+`gather` brings it up to date.
 
 Muon on shards: its momentum is kept in shards; the orthogonalisation needs whole matrices, so
 torch's DTensor collects each one for the Newton-Schulz steps, which every process computes alike.
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from lmapps.errors import SettingsError
 from lmapps.model.language_model import LanguageModel
+from lmapps.training.adapters import add_adapters, merge_adapters
 from lmapps.training.optimizer import build_optimizers
 from lmapps.training.settings import TrainSettings
 
@@ -35,6 +37,11 @@ def distribute(
             "the Accelerate config asks for FSDP: choose a plain multi-process config, and let "
             "`lmapps train --shard` split the model"
         )
+    if settings.lora:
+        adapted = add_adapters(settings)
+        prepared, *optimizers = accelerator.prepare(adapted, *build_optimizers(adapted, settings))
+        model.to(accelerator.device)
+        return prepared, optimizers
     if not settings.shard:
         prepared, *optimizers = accelerator.prepare(model, *build_optimizers(model, settings))
         return prepared, optimizers
@@ -64,9 +71,10 @@ def shard(model: LanguageModel, accelerator: Accelerator) -> LanguageModel:
 
 
 def gather(prepared: Any, model: LanguageModel) -> None:
-    """Bring `model`, whole in every process, up to date. All processes must call it."""
+    """Bring `model`, whole and without adapters, up to date. All processes must call it."""
     whole = dict(model.named_parameters())
     with torch.no_grad():
+        merge_adapters(prepared, whole)
         for name, weight in prepared.named_parameters():
             if isinstance(weight, DTensor):
                 whole[name].copy_(weight.full_tensor())

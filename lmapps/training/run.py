@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -192,12 +192,21 @@ class Run:
         model.load_state_dict(stored)
         return progress
 
-    def load_optimizers(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Put the last saved state into the optimizers, whole or in shards as their weights are."""
+    def load_optimizers(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        adapters: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Put the last saved state into the optimizers, whole or in shards as their weights are,
+        and into adapters."""
         saved = self.steps()
-        if saved:
-            with _resuming(saved[-1]):
-                _unflatten(load_file(saved[-1] / "optimizer.safetensors"), optimizers)
+        if not saved:
+            return
+        with _resuming(saved[-1]):
+            state = load_file(saved[-1] / "optimizer.safetensors")
+            for name, weight in adapters.items():
+                weight.copy_(state.pop(name))
+            _unflatten(state, optimizers)
 
     def finish(self, report: dict[str, Any], page: str) -> None:
         """Write the report, as data and as a page."""

@@ -44,6 +44,14 @@ class TrainSettings:
     batch_tokens: int = option(8192, "tokens in one optimizer step, over all processes")
     micro_batch_tokens: int = option(8192, "tokens in one forward pass; the rest is accumulated")
 
+    lora: int = option(
+        0, "rank of low-rank adapters to train instead of all weights; merged when saved (0 = all)"
+    )
+    mix_data: tuple[str, ...] = option(
+        (), "with --apps, text to go on reading, against forgetting (option --mix-data FILES)"
+    )
+    mix: float = option(0.2, "share of the forward passes that read --mix-data")
+
     optimizer: str = option("muon", "muon (matrices; AdamW for the rest) or adamw")
     learning_rate: float = option(0.003, "at its highest")
     weight_decay: float = option(0.1, "decoupled, on matrices")
@@ -66,7 +74,7 @@ class TrainSettings:
     seed: int = option(0, "decides the weights at the start and the order of the data")
 
     def __post_init__(self) -> None:
-        for name in ("data", "apps"):
+        for name in ("data", "apps", "mix_data"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_choices()
         self._check_numbers()
@@ -81,8 +89,13 @@ class TrainSettings:
             raise SettingsError(
                 f"the best weights by {self.best} need examples to score: give --judged 20"
             )
-        if self.apps and not self.start_from:
-            raise SettingsError("--apps fine-tunes a checkpoint: name it with --from DIR")
+        for name in ("apps", "lora"):
+            if getattr(self, name) and not self.start_from:
+                raise SettingsError(f"--{name} fine-tunes a checkpoint: name it with --from DIR")
+        if self.mix_data and not self.apps:
+            raise SettingsError("--mix-data goes with --apps; without, give all text as --data")
+        if self.lora and self.shard:
+            raise SettingsError("give one of --lora and --shard: adapters need little memory")
 
     def _check_choices(self) -> None:
         from lmapps.model.config import (
@@ -114,6 +127,7 @@ class TrainSettings:
             "tokens": (0, 10**13), "minutes": (0, 10**6), "batch_tokens": (8, 10**8),
             "micro_batch_tokens": (8, 10**8), "learning_rate": (0, 10), "weight_decay": (0, 10),
             "warmup": (0, 1), "decay": (0, 1), "clip": (0, 10**6), "evaluations": (1, 10**6),
+            "lora": (0, 4096), "mix": (0, 0.99),
             "judged": (0, 10**6), "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
         }  # fmt: skip
         for name, (low, high) in ranges.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -182,7 +183,8 @@ def test_every_body_is_held_also_where_no_end_token_is_known(
         ({"json_schema": '{"type": "robot"}'}, "json_schema cannot be used: Invalid type: robot"),
         ({"json_schema": '{"uniqueItems": true}'}, 'Unimplemented keys: .*"uniqueItems"'),
         ({"json_schema": '{"$ref": "http://a.test/b"}'}, "json_schema cannot be used: Resource"),
-        ({"json_schema": "[" * 100_000}, "json_schema cannot be used: "),
+        ({"json_schema": "[" * 99_000}, "json_schema cannot be used: "),
+        ({"regex": "a" * 100_001}, "regex takes at most 100,000 characters, got 100,001"),
         ({"json_schema": {"type": "object"}}, "json_schema must be a text"),
         ({"regex": "a", "json_schema": "{}"}, "give regex or json_schema, not both"),
     ],
@@ -212,6 +214,21 @@ def test_bytes_that_are_no_text_do_not_stop_a_stream() -> None:
         "今",
         "o",
     ]
+
+
+def test_a_grammar_is_compiled_outside_of_the_event_loop(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    compiled = engine._grammars.constraint
+    monkeypatch.setattr(
+        engine._grammars,
+        "constraint",
+        lambda decoding: threads.append(threading.current_thread()) or compiled(decoding),
+    )
+    reply = asyncio.run(engine.complete([5, 6], Decoding(regex="cat|dog")))
+    assert reply.text in ("cat", "dog")
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 def test_a_tokenizer_of_an_unknown_kind_is_refused_by_name() -> None:

@@ -244,6 +244,31 @@ def test_a_failure_in_a_step_reaches_everyone_and_the_engine_goes_on(
         assert engine.generate(ids_of(engine, "The cat"), Decoding(max_new_tokens=4)).ids
 
 
+def test_out_of_memory_while_a_prompt_is_read_fails_that_request_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = engine._scheduler.slots
+    prefill = slots.prefill
+
+    def prefill_short_ones(request: Any, most: int) -> torch.Tensor:
+        if len(request.prompt_ids) > 50:
+            raise torch.OutOfMemoryError("out of memory")
+        return prefill(request, most)
+
+    monkeypatch.setattr(slots, "prefill", prefill_short_ones)
+
+    async def together() -> list[Any]:
+        short, long = ids_of(engine, "The cat"), [20] * 60
+        asked = [engine.complete(ids, Decoding(seed=1, max_new_tokens=20)) for ids in (short, long)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    reply, failure = asyncio.run(together())
+    assert len(reply.ids) == 20
+    assert isinstance(failure, Busy) and "a prompt of 60 tokens" in str(failure)
+    wait_until(lambda: engine.running == 0)
+    assert engine.counts.finished == {"length": 1, "error": 1}
+
+
 def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:
     arrived: list[Delta] = []
     engine = Engine(transformer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from lmapps.engine.slots import Slots
 from lmapps.errors import SettingsError
+from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.language_model import LanguageModel
 from lmapps.model.state import KeyValueCache
@@ -24,6 +26,7 @@ from lmapps.native.library import Unavailable, levels
 from lmapps.native.step import NativeStep, TorchStep, choose_step
 
 CONTEXT = 40
+ROOT = Path(__file__).parent.parent.parent
 
 try:
     LEVELS = levels()
@@ -300,6 +303,25 @@ def test_torch_and_native_round_weights_alike(weights: str) -> None:
     ]
     difference = (results[0] - results[1]).norm() / results[1].norm()
     assert difference < {"float32": 1e-5, "bfloat16": 3e-2, "int8": 5e-2}[weights]
+
+
+@needs_native
+def test_int8_costs_the_default_checkpoint_less_than_half_a_percent_of_perplexity() -> None:
+    checkpoint = Checkpoint.load(ROOT / "checkpoints" / "default")
+    text = "".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    rows, length = 32, 64
+    ids = checkpoint.tokenizer.encode(text)[: rows * length + 1]
+    windows = torch.tensor(ids[:-1]).view(rows, length), torch.tensor(ids[1:]).view(rows, length)
+
+    def loss(weights: str) -> float:
+        step = NativeStep(checkpoint.model, weights)
+        state, total = step.new_state(rows, length), 0.0
+        for inputs, targets in zip(*(window.split(1, dim=1) for window in windows), strict=True):
+            logits = step(inputs, state)
+            total += float(torch.nn.functional.cross_entropy(logits, targets[:, 0]))
+        return total / length
+
+    assert abs(math.exp(loss("int8") - loss("bfloat16")) - 1) < 5e-3
 
 
 def test_an_unknown_precision_is_refused_by_name() -> None:

@@ -1,0 +1,221 @@
+"""Learning per token: bits per byte on held-out text after the same number of training tokens.
+
+    python benchmarks/learning.py --data texts/ --size tiny --tokens 4000000 --seeds 3 --tune
+
+Every contestant has about the same number of parameters, the same vocabulary, the same windows of
+text in the same order for a seed, and the same held-out text, of which all is scored. lmapps's
+bodies are trained as `lmapps train` trains them; `gpt` is the nanoGPT-style model and loop of
+`gpt.py`. `--tune` tries some learning rates for each contestant on the validation text first, with
+a seed that is not used again; without, each has its usual one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gpt
+import machine
+import torch
+
+from lmapps.evaluation.baselines import trigram_on
+from lmapps.evaluation.language import window_batches
+from lmapps.model.config import ModelConfig
+from lmapps.text.batches import PackedBatches
+from lmapps.text.corpus import Corpus, Split, build_corpus
+from lmapps.text.sources import data_files
+from lmapps.text.tokenizer import Tokenizer
+from lmapps.training.prepare import train_tokenizer
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+CONTESTANTS = ("rnn", "gru", "lstm", "transformer", "transformer-adamw", "gpt")
+USUAL_RATE = {"gpt": 1e-3}
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every contestant is given."""
+
+    corpus: Corpus
+    size: str
+    context: int
+    tokens: int
+    batch_tokens: int
+    micro_tokens: int
+
+    @property
+    def vocab_size(self) -> int:
+        return Tokenizer.load(self.corpus.folder).vocab_size
+
+    @property
+    def config(self) -> ModelConfig:
+        """The Transformer that the others are made equal to."""
+        return ModelConfig.from_size(self.size, vocab_size=self.vocab_size, context=self.context)
+
+
+Score = dict[str, float]
+
+
+def run_lmapps(task: Task, name: str, seed: int, rate: float) -> Score:
+    """A run of `lmapps train`; the test score is that of its best weights by validation."""
+    body, _, optimizer = name.partition("-")
+    with tempfile.TemporaryDirectory() as folder:
+        report = run_training(
+            TrainSettings(
+                data=(str(task.corpus.folder),), out=folder, model=body, size=task.size,
+                context=task.context, tokens=task.tokens, batch_tokens=task.batch_tokens,
+                micro_batch_tokens=task.micro_tokens, learning_rate=rate, seed=seed,
+                optimizer=optimizer or "muon", evaluations=4, saves=1,
+            )
+        )  # fmt: skip
+    scores = {split: report["scores"][split]["bits_per_byte"] for split in ("validation", "test")}
+    return {**scores, "parameters": report["model"]["parameters"]}
+
+
+def run_gpt(task: Task, seed: int, rate: float) -> Score:
+    """The nanoGPT-style model on the same windows; the last weights are scored."""
+    torch.manual_seed(seed)
+    width, layers = gpt_shape(task)
+    model = gpt.GPT(task.vocab_size, width, layers, width // 32, task.context)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    rows = task.micro_tokens // task.context
+    batches = PackedBatches(task.corpus.ids("train"), task.context, rows, seed)
+    passes = task.batch_tokens // batches.tokens_per_batch
+
+    def batch(step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(passes):
+            made = batches.batch(step * passes + number)
+            yield made.ids_BT, made.targets_BT
+
+    gpt.train(model, batch, max(1, task.tokens // task.batch_tokens), rate, device)
+    splits: tuple[Split, ...] = ("validation", "test")
+    scores = {split: gpt_bits_per_byte(task, model, split, device) for split in splits}
+    return {**scores, "parameters": sum(weight.numel() for weight in model.parameters())}
+
+
+def gpt_shape(task: Task) -> tuple[int, int]:
+    """Width and layers: as many layers, and the width with the nearest number of parameters."""
+    target, layers = task.config.parameters, task.config.num_layers
+
+    def parameters(width: int) -> int:
+        inner = layers * (12 * width * width + 2 * width) + width
+        return inner + (task.vocab_size + task.context) * width
+
+    widths = range(32, 4096, 32)
+    return min(widths, key=lambda width: abs(parameters(width) - target)), layers
+
+
+@torch.inference_mode()
+def gpt_bits_per_byte(task: Task, model: gpt.GPT, split: Split, device: str) -> float:
+    """As `evaluate_corpus` counts it: windows that do not overlap, all of the split."""
+    loss, count = 0.0, 0
+    counts = task.corpus.splits[split]
+    model.eval()
+    for batch in window_batches(task.corpus.ids(split), task.context):
+        mean = model(batch.ids_BT.to(device), batch.targets_BT.to(device))
+        loss += float(mean) * batch.target_count
+        count += batch.target_count
+    return loss / count / math.log(2) / (counts.bytes / counts.tokens)
+
+
+def run_one(task: Task, name: str, seed: int, rate: float) -> Score:
+    return run_gpt(task, seed, rate) if name == "gpt" else run_lmapps(task, name, seed, rate)
+
+
+def tuned_rate(task: Task, name: str) -> tuple[float, dict[str, float]]:
+    """The learning rate with the best validation, and what each gave (infinity: it diverged)."""
+    tried = {}
+    for rate in RATES:
+        try:
+            tried[rate] = run_one(task, name, TUNING_SEED, rate)["validation"]
+        except Exception as error:  # a rate that diverges is a result
+            print(f"{name} at {rate}: {error}")
+            tried[rate] = math.inf
+    best = min(tried, key=lambda rate: tried[rate])
+    return best, {str(rate): bits for rate, bits in tried.items()}
+
+
+def prepare_task(args: argparse.Namespace, folder: Path) -> Task:
+    files = data_files(args.data)
+    tokenizer = train_tokenizer(files, "bpe", args.vocab_size, folder)
+    corpus = build_corpus(files, tokenizer, folder / "corpus")
+    tokenizer.save(corpus.folder)
+    return Task(corpus, args.size, args.context, args.tokens, args.batch_tokens, args.micro)
+
+
+def compete(task: Task, args: argparse.Namespace) -> dict[str, Any]:
+    """All contestants, seed by seed, so that a stopped benchmark has whole rounds."""
+    rates: dict[str, float] = {}
+    tuning: dict[str, Any] = {}
+    for name in args.contestants:
+        rates[name] = USUAL_RATE.get(name, TrainSettings(out="x").learning_rate)
+        if args.tune:
+            rates[name], tuning[name] = tuned_rate(task, name)
+    runs: dict[str, list[Score]] = {name: [] for name in args.contestants}
+    for seed in range(args.seeds):
+        for name in args.contestants:
+            runs[name].append(run_one(task, name, seed, rates[name]))
+            print(f"seed {seed}, {name}: {runs[name][-1]}", flush=True)
+    return {"rates": rates, "tuning": tuning, "runs": runs}
+
+
+def table_rows(result: dict[str, Any]) -> Iterator[list[str]]:
+    """One row a contestant: mean test bits per byte, spread, and the difference to `gpt`."""
+    baseline = result["runs"].get("gpt")
+    for name, runs in result["runs"].items():
+        bits = [run["test"] for run in runs]
+        spread = f"± {statistics.stdev(bits):.4f}" if len(bits) > 1 else ""
+        against = ""
+        if baseline:
+            pairs = zip(runs, baseline, strict=True)
+            against = f"{statistics.mean(a['test'] - b['test'] for a, b in pairs):+.4f}"
+        parameters = f"{runs[0]['parameters'] / 1e6:.2f}M"
+        rate = f"{result['rates'][name]:g}"
+        yield [name, parameters, rate, f"{statistics.mean(bits):.4f}", spread, against]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", required=True, help="files or folders of text")
+    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="trained on, by each")
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--micro", type=int, default=8192, help="tokens in one forward pass")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tune", action="store_true", help="find each one's learning rate")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        task = prepare_task(args, Path(folder))
+        result = compete(task, args)
+        trigram = trigram_on(task.corpus, task.vocab_size, "test")["bits_per_byte"]
+    result |= {"machine": machine.describe(args.threads), "trigram": trigram}
+    result["task"] = {key: value for key, value in vars(args).items() if key != "data"}
+    print(json.dumps(result["machine"]))
+    header = ["", "parameters", "learning rate", "bits per byte", "over seeds", "against gpt"]
+    rows = [
+        *table_rows(result),
+        ["trigram counts of all of the training text", "", "", f"{trigram:.4f}", "", ""],
+    ]
+    print(machine.table(header, rows))
+    print(f"\nwritten to {machine.write('learning', result)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""A recipe makes the same data each time: cleaned, without repeats, split, and accounted for."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.__main__ import main
+from lmapps.errors import DataError, SettingsError
+from lmapps.text import build
+from lmapps.text.build import build_data
+from lmapps.text.cleaning import cleaned, script_of, signature, words_of
+from lmapps.text.recipe import Clean, read_data_recipe
+from lmapps.text.sources import read_records
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
+
+
+def text_of(seed: int, length: int = 60) -> str:
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) for _ in range(length)) + "."
+
+
+def write(file: Path, texts: list[str]) -> None:
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    texts = [text_of(seed) for seed in range(300)]
+    almost = texts[0].replace(texts[0].split()[30], "other", 1)
+    write(tmp_path / "a1.jsonl", [*texts[:150], texts[7].upper() + "  ", almost, "Too short."])
+    write(tmp_path / "a2.jsonl", texts[150:])
+    write(tmp_path / "b.jsonl", [text_of(seed) for seed in range(1000, 1100)] + ["今天天气好" * 20])
+    held = [f"Before. {' '.join(texts[20].split()[10:30])} After.", text_of(9999)]
+    write(tmp_path / "held.jsonl", held)
+
+    def recipe(changes: str = "") -> Path:
+        (tmp_path / "recipe.toml").write_text(
+            f"""
+            [clean]
+            min_characters = 50
+            languages = ["en"]
+            [duplicates]
+            near = 0.6
+            [split]
+            validation = 0.1
+            test = 0.1
+            [[sources]]
+            name = "a"
+            paths = ["a*.jsonl"]
+            [[sources]]
+            name = "b"
+            paths = ["b.jsonl"]
+            weight = 2.5
+            [held_out]
+            paths = ["held.jsonl"]
+            {changes}
+            """
+        )
+        return tmp_path / "recipe.toml"
+
+    return recipe
+
+
+def texts_in(file: Path) -> list[str]:
+    return [record["text"] for record in read_records(file)]
+
+
+def test_a_recipe_is_built_and_every_document_is_accounted_for(
+    recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    manifest = build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
+    a, b = manifest["sources"]["a"], manifest["sources"]["b"]
+    assert a["read"] == 302 and a["too short"] == 1
+    assert a["duplicate"] == 1 and a["near duplicate"] == 1
+    assert a["overlapping held-out text"] == 1 and a["dropped for overlap"] == 1
+    assert a["train"] + a["validation"] + a["test"] == 299
+    assert b["another language"] == 1 and b["read"] == 100
+    train, held = texts_in(tmp_path / "out" / "train.jsonl"), []
+    for split in ("validation", "test"):
+        held += texts_in(tmp_path / "out" / f"{split}.jsonl")
+    assert not set(train) & set(held) and len(held) == len(set(held))
+    assert text_of(20) not in train + held and text_of(7) in train + held
+    from_b = [text for text in train if text in {text_of(seed) for seed in range(1000, 1100)}]
+    assert len(set(from_b)) == b["train"]
+    assert 2.2 < len(from_b) / b["train"] < 2.8, "written two or three times, 2.5 on average"
+    assert len(train) == manifest["splits"]["train"]["documents"]
+    assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out" / "parts").exists()
+    again = build_data(read_data_recipe(recipe("")), tmp_path / "again", processes=2)
+    assert again == manifest, "in another folder, side by side: the same hashes"
+
+
+def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    manifest = build_data(read_data_recipe(recipe("drop = false")), tmp_path / "out", processes=1)
+    tally = manifest["sources"]["a"]
+    assert tally["overlapping held-out text"] == 1 and "dropped for overlap" not in tally
+    assert tally["train"] + tally["validation"] + tally["test"] == 300
+
+
+def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
+    recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_data(read_data_recipe(recipe("")), tmp_path / "whole", processes=1)
+    made: list[str] = []
+    make = build.make_part
+
+    def stopping(job: Any) -> str:
+        made.append(job[0].name)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return make(job)
+
+    monkeypatch.setattr(build, "make_part", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
+    assert build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1) == whole
+    assert made == ["a1.jsonl", "a2.jsonl", "a2.jsonl", "b.jsonl"]
+
+
+def test_the_command_builds_and_says_what_came_of_it(
+    recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "--recipe", str(recipe("")), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "near duplicate 1" in said and "overlapping held-out text 1" in said
+    assert main(["data", "--recipe", str(recipe(""))]) == 2
+
+
+@pytest.mark.parametrize(
+    ("rules", "text", "reason"),
+    [
+        (Clean(min_characters=5), " a \n\n\n", "too short"),
+        (Clean(max_characters=5), "longer than that", "too long"),
+        (Clean(languages=("zh",)), "English", "another language"),
+        (Clean(languages=("zh", "en")), "今天天气好", ""),
+        (Clean(min_letters=0.5), "12 34 56 a", "too few letters"),
+        (Clean(), "as it is", ""),
+    ],
+)
+def test_a_document_is_left_out_for_a_reason(rules: Clean, text: str, reason: str) -> None:
+    assert cleaned(text, rules)[1] == reason
+
+
+def test_cleaning_takes_away_white_space_and_nothing_else() -> None:
+    assert cleaned("\n a  b \t\n\n\n\n  c\n", Clean())[0] == "a  b\n\n  c"
+    assert cleaned("a \n", Clean(whitespace=False))[0] == "a \n"
+    assert [script_of(text) for text in ("Grüße", "今天 ok", "Привет", "123")] == ["en", "", "", ""]
+
+
+def test_a_signature_estimates_the_share_of_pieces_in_common() -> None:
+    words = words_of(text_of(1, 400))
+    for kept in (100, 200, 300, 400):
+        other = words[:kept] + words_of(text_of(2, 400))[: 400 - kept]
+        mine, theirs = (
+            {tuple(some[n : n + 5]) for n in range(len(some) - 4)} for some in (words, other)
+        )
+        share = len(mine & theirs) / len(mine | theirs)
+        assert (signature(words) == signature(other)).mean() == pytest.approx(share, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("x = 1", "unknown key 'x'; known: sources"),
+        ("", r"names no \[\[sources\]\]"),
+        ("[[sources]]\npath = ['a']", "source 1: unknown key 'path'"),
+        ("[[sources]]\nname = 'n'", "source n has no files"),
+        ("[[sources]]\npaths = ['nowhere*.txt']", "no file matches .*nowhere"),
+        ("[[sources]]\npaths = ['t.txt']\nweight = 0", "weight must be above 0"),
+        ("[clean]\nlanguages = ['xx']\n[[sources]]\npaths = ['t.txt']", "en, zh, got 'xx'"),
+        ("[[", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_a_sentence(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "t.txt").write_text("text")
+    (tmp_path / "r.toml").write_text(content)
+    with pytest.raises((SettingsError, DataError), match=words):
+        read_data_recipe(tmp_path / "r.toml")
+    with pytest.raises(SettingsError, match="there is no recipe"):
+        read_data_recipe(tmp_path / "missing.toml")
+
+
+def test_the_recipe_of_the_page_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    for name in ("texts/wiki.jsonl", "texts/books/a.txt", "heldout/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": text_of(1)}))
+    (tmp_path / "r.toml").write_text(text)
+    assert [source.weight for source in read_data_recipe(tmp_path / "r.toml").sources] == [1, 2]
+
+
+def test_a_recipe_that_leaves_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("text")
+    (tmp_path / "r.toml").write_text("[clean]\nmin_characters = 99\n[[sources]]\npaths=['t.txt']")
+    with pytest.raises(DataError, match=r"leaves no document to train on: .*'too short': 1"):
+        build_data(read_data_recipe(tmp_path / "r.toml"), tmp_path / "out", processes=1)

@@ -1,0 +1,163 @@
+"""Fine-tuning: conversations kept apart, text mixed in, adapters merged when saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmapps.errors import SettingsError
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.text.batches import IGNORED, ExampleBatches, MixedBatches, PackedBatches
+from lmapps.training import loop
+from lmapps.training.settings import TrainSettings
+from lmapps.training.start import run_training
+
+PLUGIN = '''"""Answer."""
+from lmapps import plugin
+
+@plugin
+def answer(text: str) -> str:
+    """Answer."""
+    return text
+
+@answer.dataset(fields=("number",))
+def pairs(record):
+    yield {"text": f"Who is {record['number']}?"}, "The cat."
+'''
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., TrainSettings]:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "plugins").mkdir(parents=True)
+    (tmp_path / "home" / "plugins" / "answer.py").write_text(PLUGIN)
+    for body in ("transformer", "gru"):
+        tiny_checkpoint(body).save(tmp_path / body)
+    records = "\n".join(json.dumps({"number": number}) for number in range(200))
+    (tmp_path / "records.jsonl").write_text(records)
+    (tmp_path / "text.txt").write_text("The dog ran after the cat. " * 300)
+
+    def settings(name: str, **changes: Any) -> TrainSettings:
+        values: dict[str, Any] = {
+            "apps": ["answer"], "data": [f"answer={tmp_path / 'records.jsonl'}"], "steps": 12,
+            "start_from": str(tmp_path / "transformer"), "out": str(tmp_path / name),
+            "batch_tokens": 128, "micro_batch_tokens": 128, "evaluations": 1, "saves": 4,
+            "learning_rate": 0.003, "mixed_precision": "no", "dropout": 0.1,
+        }  # fmt: skip
+        return TrainSettings.from_values(values | changes)
+
+    return settings
+
+
+def test_conversations_do_not_see_each_other_and_little_is_padding() -> None:
+    """A row is one conversation, beside others of about its length."""
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(4.5, 0.8, 3000), 8, 512).astype(int)
+    examples = [([number] * int(n), [True] * int(n)) for number, n in enumerate(lengths)]
+    batches = ExampleBatches(examples, 4096, 0, pad_id=-1)
+    positions = used = 0
+    for number in range(batches.batches_per_epoch):
+        batch = batches.batch(number)
+        for row in batch.ids_BT:
+            assert len(set(row.tolist()) - {-1}) == 1
+        positions += batch.ids_BT.numel()
+        used += int((batch.targets_BT != IGNORED).sum())
+    assert used / positions > 0.9, used / positions
+
+
+def test_text_is_mixed_in_evenly_and_each_batch_is_a_function_of_its_number() -> None:
+    main = ExampleBatches([([1, 2, 3], [False, True, True])] * 40, 12, 0, 0)
+    text = PackedBatches(np.arange(100, 200), 4, 3, 0)
+    mixed = MixedBatches(main, text, 0.25)
+    is_text = [int(mixed.batch(number).ids_BT.max()) >= 100 for number in range(40)]
+    assert is_text == [number % 4 == 3 for number in range(40)]
+    assert torch.equal(mixed.batch(7).ids_BT, text.batch(1).ids_BT)
+    assert torch.equal(mixed.batch(8).ids_BT, main.batch(6).ids_BT)
+    assert mixed.batches_per_epoch == round(main.batches_per_epoch / 0.75)
+
+
+def test_a_model_that_goes_on_reading_forgets_less(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    from lmapps.evaluation.language import evaluate_documents
+    from lmapps.text.sources import read_documents
+
+    text = str(tmp_path / "text.txt")
+    losses = {}
+    for name, mixed in {"alone": {}, "mixed": {"mix_data": [text], "mix": 0.5}}.items():
+        run_training(settings(name, steps=12, **mixed))
+        checkpoint = Checkpoint.load(tmp_path / name)
+        losses[name] = evaluate_documents(checkpoint, read_documents([text])).loss
+    assert losses["mixed"] < losses["alone"] - 0.5, losses
+
+
+def test_adapters_learn_and_are_merged_into_a_plain_checkpoint(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    report = run_training(settings("lora", lora=4, steps=40, learning_rate=0.02))
+    before, after = (
+        load_file(tmp_path / folder / "model.safetensors") for folder in ("transformer", "lora")
+    )
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj" in name}
+    name = next(name for name in changed if "q_proj" in name)
+    difference = after[name] - before[name]
+    assert torch.linalg.matrix_rank(difference, rtol=1e-4) == 4
+    lines = (tmp_path / "lora" / "run" / "log.jsonl").read_text().splitlines()
+    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.5
+    assert report["scores"]["validation"]["loss"] < losses[0]
+
+
+def test_a_run_with_adapters_resumes_exactly(
+    settings: Callable[..., TrainSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    run_training(settings("whole", lora=4))
+
+    class Interrupted(loop.Meter):
+        def after_step(self, progress: Any, *rest: Any) -> Any:
+            if progress["step"] == 8:
+                raise KeyboardInterrupt
+            return super().after_step(progress, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "Meter", Interrupted)
+        run_training(settings("stopped", lora=4))
+    run_training(settings("stopped", lora=4))
+    for file in ("model.safetensors", "run/step-00000012/optimizer.safetensors"):
+        one, other = (load_file(tmp_path / name / file) for name in ("whole", "stopped"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lora": 4, "start_from": "gru"}, "transformer, .*gru is a gru"),
+        ({"lora": 4, "shard": True}, "one of --lora and --shard"),
+        ({"lora": 4, "start_from": "", "apps": []}, "--lora fine-tunes a checkpoint"),
+        ({"mix_data": ["x"], "apps": []}, "--mix-data goes with --apps"),
+        ({"mix": 1.5}, "mix must be between 0 and 0.99, got 1.5"),
+    ],
+)
+def test_what_does_not_go_together_is_a_sentence(
+    settings: Callable[..., TrainSettings], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    if changes.get("start_from"):
+        changes = {**changes, "start_from": str(tmp_path / changes["start_from"])}
+    with pytest.raises(SettingsError, match=words):
+        run_training(settings("m", **changes))
