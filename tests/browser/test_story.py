@@ -115,8 +115,9 @@ def test_from_nothing_to_a_tab_an_endpoint_a_command_and_a_trained_model(
         f"document.querySelector('#chat-chat .bot.message').innerText.length > {before}"
     )
     button(page, "Stop").click()
-    served.wait_until_idle()
+    page.get_by_text("Stopped.").locator("visible=true").wait_for()
     served.seconds_per_step = 0.0
+    served.wait_until_idle()
 
     body = {"topic": "rain", "season": "May", "decoding": {"max_new_tokens": 8}}
     assert httpx.post(f"{served.url}/apps/haiku", json=body, timeout=30).json()["reply"]
