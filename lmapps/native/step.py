@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lmapps.errors import SettingsError
 from lmapps.model.config import GATES
@@ -82,6 +83,7 @@ class NativeStep:
     ) -> None:
         if model.device.type != "cpu":
             raise Unavailable(f"the model is on {model.device}, the native step is for the CPU")
+        _refuse_changed_layers(model)
         name = levels()[level]
         self.model, self.config, self.weights = model, model.config, weights
         self._library = library()
@@ -214,6 +216,18 @@ class _Pointers:
         assert not is_cache or state.capacity <= c.context, "more places than positions"
         self.is_bfloat16 = int(torch.bfloat16 in types)
         self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+
+
+def _refuse_changed_layers(model: LanguageModel) -> None:
+    """Adapters (peft's LoRA), shards and parametrizations put layers of their own, or tensors of
+    their own, in the place of torch's: what they add to a weight is not in it."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if not kind.__module__.startswith(("lmapps.model.", "torch.nn.modules.")):
+            raise Unavailable(f"{name or 'the model'} is a {kind.__name__}, not a layer of ours")
+    for name, parameter in model.named_parameters():
+        if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
+            raise Unavailable(f"{name} is a {type(parameter.data).__name__}, not a plain tensor")
 
 
 def _rotations(model: LanguageModel) -> torch.Tensor:

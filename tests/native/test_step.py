@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -322,6 +323,19 @@ def test_int8_costs_the_default_checkpoint_less_than_half_a_percent_of_perplexit
         return total / length
 
     assert abs(math.exp(loss("int8") - loss("bfloat16")) - 1) < 5e-3
+
+
+@needs_native
+def test_a_model_with_adapters_in_its_layers_is_left_to_torch() -> None:
+    class Adapted(torch.nn.Linear):
+        """As peft does it: `weight` is the one without the adapter."""
+
+    model = random_model(transformer(vocab_size=31, head_size=8))
+    mlp: Any = model.body.layers[0].mlp
+    mlp.up_proj = Adapted(24, model.config.intermediate_size, bias=False)
+    assert "body.layers.0.mlp.up_proj is a Adapted" in choose_step(model).name
+    mlp.up_proj = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(24, 64, bias=False))
+    assert "ParametrizedLinear" in choose_step(model).name
 
 
 def test_an_unknown_precision_is_refused_by_name() -> None:
