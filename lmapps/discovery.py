@@ -17,7 +17,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from lmapps.errors import PluginError
-from lmapps.loading import LIMIT, Failure, Loading, is_plugin_file, load_entry_point, load_file
+from lmapps.failures import Failure
+from lmapps.loading import LIMIT, Loading, is_plugin_file, load_entry_point, load_file
 from lmapps.paths import plugin_folders
 from lmapps.plugin import Plugin
 from lmapps.switches import switched_off

@@ -15,12 +15,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
 from lmapps.errors import LmappsError, PluginError
+from lmapps.failures import Failure
 from lmapps.plugin import Plugin
 from lmapps.toml_plugin import read_toml_plugin
 
@@ -28,20 +28,6 @@ LIMIT = 10.0
 """Seconds after which a file that has not finished loading is given up."""
 SKIPPED = ("_", "test_", "conftest.", "pyproject.")
 """A file whose name begins so is no plugin: parts of one, and its tests."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A plugin file that could not be used."""
-
-    file: str
-    line: int | None
-    reason: str
-    fix: str
-
-    def __str__(self) -> str:
-        place = f"{self.file}, line {self.line}" if self.line else self.file
-        return f"{place}: {self.reason}. {self.fix}"
 
 
 class Loading:

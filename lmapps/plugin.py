@@ -171,7 +171,7 @@ class Plugin:
 
     def steps(self, arguments: Mapping[str, Any]) -> Steps:
         """What to ask the model, whether the function returns a prompt or yields several."""
-        with plugin_boundary(f"plugin {self.name!r}"):
+        with plugin_boundary(f"plugin {self.name!r}", self.function):
             yield from steps_of(self.name, self.function(**arguments))
 
     def asked(self, values: Mapping[str, Any]) -> Messages | list[Messages]:
@@ -197,7 +197,7 @@ class Plugin:
 
     def finished(self, reply: str) -> str:
         """The whole reply as the person keeps it."""
-        with plugin_boundary(f"plugin {self.name!r}, in finish,"):
+        with plugin_boundary(f"plugin {self.name!r}, in finish,", self.function):
             return self.finish(reply)
 
     def scores(self, reply: str, example: Example) -> dict[str, float]:
@@ -206,7 +206,7 @@ class Plugin:
             value = self.reply_form.parse(reply)
         except ReplyError:
             return dict.fromkeys(self.metrics, 0.0)
-        with plugin_boundary(f"a metric of plugin {self.name!r}"):
+        with plugin_boundary(f"a metric of plugin {self.name!r}", self.function):
             return {
                 name: float(metric(value, example.reference, example.fields))
                 for name, metric in self.metrics.items()
@@ -236,7 +236,7 @@ class Plugin:
     def _made(
         self, made: Iterable[tuple[Any, ...]], record: Mapping[str, Any] | None = None
     ) -> Iterator[Example]:
-        with plugin_boundary(f"the data set of plugin {self.name!r}"):
+        with plugin_boundary(f"the data set of plugin {self.name!r}", self.function):
             for values in made:
                 fields, reply = values[0], values[1]
                 text = self.reply_form.text_of(reply)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from lmapps.errors import LmappsError, PluginError
+from lmapps.failures import Failure, remember
 from lmapps.messages import Message, Messages
 from lmapps.paths import PACKAGE
 
@@ -68,20 +70,39 @@ def is_message(value: Any) -> TypeGuard[Message]:
 
 
 @contextmanager
-def plugin_boundary(what: str) -> Iterator[None]:
-    """An exception in a plugin's code becomes a `PluginError` that says where."""
+def plugin_boundary(what: str, function: Callable[..., Any]) -> Iterator[None]:
+    """An exception in a plugin's code becomes a `PluginError` that says where.
+
+    It goes to the log too, and is remembered for whoever lists the plugins; so is what a function
+    should not have given.
+    """
     try:
         yield
+    except PluginError as error:
+        code = inspect.unwrap(function).__code__
+        _tell(str(error), "Correct the plugin.", (code.co_filename, code.co_firstlineno))
+        raise
     except LmappsError:
         raise
     except Exception as error:
-        made = PluginError(f"{what} failed: {type(error).__name__}: {error}{_place(error)}")
-        LOG.error("%s", made)
-        raise made from error
+        reason, place = f"{what} failed: {type(error).__name__}: {error}", _place(error)
+        _tell(reason, "Correct that line.", place)
+        where = f" ({place[0]}, line {place[1]})" if place else ""
+        raise PluginError(reason + where) from error
 
 
-def _place(error: Exception) -> str:
-    """Where it happened, in the plugin's words: the last line outside of lmapps."""
+def _tell(reason: str, fix: str, place: tuple[str, int | None] | None) -> None:
+    if place is None or Path(place[0]).is_relative_to(PACKAGE):
+        LOG.error("%s. %s", reason, fix)
+        return
+    failure = Failure(*place, reason, fix)
+    LOG.error("%s", failure)
+    remember(failure)
+
+
+def _place(error: Exception) -> tuple[str, int | None] | None:
+    """Where it happened in the plugin's own file: the first one outside of lmapps."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
-    return f" ({outside[-1].filename}, line {outside[-1].lineno})" if outside else ""
+    own = [frame for frame in outside if frame.filename == outside[0].filename]
+    return (own[-1].filename, own[-1].lineno) if own else None

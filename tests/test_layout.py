@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("errors", "paths", "decoding", "passage", "kinds", "number", "messages", "fields"),
+    *("errors", "paths", "failures", "decoding", "passage"),
+    *("kinds", "number", "messages", "fields"),
     *("replies", "metrics", "reply", "steps", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),
     *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lmapps.discovery import Found, discover
 from lmapps.errors import PluginError, StorageError
+from lmapps.failures import remembered
 from lmapps.paths import example_folder, find_checkpoint, home, plugin_folders
 from lmapps.prompts import changed_prompts
 from lmapps.switches import switch
@@ -74,6 +75,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"{name:12} switched off; file: {source}")
     for failure in found.failures:
         print(f"not loaded   {failure}")
+    for failure in remembered():
+        print(f"failed       {failure}")
     print(f"looked in: {', '.join(map(str, plugin_folders()))}")
     return 0
 

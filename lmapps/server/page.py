@@ -12,6 +12,7 @@ import gradio as gr
 from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
+from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.prompts import changed_prompts
 from lmapps.server.chat import CSS as CHAT_CSS
@@ -89,9 +90,9 @@ def plugins_page(
     for name, change in changed_prompts(found.plugins.values(), checkpoint).items():
         title = f"### {_cell(name)}: its prompt has changed since the model was trained"
         lines += ["", title, "", FENCE + "diff", change.replace(FENCE, "```"), FENCE]
-    if found.failures:
-        lines += ["", "### Not loaded", ""]
-        for failure in found.failures:
+    for title, failures in (("Not loaded", found.failures), ("Failed in use", remembered())):
+        lines += ["", f"### {title}", ""] if failures else []
+        for failure in failures:
             name = Path(failure.file).name + (f", line {failure.line}" if failure.line else "")
             told = f"{failure.reason}. {failure.fix} ({failure.file})"
             lines.append(f"- **{_cell(name)}**: {_cell(told)}")

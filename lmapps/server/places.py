@@ -104,7 +104,7 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
-        with gr.Tab("Plugins", id=LIST):
+        with gr.Tab("Plugins", id=LIST) as last:
             listed = gr.Markdown(list_page([]), elem_id="plugins-page")
 
     def follow(_: str, drawn: str, chosen: str) -> list[Any]:
@@ -122,6 +122,7 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
     chosen = gr.Textbox(visible="hidden")
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ASK, **quiet)
+    last.select(lambda: list_page(places.follow()), None, listed, **quiet)
     seen.change(follow, [seen, drawn, chosen], [*outputs, tabs, listed, drawn], js=CHOSEN, **quiet)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from lmapps.discovery import Library
+from lmapps.__main__ import main
+from lmapps.discovery import Found, Library
 from lmapps.errors import PluginError
 from lmapps.loading import load
 from lmapps.plugin import Example
@@ -51,23 +52,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(serve: Callable[..., Any], folder: Path) -> Iterator[Any]:
-    """A server with two hundred plugins, faulty ones and a broken one."""
-    with serve(Library([folder]).found, 0.0) as running:
-        yield running
+def served(
+    serve: Callable[..., Any], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """A server with two hundred plugins, faulty ones and a broken one, and a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMAPPS_HOME", str(tmp_path_factory.mktemp("home")))
+        with serve(Library([folder]).found, 0.0) as running:
+            yield running
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_sentence_with_its_place_in_the_answer_and_in_the_log(
-    served: Any, name: str, caplog: pytest.LogCaptureFixture
+def test_a_fault_is_told_in_the_answer_the_log_the_plugins_tab_and_the_list(
+    served: Any,
+    name: str,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with caplog.at_level(logging.ERROR, "lmapps"):
         answer = httpx.post(f"{served.url}/apps/{name}", json={"text": "x"}, timeout=60)
     assert answer.status_code == 400
     message = answer.json()["error"]["message"]
     assert name in message and FAULTS[name][1] in message and "Traceback" not in message
-    if "failed" in message:
-        assert message in caplog.text and f"{name}.py" in message
+    assert f"{name}.py, line " in caplog.text
+    page = plugins_page(Found()).replace("\\", "")
+    assert main(["plugins"]) == 0
+    for told in (page.partition("Failed in use")[2], capsys.readouterr().out):
+        (line,) = [line for line in told.splitlines() if f"{name}.py, line " in line]
+        reason = FAULTS[name][1].removeprefix("line 4").removeprefix("line 5")
+        assert reason in line and "Correct" in line
     other = httpx.post(f"{served.url}/apps/good7", json={"text": "x"}, timeout=60)
     assert other.status_code == 200
     served.wait_until_idle()
