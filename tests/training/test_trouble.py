@@ -103,7 +103,7 @@ def test_the_tensors_of_a_large_pass_are_foreseen_from_small_ones(
 ) -> None:
     monkeypatch.setattr(forecasting, "CHUNK_ELEMENTS", 2 * 32 * 300)
     monkeypatch.setattr("lmapps.model.cross_entropy.CHUNK_ELEMENTS", 2 * 32 * 300)
-    monkeypatch.setattr(forecasting, "GAPS", 1)
+    monkeypatch.setattr(forecasting, "GAPS", {body: 1})
     config = ModelConfig.from_size("tiny", body=body, vocab_size=300, context=32)
     model, accelerator = LanguageModel(config), Accelerator(mixed_precision="no")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
