@@ -26,6 +26,8 @@ CSS = (
     """
 .gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
 .status { min-height: 1.5em; opacity: 0.8; }
+.drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
+.drop .icon-wrap { display: none; }
 .title-row { align-items: center; }
 #theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
 .saw .textfield span { word-break: normal; overflow-wrap: anywhere; }

@@ -32,8 +32,11 @@ def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
     named = {"label": shown(field.label), "info": shown(field.help) if field.help else None}
     made = getattr(gr, component)(**options, **named, elem_id=f"field-{field.name}")
     if field.kind == "passage":
-        button = gr.UploadButton("Open a file", size="sm", file_types=list(READERS))
-        button.upload(text_of_file, button, made, show_progress="minimal", **PRIVATE)
+        drop = gr.File(
+            label="Text of a file", file_types=list(READERS), height=96,
+            elem_id=f"drop-{field.name}", elem_classes="drop",
+        )  # fmt: skip
+        drop.upload(text_of_file, drop, [made, drop], show_progress="minimal", **PRIVATE)
     return made
 
 
@@ -61,13 +64,14 @@ def values_of(fields: Sequence[Field], filled_in: Sequence[Any]) -> dict[str, An
     return values
 
 
-def text_of_file(path: str) -> str:
-    """The text of an uploaded file; what is wrong with it is shown under its own name."""
+def text_of_file(path: str) -> tuple[Any, None]:
+    """The text of a file for its field, and an empty place for the next one; what is wrong with
+    it is shown under its own name."""
     try:
-        return read_document(path)
+        return read_document(path), None
     except LmappsError as error:
-        reason = str(error).replace(path, Path(path).name)
-        raise gr.Error(reason, print_exception=False) from None
+        gr.Warning(str(error).replace(path, Path(path).name))
+        return gr.skip(), None
 
 
 def decoding_controls(decoding: Decoding) -> list[Any]:

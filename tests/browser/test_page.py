@@ -153,18 +153,29 @@ def test_an_empty_form_says_what_is_missing(page: Any) -> None:
     page.get_by_text(re.compile("Headline is empty|needs the field 'headline'")).wait_for()
 
 
-def test_a_text_file_fills_the_passage_and_a_binary_one_is_refused(
+def test_a_file_fills_the_passage_dropped_or_chosen_and_a_binary_one_is_refused(
     page: Any, tmp_path: Path
 ) -> None:
     page.get_by_role("tab", name="Summarize").click()
     (tmp_path / "story.txt").write_text("The cat sat on the mat.")
     (tmp_path / "bad.txt").write_bytes(b"MZ\0\1")
-    chooser = page.locator("input[type=file]").locator("xpath=.").last
     box = page.locator("#field-text textarea").element_handle()
+    dropped = page.evaluate_handle(
+        """() => {
+            const all = new DataTransfer();
+            all.items.add(new File(["Dropped text."], "drop.md", {type: "text/markdown"}));
+            return all;
+        }"""
+    )
+    place = page.locator("#drop-text button[aria-dropeffect]")
+    place.dispatch_event("drop", {"dataTransfer": dropped})
+    page.wait_for_function("e => e.value === 'Dropped text.'", arg=box)
+    chooser = page.locator("#drop-text input[type=file]")
     chooser.set_input_files(tmp_path / "story.txt")
     page.wait_for_function("e => e.value === 'The cat sat on the mat.'", arg=box)
     chooser.set_input_files(tmp_path / "bad.txt")
     page.get_by_text("bad.txt is a binary file").wait_for()
+    assert box.input_value() == "The cat sat on the mat.", "what was there stays"
 
 
 def test_a_fifth_plugin_has_its_tab_and_a_broken_one_its_reason(page: Any) -> None:
