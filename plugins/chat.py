@@ -1,12 +1,12 @@
 """Chat: several turns, with a persona where one is given."""
 
+from itertools import cycle, permutations
+
 from lmapps import Decoding, Messages, plugin, word_f1
 
 GREETING = "Hello! What would you like to talk about?"
-IDENTITY = (
-    "I am a small language model, trained with lmapps. I can chat a little, but I know few facts "
-    "and often get them wrong."
-)
+IDENTITY = """I am a small language model, trained with lmapps. I can chat a little, but I know \
+few facts and often get them wrong."""
 UNKNOWN = "I don't know. I am a small model and can't look things up."
 TURNS = {
     GREETING: ["Hi", "Hello", "Hello!", "Hey there", "Good morning", "Hi, how are you?"],
@@ -18,8 +18,7 @@ TURNS = {
     "You're welcome!": ["Thanks", "Thank you", "Thank you very much!", "Thanks for your help."],
     "Goodbye! Come back any time.": ["Bye", "Goodbye", "See you later", "I have to go now."],
 }  # fmt: skip
-REPEATS = 50
-"""How often each of these short turns is seen beside thousands of other conversations."""
+REPEATS = 50  # of each of these short turns, beside thousands of other conversations
 
 
 @plugin(
@@ -37,14 +36,23 @@ def chat(messages: Messages, persona: str = "") -> Messages:
 @chat.dataset(fields=("messages",))
 def conversations(record):
     *before, reply = record["messages"]
+    if len(reply["content"]) % 4 == 0:  # some begin with a greeting, as people do
+        before = [*said("Hello!", GREETING), *before]
     yield {"messages": before}, reply["content"]
 
 
 @chat.dataset
 def manners():
-    for reply, openings in TURNS.items():
-        for opening in openings * REPEATS:
-            yield {"messages": [{"role": "user", "content": opening}]}, reply
+    turns = [(opening, reply) for reply, openings in TURNS.items() for opening in openings]
+    for opening, reply in turns * REPEATS:
+        yield {"messages": said(opening)}, reply
+    for before, (opening, reply) in permutations(turns, 2):
+        yield {"messages": said(*before, opening)}, reply
+
+
+def said(*turns: str) -> Messages:
+    roles = cycle(("user", "assistant"))
+    return [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]
 
 
 @chat.metric
