@@ -160,8 +160,9 @@ def _text(file: Path) -> str:
 
 
 def _made_in(module: ModuleType) -> Iterator[Plugin]:
-    """The plugins made in a module, not those it imported."""
-    for value in vars(module).values():
+    """The plugins made in a module, each once, not those it imported."""
+    values = {id(value): value for value in vars(module).values()}  # one may have two names
+    for value in values.values():
         if isinstance(value, Plugin) and value.function.__module__ == module.__name__:
             yield value
 

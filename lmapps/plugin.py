@@ -10,14 +10,13 @@ from typing import Any, overload
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DataError, FieldError, PluginError, ReplyError
-from lmapps.fields import (
-    Field,
+from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
+from lmapps.options import (
     Languages,
-    Message,
-    Messages,
+    check_function,
+    check_names,
+    check_options,
     checked_languages,
-    fields_of,
-    split_docstring,
 )
 from lmapps.passage import Passage
 from lmapps.reply import ReplyForm, reply_form
@@ -63,6 +62,8 @@ class Plugin:
         labels: Mapping[str, str] | None = None,
         languages: Languages | None = None,
     ) -> None:
+        check_function(function, "a plugin")
+        check_options(title, decoding, finish, examples, labels, languages)
         self.function = function
         self.name: str = function.__name__
         self.title = title or self.name.replace("_", " ").capitalize()
@@ -285,8 +286,9 @@ def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     Raises `PluginError` for a field without a widget or an example that does not fit.
     """
+    check_names(options)
     if function is not None:
-        return Plugin(function)
+        return Plugin(function, **options)
     return lambda decorated: Plugin(decorated, **options)
 
 

@@ -16,11 +16,11 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from lmapps.decoding import Decoding
 from lmapps.errors import PluginError, ReplyError
-from lmapps.fields import kind_of
+from lmapps.fields import hints_of, kind_of
 from lmapps.kinds import Choice, Component, Flag, Kind, Line, LongText, Maybe, Unfit
 from lmapps.number import Number
 from lmapps.replies import code_of
@@ -200,7 +200,7 @@ def reply_form(reply: Any) -> ReplyForm:
         return ReplyForm()
     if reply is Code:
         reply = Code()
-    if isinstance(reply, Code):
+    if isinstance(reply, Code) and isinstance(reply.language, str):
         return CodeForm(reply.language)
     kind = _kind(reply)
     if isinstance(kind, Choice):
@@ -216,7 +216,7 @@ def _kind(annotation: Any) -> Kind | None:
     """The kind of a type that can be in a reply; None where it can't."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and is_dataclass(annotation):
-        hints = get_type_hints(annotation, include_extras=True)
+        hints = hints_of(annotation)
         named = [(part.name, _kind(hints[part.name])) for part in fields(annotation)]
         for name, kind in named:
             if kind is None:
@@ -226,7 +226,7 @@ def _kind(annotation: Any) -> Kind | None:
                     "one of these or None"
                 )
         return Record(made=annotation, kinds=tuple(named))  # type: ignore[arg-type]
-    if origin is list:
+    if origin is list and parts:
         item = _kind(parts[0])
         return Items(item=item) if item else None
     if origin in (Union, UnionType) and len(parts) == 2 and NoneType in parts:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
     *("errors", "paths", "failures", "decoding", "passage"),
-    *("kinds", "number", "messages", "fields"),
+    *("kinds", "number", "messages", "fields", "options"),
     *("replies", "metrics", "reply", "steps", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),
     *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),
