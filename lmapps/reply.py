@@ -191,7 +191,11 @@ class Record(Kind):
                 parsed[name] = kind.parse(value[name])
             except Unfit as error:
                 raise Unfit(f"{name} {error}") from None
-        return self.made(**parsed)
+        try:
+            return self.made(**parsed)
+        except Exception as error:  # the author's __post_init__: a plugin boundary
+            why = f"{type(error).__name__}: {error}"
+            raise Unfit(f"is refused by {self.made.__name__}: {why}") from None
 
 
 def reply_form(reply: Any) -> ReplyForm:
@@ -204,6 +208,12 @@ def reply_form(reply: Any) -> ReplyForm:
         return CodeForm(reply.language)
     kind = _kind(reply)
     if isinstance(kind, Choice):
+        for choice in kind.choices:
+            if choice != choice.strip() or not choice:
+                raise PluginError(
+                    f"reply has the text {choice!r}, but a reply loses the white space around it: "
+                    "write each text without, and none that is empty"
+                )
         return ChoiceForm(kind)
     if isinstance(kind, Record):
         return RecordForm(kind)

@@ -30,18 +30,23 @@ def steps_of(name: str, made: Any) -> Steps:
     if not isinstance(made, Generator):
         yield conversation_of(name, made)
         return
-    asked = next(made, None)
+    asked, has_asked = next(made, None), False
     if asked is None:
         raise PluginError(f"plugin {name!r} yielded no prompt")
     for _ in range(MOST_STEPS):
         several = isinstance(asked, list) and not (asked and is_message(asked[0]))
-        if several:
+        has_asked = has_asked or bool(asked)
+        if several and not asked:
+            replies: list[str] = []  # of no prompts, which nobody need ask
+        elif several:
             replies = yield [conversation_of(name, prompt) for prompt in asked]
         else:
             replies = yield conversation_of(name, asked)
         try:
             asked = made.send(replies if several else replies[0])
         except StopIteration:
+            if not has_asked:
+                raise PluginError(f"plugin {name!r} yielded no prompt") from None
             return
     raise PluginError(
         f"plugin {name!r} has asked {MOST_STEPS} times and still goes on: end its loop"

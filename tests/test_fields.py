@@ -183,6 +183,14 @@ def test_options_for_lists_and_empty_words() -> None:
             FIELDS[name].parse(read(FIELDS[name], word))
 
 
+def test_a_word_that_begins_with_an_at_sign_is_written_with_two(tmp_path: Path) -> None:
+    (tmp_path / "rain.txt").write_text("rain")
+    assert read(FIELDS["line"], f"@{tmp_path}/rain.txt") == "rain"
+    assert read(FIELDS["line"], "@@alice") == "@alice" and read(FIELDS["line"], "@@") == "@"
+    assert read(FIELDS["line"], "alice@@home") == "alice@@home"
+    assert "@@alice" in field_parser(every, "default").format_help()
+
+
 def test_help_comes_from_the_docstring_and_labels_from_the_plugin() -> None:
     assert every.help == "Show every kind of field.\n\nIt is used in tests."
     assert FIELDS["line"].help == "One line of text."

@@ -146,6 +146,27 @@ def test_a_plugin_that_fails_is_named() -> None:
             next(made(function).steps({"text": "x"}))
 
 
+def test_no_prompts_side_by_side_are_answered_with_no_replies() -> None:
+    got: list[Any] = []
+
+    def none(text: str) -> Any:
+        got.append((yield []))
+        yield f"After: {text}"
+        got.append((yield []))
+
+    steps = made(none).steps({"text": "x"})
+    assert next(steps) == [{"role": "user", "content": "After: x"}] and got == [[]]
+    with pytest.raises(StopIteration):
+        steps.send(["reply"])
+    assert got == [[], []]
+
+    def nothing(text: str) -> Any:
+        yield []
+
+    with pytest.raises(PluginError, match="plugin 'nothing' yielded no prompt"):
+        next(made(nothing).steps({"text": "x"}))
+
+
 def test_a_signature_without_a_widget_is_refused() -> None:
     def many(*texts: str) -> str:
         return ""
