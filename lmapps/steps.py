@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,6 +18,7 @@ from lmapps.paths import PACKAGE
 
 LOG = logging.getLogger("lmapps.plugins")
 LOG.addHandler(logging.NullHandler())  # a command says the sentence itself; `serve` adds a log
+_is_trial: ContextVar[bool] = ContextVar("is_trial", default=False)
 MOST_STEPS = 200
 """So often a generator may ask for replies; one that goes on would never end."""
 
@@ -96,7 +98,19 @@ def plugin_boundary(what: str, function: Callable[..., Any]) -> Iterator[None]:
         raise PluginError(reason + where) from error
 
 
+@contextmanager
+def trial() -> Iterator[None]:
+    """Meanwhile a plugin is given values nobody asked for: that it fails is not told."""
+    token = _is_trial.set(True)
+    try:
+        yield
+    finally:
+        _is_trial.reset(token)
+
+
 def _tell(reason: str, fix: str, place: tuple[str, int | None] | None) -> None:
+    if _is_trial.get():
+        return
     if place is None or Path(place[0]).is_relative_to(PACKAGE):
         LOG.error("%s. %s", reason, fix)
         return

@@ -266,6 +266,44 @@ def test_examples_come_from_the_own_file_and_from_records() -> None:
         list(echo.examples_from([{"small": "b"}]))
 
 
+def broken_list() -> Any:
+    record: dict[str, str] = {}
+    return [({"text": "a"}, record["boom"])]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (broken_list, "the data set of plugin 'one' failed: KeyError: 'boom' .*test_plugin.py"),
+        (lambda: None, "the data set of plugin 'one' yields examples or returns a list .*got None"),
+        (lambda: [5], r"yields \(fields, reply\) or \(fields, reply, reference\).*got '5'"),
+        (lambda: [({"text": "a"},)], "yields .*got "),
+        (lambda: [({"text": "a"}, "A", "B", "C")], "yields .*got "),
+        (lambda: ["ab"], "yields .*got 'ab'"),
+        (lambda: [("a", "A")], "where fields is a dict, got "),
+    ],
+)
+def test_a_data_set_that_fails_or_gives_no_examples_is_a_sentence(dataset: Any, words: str) -> None:
+    echo = made(one)
+    echo.dataset(dataset)
+    with pytest.raises(PluginError, match=words):
+        list(echo.own_examples())
+    with_record = made(one)
+    with_record.dataset(lambda record: dataset())
+    with pytest.raises(PluginError, match=words):
+        list(with_record.examples_from([{}]))
+
+
+def test_a_data_set_or_a_metric_that_is_async_is_refused() -> None:
+    async def later(*args: Any) -> Any:
+        return args
+
+    with pytest.raises(PluginError, match="a data set later is async"):
+        made(one).dataset(later)
+    with pytest.raises(PluginError, match="a metric later is async"):
+        made(one).metric(later)
+
+
 @given(st.text(max_size=400), st.integers(1, 40))
 def test_the_parts_of_a_passage_join_to_it_and_fit(text: str, budget: int) -> None:
     parts = Passage(text, measure=len, budget=budget).parts()
