@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 
 from lmapps.__main__ import main
 from lmapps.discovery import Found, Library
-from lmapps.errors import LmappsError, PluginError
+from lmapps.errors import PluginError
 from lmapps.loading import load
 from lmapps.plugin import Example
-from lmapps.server.api import while_connected
 from lmapps.server.page import plugins_page
 from lmapps.steps import MOST_STEPS
 
@@ -127,16 +125,3 @@ def test_what_a_visitor_typed_is_in_their_answer_and_nowhere_that_others_see(
     for told in (page, kept):
         assert "password" not in told and "counts.py" in told and "lists.py" in told
         assert "plugin 'counts' failed: ValueError" in told
-
-
-def test_a_client_that_leaves_is_no_traceback_in_the_log() -> None:
-    class Gone:
-        async def is_disconnected(self) -> bool:
-            return True
-
-    async def leave() -> None:
-        work = asyncio.Event().wait()
-        await while_connected(Gone(), work)  # type: ignore[arg-type]
-
-    with pytest.raises(LmappsError, match="the client has left"):
-        asyncio.run(leave())

@@ -15,7 +15,7 @@ from lmapps.discovery import discover
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError, PromptTooLong
-from lmapps.server import saved, talk
+from lmapps.server import live, saved, talk
 from lmapps.server.saved import Place
 from lmapps.server.store import Store
 from lmapps.server.talk import Seen, Talk
@@ -148,6 +148,7 @@ def test_a_reply_is_saved_while_it_grows(
     chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.0)
     grown = []
     grow = store.grow
     monkeypatch.setattr(
