@@ -9,8 +9,9 @@ from __future__ import annotations
 import builtins
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -26,6 +27,8 @@ from lmapps.switches import switched_off
 GROUP = "lmapps.plugins"
 LOOK_SECONDS = 0.25
 """How often a running server looks at its plugin folders."""
+SETTLE_SECONDS = 0.005
+"""How long a look waits for one file before it sees what came of the others."""
 
 
 @dataclass
@@ -100,17 +103,31 @@ class Library:
 
     def look(self) -> list[str]:
         """Load what has changed since the last look. Returns sentences about it."""
-        entries = {}
+        entries, begun = {}, list[_Entry]()
         for source, (stamp, begin) in dict(self._present()).items():
             entry = self._entries.get(source)
             if entry is None or entry.stamp != stamp:
                 entry = _Entry(stamp, begin(), entry.plugins if entry else [])
-                entry.settle(self._patience)
+                begun.append(entry)
             else:
                 entry.settle(0)
             entries[source] = entry
+        self._wait_for(begun)
         self._entries = entries
         return self._update()
+
+    def _wait_for(self, begun: list[_Entry]) -> None:
+        """Wait until all are loaded, or none more has come for as long as the patience."""
+        latest = time.monotonic()
+        while begun:
+            left = [entry for entry in begun if not entry.settle(0)]
+            if len(left) < len(begun):
+                latest = time.monotonic()
+            elif time.monotonic() - latest >= self._patience:
+                return
+            elif left:
+                left[0].settle(SETTLE_SECONDS)
+            begun = left
 
     @contextmanager
     def watched(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -118,9 +135,17 @@ class Library:
         ended = threading.Event()
 
         def watch() -> None:
+            trouble = ""
             while not ended.wait(LOOK_SECONDS):
-                for sentence in self.look():
-                    say(sentence)
+                try:
+                    for sentence in self.look():
+                        say(sentence)
+                    trouble = ""
+                except Exception as error:  # the next look may see more
+                    before, trouble = trouble, f"{type(error).__name__}: {error}"
+                    with suppress(Exception):  # it may be the saying that failed
+                        if trouble != before:
+                            say(f"the plugin folders cannot be looked at now ({trouble})")
 
         thread = threading.Thread(target=watch, daemon=True, name="plugin folders")
         thread.start()
@@ -175,10 +200,10 @@ class _Entry:
     failure: Failure | None = None
     source: str = ""
 
-    def settle(self, seconds: float) -> None:
-        """Take over what has been loaded, waiting so long for it."""
+    def settle(self, seconds: float) -> bool:
+        """Take over what has been loaded, waiting so long for it. Whether it is done."""
         if self.loading is None:
-            return
+            return True
         self.source = self.loading.source
         result = self.loading.result(seconds)
         if isinstance(result, list):
@@ -187,6 +212,7 @@ class _Entry:
             self.failure = result or self.loading.unfinished()
         if result is not None:
             self.loading = None
+        return self.loading is None
 
 
 def _stamp(file: Path) -> _Stamp:

@@ -32,16 +32,27 @@ class Failure:
     line: int | None
     reason: str
     fix: str
+    details: str = ""
+    """What the exception says, which may quote what a person typed: for that person and the log."""
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
-        return f"{place}: {self.reason}. {self.fix}"
+        return f"{place}: {self.told}. {self.fix}"
+
+    @property
+    def told(self) -> str:
+        """The reason with its details."""
+        return f"{self.reason}: {self.details}" if self.details else self.reason
 
 
 def remember(failure: Failure) -> None:
-    """Keep the last failure of a file. That it cannot be kept is no reason to fail once more."""
+    """Keep the last failure of a file, without its details, since everybody may see it.
+
+    That it cannot be kept is no reason to fail once more.
+    """
     with _writing, suppress(OSError):
-        kept = {**_stored(), failure.file: {**asdict(failure), "when": time.time()}}
+        values = {name: value for name, value in asdict(failure).items() if name != "details"}
+        kept = {**_stored(), failure.file: {**values, "when": time.time()}}
         latest = dict(sorted(kept.items(), key=lambda item: item[1]["when"])[-MOST:])
         target = home() / FILE
         target.parent.mkdir(parents=True, exist_ok=True)

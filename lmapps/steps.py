@@ -87,15 +87,16 @@ def plugin_boundary(what: str, function: Callable[..., Any]) -> Iterator[None]:
         yield
     except PluginError as error:
         code = inspect.unwrap(function).__code__
-        _tell(str(error), "Correct the plugin.", (code.co_filename, code.co_firstlineno))
+        place = code.co_filename, code.co_firstlineno
+        _tell(f"{what} gave what cannot be used", str(error), "Correct the plugin.", place)
         raise
     except LmappsError:
         raise
     except Exception as error:
-        reason, place = f"{what} failed: {type(error).__name__}: {error}", _place(error)
-        _tell(reason, "Correct that line.", place)
-        where = f" ({place[0]}, line {place[1]})" if place else ""
-        raise PluginError(reason + where) from error
+        reason, at = f"{what} failed: {type(error).__name__}", _place(error)
+        _tell(reason, str(error), "Correct that line.", at)
+        where = f" ({at[0]}, line {at[1]})" if at else ""
+        raise PluginError(f"{reason}: {error}{where}") from error
 
 
 @contextmanager
@@ -108,13 +109,13 @@ def trial() -> Iterator[None]:
         _is_trial.reset(token)
 
 
-def _tell(reason: str, fix: str, place: tuple[str, int | None] | None) -> None:
+def _tell(reason: str, details: str, fix: str, place: tuple[str, int | None] | None) -> None:
     if _is_trial.get():
         return
     if place is None or Path(place[0]).is_relative_to(PACKAGE):
-        LOG.error("%s. %s", reason, fix)
+        LOG.error("%s: %s. %s", reason, details, fix)
         return
-    failure = Failure(*place, reason, fix)
+    failure = Failure(*place, reason, fix, details)
     LOG.error("%s", failure)
     remember(failure)
 

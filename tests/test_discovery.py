@@ -255,3 +255,41 @@ def test_a_plugin_with_two_names_in_one_file_is_one_plugin(tmp_path: Path) -> No
     (tmp_path / "two.py").write_text(GOOD.format(name="good") + "\nagain = good\n")
     found = discover([tmp_path])
     assert list(found.plugins) == ["good"] and not found.failures
+
+
+def test_files_that_hang_are_waited_for_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hangs until all have begun, which one after another they never would."""
+    folder = tmp_path / "hanging"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"p{number}.py").write_text(
+            f"from pathlib import Path\nplace = Path({str(tmp_path)!r})\n"
+            f"(place / 'begun{number}').touch()\n"
+            "while len(list(place.glob('begun*'))) < 4:\n    pass\n"
+            + GOOD.format(name=f"p{number}")
+        )
+    found = Library([folder], patience=5).found
+    assert list(found.plugins) == ["p0", "p1", "p2", "p3"] and not found.failures
+
+
+def test_a_look_that_fails_is_said_once_and_the_next_one_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, said, looks = Library([tmp_path]), list[str](), list[int]()
+    look = library.look
+
+    def broken() -> list[str]:
+        looks.append(1)
+        if len(looks) < 4:
+            raise PermissionError("not yours")
+        return look()
+
+    monkeypatch.setattr(library, "look", broken)
+    monkeypatch.setattr("lmapps.discovery.LOOK_SECONDS", 0.001)
+    with library.watched(said.append):
+        (tmp_path / "a.py").write_text(GOOD.format(name="a"))
+        wait_until(lambda: len(said) > 1)
+    trouble = "the plugin folders cannot be looked at now (PermissionError: not yours)"
+    assert said == [trouble, f"plugin a is there: {tmp_path / 'a.py'}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,11 @@ def test_it_is_bounded_and_nothing_that_is_broken_stops_anybody(home: Path, tmp_
     (home / FILE).mkdir()
     remember(failing(tmp_path))
     assert remembered() == []
+
+
+def test_what_an_exception_quotes_is_told_but_not_remembered(home: Path, tmp_path: Path) -> None:
+    failure = replace(failing(tmp_path), details="invalid literal: 'my password'")
+    assert "my password" in str(failure)
+    remember(failure)
+    assert remembered() == [failing(tmp_path)]
+    assert "password" not in (home / FILE).read_text()

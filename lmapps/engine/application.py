@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from lmapps.decoding import Decoding
 from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
@@ -15,11 +16,15 @@ from lmapps.engine.engine import Engine, Reply
 from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.request import Finish
 from lmapps.engine.turns import User
+from lmapps.engine.workers import workers_of
 from lmapps.errors import ReplyError
 from lmapps.fields import Messages
 from lmapps.passage import Passage
 from lmapps.plugin import Plugin, Steps
 
+T = TypeVar("T")
+ASKED, FINISHED = "asked anything", "finished a reply"
+"""What a plugin's code is called for, as one says that it has not done it."""
 SIDE_BY_SIDE = 8
 """The most prompts of one step that run at once: others want their turn too."""
 MARGIN = 16
@@ -111,10 +116,9 @@ class Application:
                     else:
                         yield event
             assert done is not None
-            asked = await asyncio.to_thread(_advance, steps, done.replies)
+            asked = await self._theirs(partial(_advance, steps, done.replies), ASKED)
         assert done is not None, "a plugin asks at least once, else `steps` raises"
-        reply = self.plugin.finished("\n\n".join(done.replies))
-        value = self._value(reply, done.finish, decoding)
+        reply, value = await self._theirs(partial(self._ended, done, decoding), FINISHED)
         yield Done(reply, value, done.finish, done.prompt_tokens, done.completion_tokens)
 
     async def explain(
@@ -123,7 +127,7 @@ class Application:
         """What the model would be asked first, without asking it. Raises as `events` does."""
         decoding = decoding or self.plugin.decoding
         steps, asked = await self._first(values, decoding)
-        steps.close()
+        await self._theirs(steps.close, ASKED)
         assert asked is not None
         several = _is_several(asked)
         conversations = cast(list[Messages], asked if several else [asked])
@@ -149,15 +153,21 @@ class Application:
         """The plugin's steps, and what it asks first."""
         arguments = self.plugin.validate(values)
         # A plugin may think for long, and a long text takes long to cut: not in the event loop.
-        arguments = await asyncio.to_thread(self._measured, arguments, decoding)
+        arguments = await self._theirs(partial(self._measured, arguments, decoding), ASKED)
         steps = self.plugin.steps(arguments)
-        return steps, await asyncio.to_thread(_advance, steps, None)
+        return steps, await self._theirs(partial(_advance, steps, None), ASKED)
 
-    def _value(self, reply: str, finish: Finish, decoding: Decoding) -> Any:
+    async def _theirs(self, work: Callable[[], T], wanted: str) -> T:
+        """Run the plugin's code, which nobody here trusts to come back."""
+        return await workers_of(self.plugin).run(work, wanted)
+
+    def _ended(self, done: _Step, decoding: Decoding) -> tuple[str, Any]:
+        """The whole reply as the plugin leaves it, and what it is worth."""
+        reply = self.plugin.finished("\n\n".join(done.replies))
         try:
-            return self.plugin.reply_form.parse(reply)
+            return reply, self.plugin.reply_form.parse(reply)
         except ReplyError as error:
-            if finish != "length":
+            if done.finish != "length":
                 raise
             limit = f"it was cut at {decoding.max_new_tokens} tokens or the end of the context"
             raise ReplyError(f"{error}: {limit}; allow more with max_new_tokens") from None
@@ -216,8 +226,11 @@ class Application:
             await asyncio.gather(*tasks, return_exceptions=True)  # their slots are free again
         replies = [task.result() for task in tasks]
         finish: Finish = "length" if any(r.finish == "length" for r in replies) else "stop"
+        finished = await self._theirs(
+            lambda: [self.plugin.finished(reply.text) for reply in replies], FINISHED
+        )
         yield _Step(
-            [self.plugin.finished(reply.text) for reply in replies],
+            finished,
             finish,
             sum(map(len, prompts)),
             sum(len(reply.ids) for reply in replies),
@@ -233,21 +246,25 @@ class Application:
         return ids, [*messages[:first], *messages[first + left_out :]]
 
     def _measured(self, arguments: dict[str, Any], decoding: Decoding) -> dict[str, Any]:
-        """A passage learns how much of it the model can read: the context without the words
-        around it and without the reply."""
-        field = self.plugin.passage_field
-        if field is None:
+        """Each passage learns how much of it the model can read: an equal share of the context
+        without the words around it and without the reply. One that is left out stays None."""
+        names = [field.name for field in self.plugin.fields if field.kind == "passage"]
+        names = [name for name in names if arguments[name] is not None]
+        if not names:
             return arguments
-        steps = self.plugin.steps({**arguments, field: Passage("text", budget=sys.maxsize)})
+        short = dict.fromkeys(names, Passage("text", budget=sys.maxsize))
+        steps = self.plugin.steps({**arguments, **short})
         asked: Any = next(steps)
         steps.close()
         frame = self._template.prompt_ids(asked[0] if _is_several(asked) else asked)
         room = self.engine.context - reply_room(self.engine.context, decoding) - len(frame)
         tokenizer = self.engine.checkpoint.tokenizer
-        measured = Passage(
-            arguments[field], lambda text: len(tokenizer.encode(text)), max(MARGIN, room - MARGIN)
-        )
-        return {**arguments, field: measured}
+        budget = max(MARGIN, room // len(names) - MARGIN)
+        measured = {
+            name: Passage(arguments[name], lambda text: len(tokenizer.encode(text)), budget)
+            for name in names
+        }
+        return {**arguments, **measured}
 
 
 @dataclass(frozen=True)

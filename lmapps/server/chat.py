@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,10 @@ from typing import Any
 import gradio as gr
 
 from lmapps.engine.application import Application
-from lmapps.errors import InputError, LmappsError
+from lmapps.errors import LmappsError
+from lmapps.fields import Messages
 from lmapps.server.conversation import Turn
+from lmapps.server.exported import Exports, read_export
 from lmapps.server.languages import word
 from lmapps.server.live import warning
 from lmapps.server.saved import Place
@@ -32,20 +32,7 @@ from lmapps.server.widgets import (
     widget,
 )
 
-CSS = """
-.chat-list .wrap { flex-direction: column; flex-wrap: nowrap; max-height: 40vh; overflow-y: auto;
-  gap: 2px; }
-.chat-list label { width: 100%; }
-.chat-list label input[type=radio] { display: none; }
-.chat-list label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.versions { flex-wrap: nowrap; align-items: center; justify-content: center; }
-.versions > * { flex: none !important; width: auto; min-width: 0 !important; }
-@media (min-width: 721px) { .chat-list { max-width: 240px; } }
-@media (max-width: 720px) { .chat-list { order: 2; } }
-"""
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-LARGEST_IMPORT = 20_000_000
-"""Bytes of an exported conversation."""
 
 Update = dict[Any, Any]
 """Components and what they show from now on."""
@@ -61,7 +48,7 @@ class ChatTab:
 
     def __init__(self, application: Application, store: Store) -> None:
         self.plugin = application.plugin
-        self.talk = Talk(application, store)
+        self.talk, self.exports = Talk(application, store), Exports()
         self.others = [field for field in self.plugin.fields if field.kind != "messages"]
         self.place, self.deleted = gr.State(Place()), gr.State(None)
         self.kept = gr.BrowserState(
@@ -118,10 +105,29 @@ class ChatTab:
             self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=60)
             self.retry = gr.Button("Retry", interactive=False, min_width=60)
             self.undo = gr.Button("Undo", min_width=60)
-        examples(plugin, [self.message])
         self.inputs = [widget(field, shown) for field in self.others]
+        self._build_examples()
         self.controls = decoding_controls(plugin.decoding)
         self.saw = Saw(self.talk.application)
+
+    def _build_examples(self) -> None:
+        """Rows that fill in the message box and the other fields, as far as any row says more
+        than the defaults."""
+        plugin, others = copy(self.plugin), iter(self.inputs)
+        fields = plugin.fields
+        boxes = [self.message if f.kind == "messages" else next(others) for f in fields]
+        plugin.examples = [
+            [
+                _last_said(value) if f.kind == "messages" else value
+                for f, value in zip(fields, row, strict=True)
+            ]
+            for row in plugin.examples
+        ]
+        used = [
+            number for row in plugin.examples for number, field in enumerate(fields)
+            if field.kind == "messages" or row[number] != field.default
+        ]  # fmt: skip
+        examples(plugin, boxes[: max(used, default=0) + 1])
 
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
@@ -187,7 +193,8 @@ class ChatTab:
     async def _streamed(
         self, place: Place, news: AsyncGenerator[Seen, None]
     ) -> AsyncGenerator[Update, None]:
-        """Updates as the reply grows; closing it frees the reply's slot."""
+        """Updates as the reply grows; closing it frees the reply's slot. Whatever goes wrong, the
+        last one says that it has ended."""
         asked = None
         try:
             async with aclosing(news):
@@ -195,7 +202,7 @@ class ChatTab:
                     panel = zip(self.saw.outputs, self.saw.update(seen.asked, asked), strict=True)
                     place, asked = seen.place, seen.asked
                     yield self._update(seen) | dict(panel)
-        except LmappsError as error:
+        except Exception as error:  # else the tab waits for ever
             yield self._update(Seen(place, status=warning(error)))
 
     def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
@@ -227,25 +234,11 @@ class ChatTab:
             whole = self.talk.export(place)
         except LmappsError as error:
             return {self.status: warning(error)}
-        folder = Path(tempfile.mkdtemp(prefix="lmapps-export-"))
-        name = re.sub(r"[^\w-]+", "-", whole.title).strip("-")[:40] or "conversation"
-        files = {f"{name}.md": whole.as_markdown()}
-        files[f"{name}.json"] = json.dumps(whole.as_data(), ensure_ascii=False, indent=2)
-        for file, content in files.items():
-            (folder / file).write_text(content, encoding="utf-8")
-        shown = [str(folder / file) for file in files]
+        shown = self.exports.write(whole)
         return {self.files: gr.update(value=shown, visible=True), self.status: ""}
 
     def _imported(self, place: Place, file: str) -> Seen:
-        if Path(file).stat().st_size > LARGEST_IMPORT:
-            raise InputError(f"the file is larger than {LARGEST_IMPORT:,} bytes")
-        try:
-            exported = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{Path(file).name} is not JSON: export a conversation first"
-            ) from None
-        return self.talk.take_in(place, exported)
+        return self.talk.take_in(place, read_export(Path(file)))
 
     def _found(self, place: Place, search: str) -> Seen:
         return Seen(place, listed=self.talk.listed(place, search))
@@ -256,7 +249,7 @@ class ChatTab:
         """What there is to see after an action, or why it could not be done."""
         try:
             return self._update(action())
-        except LmappsError as error:
+        except Exception as error:  # else the tab shows nothing at all
             return self._update(Seen(place, status=warning(error)))
 
     def _update(self, seen: Seen) -> Update:
@@ -290,6 +283,11 @@ class ChatTab:
 
 def _nothing() -> None:
     """For an event that only ends others."""
+
+
+def _last_said(messages: str | Messages) -> str:
+    """What stands in the message box for an example's conversation."""
+    return messages if isinstance(messages, str) else messages[-1]["content"]
 
 
 def _ratings(turns: Sequence[Turn]) -> list[str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from lmapps.errors import InputError
@@ -15,6 +16,7 @@ from lmapps.fields import Messages
 
 Author = Literal["person", "model"]
 ROLES = ("system", "user", "assistant")
+FINISHES = (None, "stop", "length", "cancelled", "error")
 
 
 class NoSuchConversation(InputError):
@@ -96,14 +98,21 @@ def conversation_from(data: Any) -> Conversation:
     if not isinstance(stored, list) or not stored:
         raise InputError("the exported conversation has no turns")
     turns: list[Turn] = []
+    known = set[str]()
     for number, values in enumerate(stored, start=1):
         turn = _turn_from(values, number)
-        if turn.parent is not None and turn.parent not in {before.id for before in turns}:
+        if turn.parent is not None and turn.parent not in known:
             raise InputError(f"turn {number}: the turn before it, {turn.parent!r}, is not there")
+        if turn.id in known:
+            raise InputError(f"turn {number}: its id, {turn.id!r}, is that of a turn before it")
         turns.append(turn)
-    if data.get("leaf") not in {turn.id for turn in turns}:
-        raise InputError(f"the exported conversation has no turn {data.get('leaf')!r} to end in")
-    return Conversation("", str(data.get("title") or ""), str(data["leaf"]), turns)
+        known.add(turn.id)
+    leaf, title = data.get("leaf", ""), data.get("title") or ""
+    if leaf is not None and not (isinstance(leaf, str) and leaf in known):
+        raise InputError(f"the exported conversation has no turn {str(leaf)[:80]!r} to end in")
+    if not _is_text(title):
+        raise InputError(f"the exported conversation's title must be a text, got {title!r:.80}")
+    return Conversation("", title, leaf, turns)
 
 
 def as_messages(turns: Sequence[Turn]) -> Messages:
@@ -117,10 +126,26 @@ def _turn_from(values: Any, number: int) -> Turn:
         raise InputError(f"turn {number} must be an object with id, role and content")
     known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
     turn = Turn(**({"parent": None, "author": "person"} | known))
-    texts_fit = isinstance(turn.id, str) and isinstance(turn.content, str)
-    if not texts_fit or turn.role not in ROLES or turn.author not in get_args(Author):
+    texts = [turn.id, turn.content, *(t for t in (turn.parent, turn.finish) if t is not None)]
+    if (
+        not all(map(_is_text, texts))
+        or turn.role not in ROLES
+        or turn.author not in get_args(Author)
+        or type(turn.rating) not in (int, NoneType)
+    ):
         raise InputError(
-            f"turn {number}: id and content must be texts, role one of {', '.join(ROLES)} and "
-            f"author one of {', '.join(get_args(Author))}, got {str(values)[:80]}"
+            f"turn {number}: id, parent, content and finish must be texts, role one of "
+            f"{', '.join(ROLES)}, author one of {', '.join(get_args(Author))} and rating a number, "
+            f"got {str(values)[:80]!a}"
+        )
+    if turn.finish not in FINISHES:
+        raise InputError(
+            f"turn {number}: finish must be one of {', '.join(filter(None, FINISHES))} or null, "
+            f"got {turn.finish[:80]!r}"
         )
     return turn
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that a database can keep: JSON may hold half a character."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from lmapps.engine.application import (
 from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
 
+LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.04
 """The page is sent news at most so often."""
 ENDINGS = {"length": "The reply was cut at its longest length.", "cancelled": "Stopped."}
@@ -58,13 +60,16 @@ async def views(
                 if view.done or time.monotonic() - shown >= REFRESH_SECONDS:
                     yield view
                     shown = time.monotonic()
-    except LmappsError as error:
+    except Exception as error:  # a tab that is not told the end waits for it for ever
         yield replace(view, status=warning(error), done=True, failed=True)
 
 
-def warning(error: LmappsError) -> str:
-    """An error as a line about the state."""
+def warning(error: Exception) -> str:
+    """An error as a line about the state; the log says more about one that is our mistake."""
     sentence = str(error)
+    if not isinstance(error, LmappsError):
+        LOG.error("a tab could not go on", exc_info=error)
+        sentence = f"something went wrong in the server ({type(error).__name__}): see its log"
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}."
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import inspect
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,16 @@ import gradio as gr
 from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
-from lmapps.failures import remembered
+from lmapps.failures import Failure, remember, remembered
 from lmapps.plugin import Plugin
 from lmapps.prompts import changed_prompts
-from lmapps.server.chat import CSS as CHAT_CSS
 from lmapps.server.chat import chat_tab
 from lmapps.server.places import Places, plugin_tabs
 from lmapps.server.store import Store
 from lmapps.server.tabs import form_tab
 from lmapps.server.widgets import PRIVATE
 
-CSS = (
-    """
+CSS = """
 .gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
 .status { min-height: 1.5em; opacity: 0.8; }
 .drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
@@ -35,10 +35,21 @@ CSS = (
 #plugins-page { overflow-x: auto; }
 #plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
 #plugins-page li { overflow-wrap: anywhere; }
+.chat-list .wrap { flex-direction: column; flex-wrap: nowrap; max-height: 40vh; overflow-y: auto;
+  gap: 2px; }
+.chat-list label { width: 100%; }
+.chat-list label input[type=radio] { display: none; }
+.chat-list label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.versions { flex-wrap: nowrap; align-items: center; justify-content: center; }
+.versions > * { flex: none !important; width: auto; min-width: 0 !important; }
+@media (min-width: 721px) { .chat-list { max-width: 240px; } }
+@media (max-width: 720px) { .chat-list { order: 2; } }
 """
-    + CHAT_CSS
-)
+LOG = logging.getLogger("lmapps.server")
 FENCE = "`" * 8
+DELETE_CACHE = 3600, 86400
+"""How often Gradio looks for the files of exports and uploads, and how old they may become, in
+seconds."""
 SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
 FONTS = ["system-ui", "sans-serif"]
 
@@ -53,24 +64,46 @@ def theme() -> Any:
 def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
     places = Places(found)
-    with gr.Blocks(title="lmapps", analytics_enabled=False) as page:
+    with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         with gr.Row(elem_classes="title-row"):
             gr.Markdown(f"## lmapps\n{_about(engine)}")
             switch = gr.Button("Light / dark", size="sm", elem_id="theme")
             switch.click(None, js=SWITCH_THEME, **PRIVATE)
 
         def draw(plugin: Plugin) -> None:
-            application = Application(plugin, engine)
-            if plugin.messages_field:
-                chat_tab(application, page, store)
-            else:
-                form_tab(application)
+            def build() -> None:
+                application = Application(plugin, engine)
+                if plugin.messages_field:
+                    chat_tab(application, page, store)
+                else:
+                    form_tab(application)
+
+            build_tab(plugin, build)
 
         trained = engine.checkpoint.folder
         plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page
+
+
+def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:
+    """Build the inside of a plugin's tab, or say there why that is not possible."""
+    with gr.Column() as inside:
+        try:
+            build()
+            return
+        except Exception as error:  # the plugin boundary: the other tabs are built
+            code = inspect.unwrap(plugin.function).__code__
+            kind = type(error).__name__
+            reason = f"the tab of plugin {plugin.name!r} cannot be built: {kind}"
+            failure = Failure(
+                code.co_filename, code.co_firstlineno, reason, "Correct the plugin.", str(error)
+            )
+            LOG.exception("%s", failure)
+            remember(failure)
+    inside.visible = False  # what was built of it so far
+    gr.Markdown(f"⚠ {_cell(failure.told[:1].upper() + failure.told[1:])}. {_cell(failure.fix)}")
 
 
 def plugins_page(

@@ -136,7 +136,11 @@ def _place(places: Places, number: int, draw: Draw) -> list[Any]:
                 draw(at_first)
         drawn = gr.Textbox(visible="hidden")
 
-        @gr.render([drawn], [drawn.change], show_progress="hidden")  # type: ignore[untyped-decorator]
+        # One at a time: Gradio adds the events of what is drawn to one dictionary of the page.
+        @gr.render(  # type: ignore[untyped-decorator]
+            [drawn], [drawn.change], show_progress="hidden",
+            concurrency_limit=1, concurrency_id="draw",
+        )  # fmt: skip
         def again(revision: str) -> None:
             plugin = copy(places.at(number))
             if plugin and revision:

@@ -172,17 +172,23 @@ class Store:
             connection.execute(_TURNS.update().where(_TURNS.c.id == turn).values(rating=rating))
 
     def take_in(self, owner: str, plugin: str, exported: Conversation) -> str:
-        """A copy of a conversation, with ids of its own; its id."""
-        made = self.begin(owner, plugin, exported.title)
-        new: dict[str | None, str] = {}
-        for turn in exported.turns:
-            parent = new.get(turn.parent)
-            copy = self.add(owner, made, parent, turn.role, turn.content, turn.author)
-            new[turn.id] = copy.id
-            self.grow(copy.id, turn.content, turn.finish)
-            if turn.rating in (1, -1):
-                self.rate(owner, made, copy.id, turn.rating)
-        self.show(owner, made, new[exported.leaf])
+        """A copy of a conversation, with ids of its own; its id. It is there as a whole or not."""
+        now, made = time.time(), uuid.uuid4().hex
+        new: dict[str | None, str | None] = {None: None}
+        new |= {turn.id: uuid.uuid4().hex for turn in exported.turns}
+        turns = [
+            {
+                **vars(turn), "id": new[turn.id], "parent": new[turn.parent],
+                "rating": turn.rating if turn.rating in (1, -1) else None,
+                "conversation": made, "created": now,
+            }
+            for turn in exported.turns
+        ]  # fmt: skip
+        title = exported.title or _title(exported.turns[0].content)
+        whole = {"id": made, "owner": owner, "plugin": plugin, "title": title, "updated": now}
+        with self._writing() as connection:
+            connection.execute(_CONVERSATIONS.insert().values(**whole, leaf=new[exported.leaf]))
+            connection.execute(_TURNS.insert(), turns)
         return made
 
     def _change(

@@ -266,3 +266,21 @@ def test_cancelling_after_any_event_frees_every_slot_at_once(
         count += 1
     assert count > 10 and {Progress, Clear, Text, Done} <= kinds
     engine.close()
+
+
+def test_a_passage_that_was_left_out_stays_none_and_every_other_is_measured(
+    tiny_checkpoint: Callable[[str], Checkpoint],
+) -> None:
+    given: list[tuple[Any, Any]] = []
+
+    @plugin(decoding=SHORT)
+    def compare(one: Passage, other: Passage | None = None) -> str:
+        given.append((one, other))
+        return f"{one.parts()[0]} {other.parts()[0] if other else ''}"
+
+    with Engine(tiny_checkpoint("gru")) as engine:
+        events_of(compare, engine, {"one": "A cat."})
+        assert given[-1] == ("A cat.", None)
+        events_of(compare, engine, {"one": "A cat. " * 90, "other": "A dog. " * 90})
+        one, other = given[-1]
+        assert one.budget == other.budget < engine.context / 2, "both parts fit together"

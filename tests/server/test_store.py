@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,63 @@ def test_two_servers_on_one_file_see_each_others_turns(tmp_path: Path) -> None:
     assert said(two, made) == said(one, made)
     two.rename("ann", made, "By the other")
     assert one.list("ann", "chat")[0].title == "By the other"
+
+
+def exported(**changes: Any) -> dict[str, Any]:
+    """One turn that fits, but for the changes."""
+    turn = {"id": "a", "role": "user", "content": "Hello", **changes}
+    return {"lmapps": "conversation", "title": "T", "leaf": "a", "turns": [turn]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {**exported(), "leaf": ["a"]},
+        {**exported(), "title": {"a": 1}},
+        {**exported(), "turns": exported()["turns"] * 2},
+        exported(parent=["q"]),
+        exported(finish={}),
+        exported(finish="so long that no column takes it"),
+        exported(rating="high"),
+        exported(id=["a"]),
+        exported(role=["user"]),
+        exported(author={}),
+        exported(content="half a character: \ud83d"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_named_before_anything_is_kept(data: Any) -> None:
+    conversation_from(exported())
+    with pytest.raises(InputError, match=r"turn|title"):
+        conversation_from(data)
+
+
+def test_a_long_conversation_is_taken_in_in_one_piece(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [
+        {"id": str(n), "parent": str(n - 1) if n else None, "role": "user", "content": f"turn {n}"}
+        for n in range(20_000)
+    ]
+    whole = conversation_from({**exported(), "leaf": "19999", "turns": turns})
+    made = store.take_in("ann", "chat", whole)
+    assert said(store, made)[-1] == "turn 19999"
+    broken = [*whole.turns, replace(whole.turns[0], id="x", content=None)]  # type: ignore
+    with pytest.raises(StorageError):
+        store.take_in("bob", "chat", replace(whole, turns=broken))
+    assert store.list("bob", "chat") == []
+    with store._reading() as connection:
+        count = connection.exec_driver_sql("select count(*) from conversations").scalar()
+    assert count == 1, "not a half one either"
+
+
+def test_a_conversation_of_which_nothing_is_shown_is_taken_in_as_it_is(store: Store) -> None:
+    made = talk(store, turns=2)
+    store.show("ann", made, None)
+    data = json.loads(json.dumps(store.load("ann", made).as_data()))
+    assert data["leaf"] is None
+    copied = store.load("ann", store.take_in("ann", "chat", conversation_from(data)))
+    assert copied.leaf is None and copied.path() == []
+    assert [turn.content for turn in copied.turns] == ["turn 0", "turn 1"]
+    del data["leaf"]
+    with pytest.raises(InputError, match="to end in"):
+        conversation_from(data)

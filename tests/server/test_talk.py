@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from lmapps.discovery import discover
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError, PromptTooLong
-from lmapps.server import saved, talk
+from lmapps.server import live, saved, talk
 from lmapps.server.saved import Place
 from lmapps.server.store import Store
 from lmapps.server.talk import Seen, Talk
@@ -148,6 +149,7 @@ def test_a_reply_is_saved_while_it_grows(
     chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.0)
     grown = []
     grow = store.grow
     monkeypatch.setattr(
@@ -215,3 +217,22 @@ def test_an_exported_conversation_is_the_branch_that_the_tab_shows(chat: Talk) -
     assert [turn.content for turn in exported.path()] == contents(first)
     copied = chat.take_in(Place("bob"), exported.as_data())
     assert contents(copied) == contents(first) and copied.version == (1, 2)
+
+
+def test_what_was_undone_to_the_beginning_can_be_exported_and_taken_in(chat: Talk) -> None:
+    undone = chat.undo(send(chat, Place("ann"), "one").place)
+    data = json.loads(json.dumps(chat.export(undone.place).as_data()))
+    copied = chat.take_in(Place("bob"), data)
+    assert contents(copied) == [] and copied.status == "Imported."
+
+
+def test_a_mistake_of_ours_ends_a_reply_with_a_sentence_and_a_line_in_the_log(
+    chat: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(chat.application.engine, "stream", broken)
+    last = send(chat, Place("ann"), "one")
+    assert last.status == "⚠ Something went wrong in the server (RuntimeError): see its log."
+    assert not last.busy and "RuntimeError: secret" in caplog.text

@@ -1,0 +1,128 @@
+"""The page as it is built, without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from lmapps import Messages, plugin
+from lmapps.discovery import Found
+from lmapps.engine.application import Application
+from lmapps.engine.engine import Engine
+from lmapps.failures import remembered
+from lmapps.plugin import Plugin
+from lmapps.server import exported
+from lmapps.server.chat import ChatTab
+from lmapps.server.conversation import Conversation, Turn
+from lmapps.server.exported import Exports
+from lmapps.server.page import build_page
+from lmapps.server.saved import Place
+from lmapps.server.store import Store
+from lmapps.server.talk import Seen
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def engine(tiny_checkpoint: Callable[[str], Any]) -> Iterator[Engine]:
+    with Engine(tiny_checkpoint("gru")) as engine:
+        yield engine
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'test.db'}")
+
+
+@plugin
+def good(text: str) -> str:
+    return text
+
+
+@plugin
+def bad(text: str) -> str:
+    return text
+
+
+@plugin(examples=[["Be brief.", "Hello", 2], ["Be kind.", [{"role": "user", "content": "Bye"}]]])
+def late(persona: str, messages: Messages, warmth: int = 1) -> Messages:
+    return messages
+
+
+def texts_of(page: gr.Blocks) -> str:
+    return " ".join(str(b.value) for b in page.blocks.values() if isinstance(b, gr.Markdown))
+
+
+def chat_tab(application: Plugin, engine: Engine, store: Store) -> ChatTab:
+    with gr.Blocks():
+        return ChatTab(Application(application, engine), store)
+
+
+def test_a_tab_that_cannot_be_built_says_so_and_the_others_are_there(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def component(self) -> Any:
+            raise ValueError("no such component")
+
+    monkeypatch.setattr(bad, "reply_form", Broken())
+    page = build_page(Found({"bad": bad, "good": good}), engine, store)
+    told = texts_of(page).replace("\\", "")
+    assert "⚠ The tab of plugin 'bad' cannot be built: ValueError: no such component" in told
+    assert any(block.elem_id == "reply-good" for block in page.blocks.values())
+    (failure,) = remembered()
+    assert failure.reason == "the tab of plugin 'bad' cannot be built: ValueError"
+
+
+def test_of_a_page_one_tab_is_drawn_at_a_time(engine: Engine, store: Store) -> None:
+    page = build_page(Found({"good": good}), engine, store)
+    drawing = [fn for fn in page.fns.values() if fn.concurrency_id == "draw"]
+    assert len(drawing) > 10 and {fn.concurrency_limit for fn in drawing} == {1}
+    assert all(fn.renderable is None for fn in page.fns.values() if fn not in drawing)
+
+
+def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
+    engine: Engine, store: Store
+) -> None:
+    with gr.Blocks() as page:
+        tab = ChatTab(Application(late, engine), store)
+    (shown,) = [block for block in page.blocks.values() if isinstance(block, gr.Dataset)]
+    assert shown.samples == [["Be brief.", "Hello", 2], ["Be kind.", "Bye", 1]]
+    targets = [
+        [block for block in fn.outputs] for fn in page.fns.values() if tab.message in fn.outputs
+    ]
+    assert [tab.inputs[0], tab.message, tab.inputs[1]] in targets
+
+
+def test_a_mistake_of_ours_gives_a_chat_its_buttons_back(engine: Engine, store: Store) -> None:
+    tab = chat_tab(late, engine, store)
+
+    async def broken() -> AsyncGenerator[Seen, None]:
+        yield Seen(Place("ann"), busy=True)
+        raise KeyError("x")
+
+    async def collect() -> list[Any]:
+        return [update async for update in tab._streamed(Place("ann"), broken())]
+
+    first, last = asyncio.run(collect())
+    assert not first[tab.send]["interactive"] and last[tab.send]["interactive"]
+    assert "Something went wrong in the server (KeyError)" in last[tab.status]
+
+
+def test_the_files_of_old_exports_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exported, "KEPT", 2)
+    whole = Conversation("", "A / title", "a", [Turn("a", None, "user", "Hi", "person")])
+    exports = Exports()
+    written = [exports.write(whole) for _ in range(4)]
+    assert [Path(file).name for file in written[0]] == ["A-title.md", "A-title.json"]
+    there = [[Path(file).exists() for file in files] for files in written]
+    assert there == [[False, False], [False, False], [True, True], [True, True]]
+    assert not Path(written[0][0]).parent.exists()
