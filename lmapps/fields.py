@@ -19,7 +19,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,11 +48,8 @@ _TYPES: tuple[tuple[Any, Kind], ...] = (
     (Messages, Conversation()),
 )  # fmt: skip
 
-RESERVED = ("checkpoint", "decoding", "explain", "stream")
+RESERVED = ("checkpoint", "decoding", "explain", "help", "stream")
 """Names that requests and commands use beside the fields of a plugin."""
-
-Languages = Mapping[str, Mapping[str, str]]
-"""A language as browsers name it -> a form's texts and their translations."""
 
 REQUIRED = inspect.Parameter.empty
 """The default of a field that has none."""
@@ -106,10 +103,7 @@ def fields_of(
 ) -> tuple[Field, ...]:
     """The fields of a function's signature. Raises `PluginError` for one without a widget."""
     labels, helps = labels or {}, helps or {}
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise PluginError(f"an annotation of {function.__name__} is unknown: {error}") from None
+    hints = hints_of(function)
     fields = []
     for parameter in inspect.signature(function).parameters.values():
         try:
@@ -128,6 +122,14 @@ def fields_of(
     return tuple(fields)
 
 
+def hints_of(annotated: Any) -> dict[str, Any]:
+    """The annotations of a function or class. Raises `PluginError` for one that is no type."""
+    try:
+        return get_type_hints(annotated, include_extras=True)
+    except (NameError, TypeError, SyntaxError, AttributeError) as error:
+        raise PluginError(f"an annotation of {annotated.__name__} is unknown: {error}") from None
+
+
 def kind_of(annotation: Any) -> Kind | None:
     """The kind of a type; None where there is none."""
     bounds = None
@@ -140,9 +142,9 @@ def kind_of(annotation: Any) -> Kind | None:
         inner = kind_of(rest[0]) if len(rest) == 1 and len(parts) == 2 else None
         usable = inner is not None and not isinstance(inner, Conversation)
         return Maybe(inner=_bounded(inner, bounds)) if inner and usable else None
-    if origin is Literal and all(isinstance(choice, str) for choice in parts):
+    if origin is Literal and parts and all(isinstance(choice, str) for choice in parts):
         return Choice(choices=parts)
-    if origin is list and get_origin(parts[0]) is Literal:
+    if origin is list and parts and get_origin(parts[0]) is Literal:
         item = kind_of(parts[0])
         return Choices(choices=item.choices) if isinstance(item, Choice) else None
     known = next((kind for type_, kind in _TYPES if type_ == annotation), None)
@@ -156,6 +158,11 @@ def _bounded(kind: Kind, bounds: Bounds | None) -> Kind:
 def _field(parameter: inspect.Parameter, annotation: Any) -> Field:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise PluginError(f"{parameter} takes any number of values: name each field instead")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise PluginError(
+            f"the field {parameter.name!r} stands before a /, but fields are given by name: "
+            "remove the /"
+        )
     if parameter.name in RESERVED:
         raise PluginError(f"the name {parameter.name!r} is taken by lmapps: rename the field")
     kind = kind_of(annotation)
@@ -187,20 +194,6 @@ def line_of(function: Callable[..., Any], parameter: str) -> int:
         return first
     found = (n for n in ast.walk(tree) if isinstance(n, ast.arg) and n.arg == parameter)
     return first + next((node.lineno - 1 for node in found), 0)
-
-
-def checked_languages(languages: Languages, words: Sequence[str]) -> Languages:
-    """Raises `PluginError` for a translation of something that the form does not say."""
-    for language, translations in languages.items():
-        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
-            raise PluginError(f"languages names them as browsers do (zh, pt-BR), got {language!r}")
-        for text in translations:
-            if text not in words:
-                raise PluginError(
-                    f"languages translates {text!r} to {language}, but the form says only: "
-                    + ", ".join(map(repr, words))
-                )
-    return languages
 
 
 _SECTION = re.compile(r"^(Args|Returns|Yields|Raises):[ ]*\n((?:[ ]+\S.*(?:\n|$)|[ ]*\n)*)", re.M)

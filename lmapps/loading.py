@@ -7,7 +7,6 @@ thread of its own, so that one that hangs stops neither the others nor the host.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import sys
@@ -21,6 +20,7 @@ from types import ModuleType
 
 from lmapps.errors import LmappsError, PluginError
 from lmapps.failures import Failure
+from lmapps.interrupt import interrupt
 from lmapps.plugin import Plugin
 from lmapps.toml_plugin import read_toml_plugin
 
@@ -45,7 +45,7 @@ class Loading:
         self._thread.join(seconds)
         if self._result is None and time.monotonic() - self._started >= LIMIT:
             self._result = self.unfinished(f"it has not finished loading after {LIMIT:g} seconds")
-            self._interrupt()
+            interrupt(self._thread)
         return self._result
 
     def unfinished(self, reason: str = "it is still loading") -> Failure:
@@ -66,12 +66,6 @@ class Loading:
             result = failure_of(self.source, error)
         if self._result is None:
             self._result = result
-
-    def _interrupt(self) -> None:
-        """Raise in the thread, so that an endless loop does not take the processor for good."""
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
-        )
 
 
 def load_file(file: Path) -> Loading:
@@ -160,8 +154,9 @@ def _text(file: Path) -> str:
 
 
 def _made_in(module: ModuleType) -> Iterator[Plugin]:
-    """The plugins made in a module, not those it imported."""
-    for value in vars(module).values():
+    """The plugins made in a module, each once, not those it imported."""
+    values = {id(value): value for value in vars(module).values()}  # one may have two names
+    for value in values.values():
         if isinstance(value, Plugin) and value.function.__module__ == module.__name__:
             yield value
 

@@ -5,47 +5,24 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, overload
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DataError, FieldError, PluginError, ReplyError
-from lmapps.fields import (
-    Field,
+from lmapps.examples import Dataset, DatasetFunction, Example
+from lmapps.fields import Field, Message, Messages, fields_of, split_docstring
+from lmapps.options import (
     Languages,
-    Message,
-    Messages,
+    check_function,
+    check_names,
+    check_options,
     checked_languages,
-    fields_of,
-    split_docstring,
 )
 from lmapps.passage import Passage
 from lmapps.reply import ReplyForm, reply_form
 from lmapps.steps import Steps, is_conversation, plugin_boundary, steps_of
 
-DatasetFunction = Callable[..., Iterable[tuple[Any, ...]]]
 Metric = Callable[[Any, Any, dict[str, Any]], float]
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a person might fill in, and the reply that is wanted."""
-
-    fields: dict[str, Any]
-    reply: str
-    reference: Any
-    """What the metric gets: the reply itself, or something else, such as tests for code."""
-    record: Mapping[str, Any] | None = None
-    """What it was made of; None for the plugin's own."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A function that makes examples, and the record fields that it needs."""
-
-    function: DatasetFunction
-    needs: tuple[str, ...]
-    takes_record: bool
 
 
 class Plugin:
@@ -63,6 +40,8 @@ class Plugin:
         labels: Mapping[str, str] | None = None,
         languages: Languages | None = None,
     ) -> None:
+        check_function(function, "a plugin")
+        check_options(title, decoding, finish, examples, labels, languages)
         self.function = function
         self.name: str = function.__name__
         self.title = title or self.name.replace("_", " ").capitalize()
@@ -102,6 +81,7 @@ class Plugin:
         """
 
         def add(function: DatasetFunction) -> DatasetFunction:
+            check_function(function, "a data set")
             takes_record = len(inspect.signature(function).parameters) > 0
             self._datasets.append(Dataset(function, tuple(fields), takes_record))
             return function
@@ -113,6 +93,7 @@ class Plugin:
 
         The reply is a text, or what `reply` makes of it: a text of the Literal, a dataclass.
         """
+        check_function(function, "a metric")
         self.metrics[function.__name__] = function
         return function
 
@@ -121,6 +102,10 @@ class Plugin:
     @property
     def has_dataset(self) -> bool:
         return bool(self._datasets)
+
+    @property
+    def _data_set(self) -> str:
+        return f"the data set of plugin {self.name!r}"
 
     @property
     def words(self) -> list[str]:
@@ -216,7 +201,7 @@ class Plugin:
         """The examples in the plugin's own file."""
         for dataset in self._datasets:
             if not dataset.takes_record:
-                yield from self._made(dataset.function())
+                yield from dataset.examples(self._data_set, self.reply_form)
 
     def examples_from(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Example]:
         """Examples made of records. Raises `DataError` for one without the fields it needs."""
@@ -231,16 +216,7 @@ class Plugin:
                         f"plugin {self.name!r}: record {number} has no field {missing[0]!r}; it "
                         f"needs {', '.join(dataset.needs)} (the record has {', '.join(record)})"
                     )
-                yield from self._made(dataset.function(record), record)
-
-    def _made(
-        self, made: Iterable[tuple[Any, ...]], record: Mapping[str, Any] | None = None
-    ) -> Iterator[Example]:
-        with plugin_boundary(f"the data set of plugin {self.name!r}", self.function):
-            for values in made:
-                fields, reply = values[0], values[1]
-                text = self.reply_form.text_of(reply)
-                yield Example(fields, text, values[2] if len(values) > 2 else reply, record)
+                yield from dataset.examples(self._data_set, self.reply_form, record)
 
     def _checked_example(self, values: list[Any]) -> list[Any]:
         """One row for the form: a value for each field, in order, at least the required ones."""
@@ -285,8 +261,9 @@ def plugin(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     Raises `PluginError` for a field without a widget or an example that does not fit.
     """
+    check_names(options)
     if function is not None:
-        return Plugin(function)
+        return Plugin(function, **options)
     return lambda decorated: Plugin(decorated, **options)
 
 

@@ -13,14 +13,23 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from lmapps.errors import InputError, StorageError
+from lmapps.errors import LmappsError, StorageError
+from lmapps.examples import Example
+from lmapps.interrupt import interrupt
+from lmapps.messages import Messages
 from lmapps.plugin import Plugin
+from lmapps.steps import trial
 
 FILE = "prompts.json"
 TEMPLATE = "chat_template.jinja"
+_compared: WeakKeyDictionary[Plugin, tuple[object, str | None]] = WeakKeyDictionary()
+"""What came of the last comparison of each plugin, and with what it was compared."""
 
 
 def record_prompts(
@@ -32,9 +41,10 @@ def record_prompts(
     """Write `prompts.json`: these plugins' prompts, and those that the model knew before."""
     known = _read(Path(start_from)).get("plugins", {}) if start_from else {}
     for plugin in plugins:
-        known[plugin.name] = [
-            {"fields": values, "prompt": plugin.asked(values)} for values in probes(plugin)
-        ]
+        known.pop(plugin.name, None)
+        tried = [{"fields": values, "prompt": prompt} for values, prompt in probes(plugin)]
+        if tried:
+            known[plugin.name] = tried
     content = {"template": template_hash, "plugins": known}
     temporary = folder / (FILE + ".part")
     try:
@@ -57,8 +67,9 @@ def prompt_change(plugin: Plugin, folder: Path | None) -> str | None:
     seen: set[str] = set()
     for probe in recorded["plugins"][plugin.name]:
         try:
-            now = _lines(plugin.asked(probe["fields"]))
-        except InputError as error:
+            with trial():
+                now = _lines(plugin.asked(probe["fields"]))
+        except LmappsError as error:
             now = [f"(no prompt: {error})"]
         difference = list(difflib.unified_diff(_lines(probe["prompt"]), now, lineterm="", n=0))
         text = "\n".join(line for line in difference[2:] if not line.startswith("@@"))
@@ -71,38 +82,95 @@ def prompt_change(plugin: Plugin, folder: Path | None) -> str | None:
 def changed_prompts(plugins: Iterable[Plugin], folder: Path | None) -> dict[str, str]:
     """The plugins whose prompts have changed since training, and how.
 
-    A prompt function that does not return holds nobody up: that it doesn't is what is shown.
+    A prompt function that does not return holds nobody up: that it doesn't is what is shown. Each
+    version of a plugin is compared once with what a checkpoint holds.
     """
     changes: dict[str, str] = {}
-    for plugin in plugins if folder and (folder / FILE).is_file() else ():
-        found: list[str | None] = []
-        look = threading.Thread(
-            target=lambda plugin=plugin, found=found: found.append(prompt_change(plugin, folder)),
-            daemon=True,
-        )
-        look.start()
-        look.join(1)
-        change = found[0] if found else "(no prompt within a second)"
+    if folder is None or not (folder / FILE).is_file():
+        return changes
+    for plugin in plugins:
+        what = (folder, *(_stamp(folder / name) for name in (FILE, TEMPLATE)))
+        before, change = _compared.get(plugin, (None, None))
+        if before != what:
+            change = _within_a_second(plugin, folder)
+            _compared[plugin] = what, change
         if change:
             changes[plugin.name] = change
     return changes
 
 
+def _within_a_second(plugin: Plugin, folder: Path) -> str | None:
+    """`prompt_change` in a thread of its own, which is ended when it takes longer."""
+    found: list[str | None] = []
+
+    def compare() -> None:
+        with suppress(SystemExit):  # from `interrupt`
+            found.append(prompt_change(plugin, folder))
+
+    look = threading.Thread(target=compare, daemon=True, name=f"prompts of {plugin.name}")
+    look.start()
+    look.join(1)
+    if not found:
+        interrupt(look)
+    return found[0] if found else "(no prompt within a second)"
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is written anew."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return ()
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
 TEMPLATE_CHANGED = f"{TEMPLATE} is not the one that the model was trained with"
 
 
-def probes(plugin: Plugin) -> Iterator[dict[str, Any]]:
-    """Values of the form that between them bring out each wording: one field changes at a time."""
-    tries = {field.name: field.type.probes() for field in plugin.fields}
-    base = {
-        field.name: tries[field.name][0] if field.required else field.default
+def probes(plugin: Plugin) -> Iterator[tuple[dict[str, Any], Messages | list[Messages]]]:
+    """Values of the form that between them bring out each wording, and their prompts.
+
+    They begin with real values, since a function may read its texts: a date, say. From there one
+    field changes at a time; values that the function does not take are left out.
+    """
+    tried = ((values, _prompt(plugin, values)) for values in _starts(plugin))
+    base, prompt = next((one for one in tried if one[1] is not None), ({}, None))
+    if prompt is None:
+        return
+    yield base, prompt
+    for field in plugin.fields:
+        for value in field.type.probes():
+            another = field.kind in ("line", "passage") and value and base[field.name]
+            if value == base[field.name] or another:  # of another text the wording is the same
+                continue
+            values = {**base, field.name: value}
+            if (prompt := _prompt(plugin, values)) is not None:
+                yield values, prompt
+
+
+def _starts(plugin: Plugin) -> Iterator[dict[str, Any]]:
+    """Whole forms: the author's examples, the first one it is trained on, a made-up one."""
+    names = [field.name for field in plugin.fields]
+    for row in plugin.examples:
+        yield dict(zip(names, row, strict=True))
+    made_up = {
+        field.name: field.type.probes()[0] if field.required else field.default
         for field in plugin.fields
     }
-    yield base
-    for name, values in tries.items():
-        for value in values:
-            if value != base[name]:
-                yield {**base, name: value}
+    own: list[Example] = []
+    with suppress(LmappsError), trial():
+        own = list(islice(plugin.own_examples(), 1))
+    yield from (made_up | example.fields for example in own)
+    yield made_up
+
+
+def _prompt(plugin: Plugin, values: dict[str, Any]) -> Messages | list[Messages] | None:
+    """What it asks first; None where it does not take the values."""
+    try:
+        with trial():
+            return plugin.asked(values)
+    except LmappsError:
+        return None
 
 
 def _lines(prompt: Any) -> list[str]:

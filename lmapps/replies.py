@@ -24,6 +24,12 @@ def code_block(reply: str) -> str:
 
 
 def code_of(reply: str) -> str:
-    """The text inside the first code block, or the whole reply where there is none."""
+    """The text inside the first code block, or the whole reply where there is none.
+
+    A last line that closes a block which was never opened is cut off.
+    """
+    lone = re.fullmatch(r"(.*\S.*)^```\s*", reply, re.S | re.M)
+    if lone and len(_FENCE.findall(reply)) == 1:
+        return lone.group(1)
     block = re.search(r"^```[^\n]*\n(.*?)(?:^```|\Z)", reply, re.S | re.M)
     return block.group(1) if block else reply

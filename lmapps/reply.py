@@ -16,11 +16,11 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from lmapps.decoding import Decoding
 from lmapps.errors import PluginError, ReplyError
-from lmapps.fields import kind_of
+from lmapps.fields import hints_of, kind_of
 from lmapps.kinds import Choice, Component, Flag, Kind, Line, LongText, Maybe, Unfit
 from lmapps.number import Number
 from lmapps.replies import code_of
@@ -191,7 +191,11 @@ class Record(Kind):
                 parsed[name] = kind.parse(value[name])
             except Unfit as error:
                 raise Unfit(f"{name} {error}") from None
-        return self.made(**parsed)
+        try:
+            return self.made(**parsed)
+        except Exception as error:  # the author's __post_init__: a plugin boundary
+            why = f"{type(error).__name__}: {error}"
+            raise Unfit(f"is refused by {self.made.__name__}: {why}") from None
 
 
 def reply_form(reply: Any) -> ReplyForm:
@@ -200,10 +204,16 @@ def reply_form(reply: Any) -> ReplyForm:
         return ReplyForm()
     if reply is Code:
         reply = Code()
-    if isinstance(reply, Code):
+    if isinstance(reply, Code) and isinstance(reply.language, str):
         return CodeForm(reply.language)
     kind = _kind(reply)
     if isinstance(kind, Choice):
+        for choice in kind.choices:
+            if choice != choice.strip() or not choice:
+                raise PluginError(
+                    f"reply has the text {choice!r}, but a reply loses the white space around it: "
+                    "write each text without, and none that is empty"
+                )
         return ChoiceForm(kind)
     if isinstance(kind, Record):
         return RecordForm(kind)
@@ -216,7 +226,7 @@ def _kind(annotation: Any) -> Kind | None:
     """The kind of a type that can be in a reply; None where it can't."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and is_dataclass(annotation):
-        hints = get_type_hints(annotation, include_extras=True)
+        hints = hints_of(annotation)
         named = [(part.name, _kind(hints[part.name])) for part in fields(annotation)]
         for name, kind in named:
             if kind is None:
@@ -226,7 +236,7 @@ def _kind(annotation: Any) -> Kind | None:
                     "one of these or None"
                 )
         return Record(made=annotation, kinds=tuple(named))  # type: ignore[arg-type]
-    if origin is list:
+    if origin is list and parts:
         item = _kind(parts[0])
         return Items(item=item) if item else None
     if origin in (Union, UnionType) and len(parts) == 2 and NoneType in parts:

@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,6 +18,7 @@ from lmapps.paths import PACKAGE
 
 LOG = logging.getLogger("lmapps.plugins")
 LOG.addHandler(logging.NullHandler())  # a command says the sentence itself; `serve` adds a log
+_is_trial: ContextVar[bool] = ContextVar("is_trial", default=False)
 MOST_STEPS = 200
 """So often a generator may ask for replies; one that goes on would never end."""
 
@@ -30,18 +32,23 @@ def steps_of(name: str, made: Any) -> Steps:
     if not isinstance(made, Generator):
         yield conversation_of(name, made)
         return
-    asked = next(made, None)
+    asked, has_asked = next(made, None), False
     if asked is None:
         raise PluginError(f"plugin {name!r} yielded no prompt")
     for _ in range(MOST_STEPS):
         several = isinstance(asked, list) and not (asked and is_message(asked[0]))
-        if several:
+        has_asked = has_asked or bool(asked)
+        if several and not asked:
+            replies: list[str] = []  # of no prompts, which nobody need ask
+        elif several:
             replies = yield [conversation_of(name, prompt) for prompt in asked]
         else:
             replies = yield conversation_of(name, asked)
         try:
             asked = made.send(replies if several else replies[0])
         except StopIteration:
+            if not has_asked:
+                raise PluginError(f"plugin {name!r} yielded no prompt") from None
             return
     raise PluginError(
         f"plugin {name!r} has asked {MOST_STEPS} times and still goes on: end its loop"
@@ -92,7 +99,19 @@ def plugin_boundary(what: str, function: Callable[..., Any]) -> Iterator[None]:
         raise PluginError(f"{reason}: {error}{where}") from error
 
 
+@contextmanager
+def trial() -> Iterator[None]:
+    """Meanwhile a plugin is given values nobody asked for: that it fails is not told."""
+    token = _is_trial.set(True)
+    try:
+        yield
+    finally:
+        _is_trial.reset(token)
+
+
 def _tell(reason: str, details: str, fix: str, place: tuple[str, int | None] | None) -> None:
+    if _is_trial.get():
+        return
     if place is None or Path(place[0]).is_relative_to(PACKAGE):
         LOG.error("%s: %s. %s", reason, details, fix)
         return

@@ -20,7 +20,8 @@ def switched_off() -> frozenset[str]:
         names = json.loads(switches_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return frozenset()
-    return frozenset(name for name in names if isinstance(name, str)) if names else frozenset()
+    names = names if isinstance(names, list) else []
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def switch(name: str, on: bool) -> bool:

@@ -76,11 +76,12 @@ def _function(
     name: str, help: str, prompt: str, parameters: list[inspect.Parameter]
 ) -> Callable[..., str]:
     """The prompt function that an author would have written."""
-    required = [p for p in parameters if p.default is p.empty]
-    signature = inspect.Signature(required + [p for p in parameters if p not in required])
+    signature = inspect.Signature(parameters)
 
     def function(*args: Any, **given: Any) -> str:
-        bound = signature.bind(*args, **given)
+        if len(args) > len(parameters):
+            raise TypeError(f"{name} takes {len(parameters)} values, got {len(args)}")
+        bound = signature.bind(**dict(zip(signature.parameters, args, strict=False)), **given)
         bound.apply_defaults()
         return prompt.format(**bound.arguments)
 
@@ -100,8 +101,8 @@ def _parameter(name: str, options: Any) -> inspect.Parameter:
     annotation: Any = TYPES.get(str(kind))
     if kind == "choice":
         choices = options.get("choices")
-        if not isinstance(choices, list) or not all(isinstance(one, str) for one in choices):
-            raise PluginError(f"the field {name!r} needs 'choices', a list of texts")
+        if not (choices and isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
+            raise PluginError(f"the field {name!r} needs 'choices', a list of at least one text")
         annotation = Literal[tuple(choices)]
     if annotation is None:
         known = ", ".join([*TYPES, "choice"])
@@ -111,8 +112,8 @@ def _parameter(name: str, options: Any) -> inspect.Parameter:
         if not isinstance(low, int | float) or not isinstance(high, int | float):
             raise PluginError(f"the field {name!r} needs both 'low' and 'high', as numbers")
         annotation = Annotated[annotation, Bounds(low, high)]
-    by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, by_name, default=default, annotation=annotation)
+    anywhere = inspect.Parameter.KEYWORD_ONLY  # a required one may follow an optional one
+    return inspect.Parameter(name, anywhere, default=default, annotation=annotation)
 
 
 def _check_placeholders(prompt: str, fields: list[str]) -> None:

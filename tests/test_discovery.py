@@ -13,7 +13,7 @@ import pytest
 from lmapps import load
 from lmapps.discovery import Found, Library, discover
 from lmapps.errors import PluginError
-from lmapps.switches import switch
+from lmapps.switches import switch, switched_off
 
 GOOD = '''"""Echo."""
 from lmapps import plugin
@@ -181,6 +181,10 @@ def test_a_plugin_is_switched_off_and_on_by_name(tmp_path: Path, home: Path) -> 
     library.look()
     assert list(library.found.plugins) == ["a"]
     (home / "plugins_off.json").write_text("{")
+    assert switched_off() == frozenset()
+    for content in ("5", '"good"', '{"good": 1}', "null", "\xff"):  # what is no list is no names
+        (home / "plugins_off.json").write_bytes(content.encode("latin-1"))
+        assert switched_off() == frozenset(), content
     library.look()
     assert list(library.found.plugins) == ["a"], "a broken switch file switches nothing off"
 
@@ -245,6 +249,12 @@ def test_the_users_folder_is_searched(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "mine.py").write_text(GOOD.format(name="mine"))
     assert {"mine", "chat"} <= discover().plugins.keys()
+
+
+def test_a_plugin_with_two_names_in_one_file_is_one_plugin(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(GOOD.format(name="good") + "\nagain = good\n")
+    found = discover([tmp_path])
+    assert list(found.plugins) == ["good"] and not found.failures
 
 
 def test_files_that_hang_are_waited_for_together(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmapps import Bounds, Messages, Passage, plugin
+from lmapps import Bounds, Decoding, Messages, Passage, plugin
 from lmapps.commands.run import field_parser, read
 from lmapps.discovery import discover
 from lmapps.errors import FieldError, PluginError
@@ -182,6 +183,14 @@ def test_options_for_lists_and_empty_words() -> None:
             FIELDS[name].parse(read(FIELDS[name], word))
 
 
+def test_a_word_that_begins_with_an_at_sign_is_written_with_two(tmp_path: Path) -> None:
+    (tmp_path / "rain.txt").write_text("rain")
+    assert read(FIELDS["line"], f"@{tmp_path}/rain.txt") == "rain"
+    assert read(FIELDS["line"], "@@alice") == "@alice" and read(FIELDS["line"], "@@") == "@"
+    assert read(FIELDS["line"], "alice@@home") == "alice@@home"
+    assert "@@alice" in field_parser(every, "default").format_help()
+
+
 def test_help_comes_from_the_docstring_and_labels_from_the_plugin() -> None:
     assert every.help == "Show every kind of field.\n\nIt is used in tests."
     assert FIELDS["line"].help == "One line of text."
@@ -228,8 +237,9 @@ def test_help_or_a_label_for_no_field_is_an_error() -> None:
 @pytest.mark.parametrize(
     "annotation",
     [
-        bytes, list, list[str], dict[str, str], Literal[1, 2], list[Literal[1]], str | int,
-        str | int | None, Messages | None, None, tuple[str, ...], complex, Any,
+        bytes, list, vars(typing)["List"], list[str], dict[str, str], Literal[()], Literal[1, 2],
+        list[Literal[1]], str | int, str | int | None, Messages | None, None,
+        tuple[str, ...], complex, Any,
     ],
 )  # fmt: skip
 def test_a_type_without_a_widget_is_named_with_all_that_have_one(annotation: Any) -> None:
@@ -241,6 +251,33 @@ def test_a_type_without_a_widget_is_named_with_all_that_have_one(annotation: Any
         fields_of(odd)
     assert all(kind.written in str(raised.value) for kind in KINDS)
     assert raised.value.line == inspect.getsourcelines(odd)[1]
+
+
+@pytest.mark.parametrize("annotation", ["list[]", "nowhere", "Literal.x", "int[3]"])
+def test_an_annotation_that_is_no_type_is_one_sentence(annotation: str) -> None:
+    def odd(field: Any) -> str:
+        return ""
+
+    odd.__annotations__["field"] = annotation
+    with pytest.raises(PluginError, match="an annotation of odd is unknown: "):
+        fields_of(odd)
+
+
+def test_no_field_is_in_the_way_of_an_option_of_the_command() -> None:
+    for name in ("checkpoint", "decoding", "explain", "help", "stream"):
+        with pytest.raises(PluginError, match=f"'{name}' is taken by lmapps: rename the field"):
+            plugin(with_field(name))
+    for name in (*vars(Decoding()), "plugin", "fields", "h", "user"):
+        given = field_parser(plugin(with_field(name)), "default").parse_args(
+            ["--" + name.replace("_", "-"), "x"]
+        )
+        assert vars(given)[f"field_{name}"] == "x"
+
+
+def with_field(name: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(f"def odd({name}: str) -> str:\n    return ''", names)
+    return names["odd"]
 
 
 def test_a_type_without_a_widget_is_reported_with_its_file_and_line(tmp_path: Path) -> None:

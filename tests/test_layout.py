@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("errors", "paths", "failures", "decoding", "passage"),
-    *("kinds", "number", "messages", "fields"),
-    *("replies", "metrics", "reply", "steps", "plugin", "prompts"),
+    *("errors", "paths", "failures", "interrupt", "decoding", "passage"),
+    *("kinds", "number", "messages", "fields", "options"),
+    *("replies", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),
     *("text", "model", "native", "engine", "evaluation", "training", "server", "commands"),
     "__main__",

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmapps import Bounds, Messages, Passage, code_block, plugin, rouge_l, whole_sentences, word_f1
+from lmapps import (
+    Bounds,
+    Messages,
+    Passage,
+    code_block,
+    code_of,
+    plugin,
+    rouge_l,
+    whole_sentences,
+    word_f1,
+)
 from lmapps.errors import DataError, FieldError, PluginError
 from lmapps.metrics import parses_as_python
 from lmapps.plugin import Plugin
@@ -136,6 +146,27 @@ def test_a_plugin_that_fails_is_named() -> None:
             next(made(function).steps({"text": "x"}))
 
 
+def test_no_prompts_side_by_side_are_answered_with_no_replies() -> None:
+    got: list[Any] = []
+
+    def none(text: str) -> Any:
+        got.append((yield []))
+        yield f"After: {text}"
+        got.append((yield []))
+
+    steps = made(none).steps({"text": "x"})
+    assert next(steps) == [{"role": "user", "content": "After: x"}] and got == [[]]
+    with pytest.raises(StopIteration):
+        steps.send(["reply"])
+    assert got == [[], []]
+
+    def nothing(text: str) -> Any:
+        yield []
+
+    with pytest.raises(PluginError, match="plugin 'nothing' yielded no prompt"):
+        next(made(nothing).steps({"text": "x"}))
+
+
 def test_a_signature_without_a_widget_is_refused() -> None:
     def many(*texts: str) -> str:
         return ""
@@ -155,6 +186,50 @@ def test_a_signature_without_a_widget_is_refused() -> None:
             made(function)
     with pytest.raises(PluginError, match="2 values for 1 fields"):
         made(one, examples=[["a", "b"]])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"title": 5}, 'title must be a text, "Poem", got 5'),
+        ({"decoding": {"temperature": 1}}, r"decoding must be a Decoding, .*, got {'temperature'"),
+        ({"finish": "x"}, "finish must be a function of the reply, got 'x'"),
+        ({"labels": ["text"]}, "labels must be field names and texts, .*got"),
+        ({"labels": {"text": 1}}, "labels must be field names and texts, .*got"),
+        ({"languages": "zh"}, "languages must be texts by language, .*got 'zh'"),
+        ({"languages": {"zh": ["x"]}}, "languages must be texts by language, .*got"),
+        ({"examples": ["rain"]}, r"a row of values.*\[\['rain'\]\], got \['rain'\]"),
+        ({"examples": [5]}, r"a row of values.*\[\[5\]\], got \[5\]"),
+        ({"examples": 5}, r"a row of values.*\[\[5\]\], got 5"),
+        ({"titel": "x"}, "@plugin has no option 'titel'; known: title, decoding, reply"),
+    ],
+)
+def test_an_option_of_another_type_is_named_with_its_value_and_the_way_out(
+    options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PluginError, match=words):
+        made(one, **options)
+
+
+def test_only_a_function_that_is_called_with_names_and_not_awaited_is_a_plugin() -> None:
+    async def later(text: str) -> str:
+        return text
+
+    async def several(text: str) -> Any:
+        yield text
+
+    def by_place(text: str, /) -> str:
+        return text
+
+    odd: Any = "Poem"
+    for function, words in (
+        (later, "a plugin later is async: write def"),
+        (several, "a plugin several is async: write def"),
+        (by_place, "the field 'text' stands before a /"),
+        (odd, "a plugin must be a function, got 'Poem'"),
+    ):
+        with pytest.raises(PluginError, match=words):
+            made(function)
 
 
 def one(text: str) -> str:
@@ -189,6 +264,44 @@ def test_examples_come_from_the_own_file_and_from_records() -> None:
     assert echo.scores("four", example) == {"length": 4.0}
     with pytest.raises(DataError, match="record 1 has no field 'big'; it needs small, big"):
         list(echo.examples_from([{"small": "b"}]))
+
+
+def broken_list() -> Any:
+    record: dict[str, str] = {}
+    return [({"text": "a"}, record["boom"])]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (broken_list, "the data set of plugin 'one' failed: KeyError: 'boom' .*test_plugin.py"),
+        (lambda: None, "the data set of plugin 'one' yields examples or returns a list .*got None"),
+        (lambda: [5], r"yields \(fields, reply\) or \(fields, reply, reference\).*got '5'"),
+        (lambda: [({"text": "a"},)], "yields .*got "),
+        (lambda: [({"text": "a"}, "A", "B", "C")], "yields .*got "),
+        (lambda: ["ab"], "yields .*got 'ab'"),
+        (lambda: [("a", "A")], "where fields is a dict, got "),
+    ],
+)
+def test_a_data_set_that_fails_or_gives_no_examples_is_a_sentence(dataset: Any, words: str) -> None:
+    echo = made(one)
+    echo.dataset(dataset)
+    with pytest.raises(PluginError, match=words):
+        list(echo.own_examples())
+    with_record = made(one)
+    with_record.dataset(lambda record: dataset())
+    with pytest.raises(PluginError, match=words):
+        list(with_record.examples_from([{}]))
+
+
+def test_a_data_set_or_a_metric_that_is_async_is_refused() -> None:
+    async def later(*args: Any) -> Any:
+        return args
+
+    with pytest.raises(PluginError, match="a data set later is async"):
+        made(one).dataset(later)
+    with pytest.raises(PluginError, match="a metric later is async"):
+        made(one).metric(later)
 
 
 @given(st.text(max_size=400), st.integers(1, 40))
@@ -226,6 +339,13 @@ def test_code_blocks_are_closed_and_added() -> None:
     assert code_block("```python\nx = 1") == "```python\nx = 1\n```"
     assert code_block("x = 1") == "```\nx = 1\n```"
     assert code_block("```\nx\n```") == "```\nx\n```"
+
+
+def test_code_is_taken_out_of_its_block_and_a_lone_closing_fence_is_cut() -> None:
+    assert code_of("So:\n```python\nx = 1\n```\nDone.") == "x = 1\n"
+    assert code_of("```\nx = 1") == "x = 1"
+    assert code_of("x = 1\n```") == code_of("x = 1\n```\n") == "x = 1\n"
+    assert code_of("x = 1") == "x = 1" and code_of("```\n") == ""
 
 
 def test_metrics_by_hand() -> None:

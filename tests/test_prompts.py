@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import pytest
 from lmapps import Bounds, Messages, Passage, plugin
 from lmapps.discovery import discover
 from lmapps.errors import StorageError
+from lmapps.failures import remembered
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Plugin
 from lmapps.prompts import FILE, changed_prompts, probes, prompt_change, record_prompts
@@ -67,7 +69,7 @@ def test_a_changed_wording_is_shown_as_a_difference(tmp_path: Path) -> None:
 def test_each_choice_of_the_form_is_tried(then: str, now: str, shown: str, tmp_path: Path) -> None:
     change = prompt_change(letter(now), recorded(tmp_path, letter(then)))
     assert change is not None and shown in change
-    tried = list(probes(letter()))
+    tried = [values for values, _ in probes(letter())]
     assert {probe["tone"] for probe in tried} == {"warm", "formal"}
     assert {probe["sign"] for probe in tried} == {True, False}
     assert {probe["lines"] for probe in tried} == {1, 4, 9}
@@ -138,12 +140,12 @@ def test_training_records_the_prompts_and_the_template(
     record = json.loads((tmp_path / "out" / FILE).read_text())
     assert record["template"] == trained.template.hash
     assert record["plugins"]["greet"][0]["prompt"] == [
-        {"role": "user", "content": "Greet a text."}
+        {"role": "user", "content": "Greet a."}
     ]  # fmt: skip
     assert prompt_change(discover().plugins["greet"], trained.folder) == ""
     file.write_text(file.read_text().replace("Greet {", "Say hello to {"))
     change = prompt_change(discover().plugins["greet"], trained.folder)
-    assert change == "-user: Greet a text.\n+user: Say hello to a text."
+    assert change == "-user: Greet a.\n+user: Say hello to a."
 
 
 def test_a_changed_prompt_is_marked_in_the_list_and_on_the_page(
@@ -186,9 +188,87 @@ def test_a_prompt_function_without_end_holds_nobody_up(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(
         '{"template": "", "plugins": {"letter": [{"fields": {"text": "x"}, "prompt": []}]}}'
     )
-    changed = changed_prompts([plugin(endless)], folder)
+    app = plugin(endless)
+    changed = changed_prompts([app], folder)
+    assert changed == changed_prompts([app], folder) == {"letter": "(no prompt within a second)"}
+    looks = [thread for thread in threading.enumerate() if thread.name == "prompts of letter"]
+    assert len(looks) == 1, "each version is compared once"
     ended.set()
-    assert changed == {"letter": "(no prompt within a second)"}
+
+
+def test_a_prompt_function_that_spins_is_ended(tmp_path: Path) -> None:
+    import threading
+
+    def spins(text: str) -> str:
+        while True:
+            pass
+
+    spins.__name__ = "letter"
+    folder = recorded(tmp_path, letter())
+    (tmp_path / FILE).write_text(
+        '{"template": "", "plugins": {"letter": [{"fields": {"text": "x"}, "prompt": []}]}}'
+    )
+    assert changed_prompts([plugin(spins)], folder) == {"letter": "(no prompt within a second)"}
+    for thread in threading.enumerate():
+        if thread.name == "prompts of letter":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_plugin_is_compared_again_when_it_or_the_checkpoint_has_changed(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    @plugin
+    def echo(text: str) -> str:
+        calls.append(text)
+        return f"{len(calls) > 1} {text}"
+
+    folder = recorded(tmp_path / "one", echo)
+    assert changed_prompts([echo], folder) and changed_prompts([echo], folder)
+    assert len(calls) == 2, "once when it was recorded, once when it was compared"
+    recorded(folder, echo)
+    assert changed_prompts([echo], folder) == {} and len(calls) == 4
+    assert changed_prompts([letter()], folder) == {}
+    assert changed_prompts([echo], recorded(tmp_path / "two", echo)) == {} and len(calls) == 6
+
+
+def dated(day: str, tone: Literal["warm", "sad"] = "warm", note: str | None = None) -> str:
+    if note == "":
+        raise ValueError("a note is nothing or a text")
+    return f"A {tone} word for {date.fromisoformat(day):%A}{note or ''}."
+
+
+def test_a_plugin_that_reads_its_texts_is_recorded_with_real_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+    by_rows = plugin(examples=[["2026-11-24"]])(dated)
+    by_its_own, by_nothing = plugin(dated), plugin(dated)
+
+    @by_its_own.dataset
+    def own() -> Any:
+        yield {"day": "2026-11-23", "note": " off"}, "Hello."
+
+    for app, day in ((by_rows, "Tuesday"), (by_its_own, "Monday off")):
+        prompts = [str(asked) for _, asked in probes(app)]
+        assert any(f"A warm word for {day}." in prompt for prompt in prompts), prompts
+        assert any(f"A sad word for {day}." in prompt for prompt in prompts), prompts
+        assert prompt_change(app, recorded(tmp_path, app)) == ""
+    assert prompt_change(by_nothing, recorded(tmp_path, by_nothing)) is None
+    assert remembered() == [], "nobody used it"
+
+
+def test_a_data_set_that_fails_leaves_the_made_up_values() -> None:
+    @plugin
+    def echo(text: str) -> str:
+        return text
+
+    @echo.dataset
+    def own() -> Any:
+        raise ValueError("no file")
+        yield
+
+    assert [values for values, _ in probes(echo)] == [{"text": "a text"}]
 
 
 @plugin

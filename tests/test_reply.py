@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_a_reply_out_of_form_scores_nothing_and_is_not_skipped(engine: Engine) -
 
 
 @dataclass
+class Even:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number % 2:
+            raise ValueError("it is odd")
+
+
+def test_a_dataclass_that_refuses_its_values_is_a_reply_out_of_form() -> None:
+    form = reply_form(Even)
+    assert form.parse('{"number": 2}') == Even(2)
+    with pytest.raises(ReplyError, match="the reply is refused by Even: ValueError: it is odd"):
+        form.parse('{"number": 3}')
+
+
+@dataclass
 class Odd:
     raw: bytes
 
@@ -186,6 +203,11 @@ class Odd:
         ("text", "reply must be"),
         (Literal[1], "reply must be"),
         (list[str], "reply must be"),
+        (vars(typing)["List"], "reply must be"),
+        (Literal[()], "reply must be"),
+        (Code(5), "reply must be .*got Code"),  # type: ignore[arg-type]
+        (Literal[" yes", "no"], "reply has the text ' yes', but a reply loses the white space"),
+        (Literal["yes", ""], "reply has the text '', but"),
         (Odd, "Odd.raw cannot be in a reply: annotate it with str"),
     ],
 )

@@ -46,6 +46,19 @@ def test_a_toml_file_is_a_plugin_like_any_other(file: Path) -> None:
         plugin.validate({"place": "Rome", "lines": 12})
 
 
+def test_fields_keep_the_order_of_the_file_where_a_required_one_comes_last(file: Path) -> None:
+    file.write_text(
+        'prompt = "{tone} {place}"\nexamples = [["kind", "Rome"]]\n[fields]\n'
+        'tone = { type = "line", default = "warm" }\nplace = "line"\n'
+    )
+    plugin = load(file)
+    assert [field.name for field in plugin.fields] == ["tone", "place"]
+    assert plugin.examples == [["kind", "Rome"]] and plugin("kind", "Rome") == "kind Rome"
+    assert plugin(place="Rome") == "warm Rome"
+    with pytest.raises(TypeError, match="takes 2 values, got 3"):
+        plugin("kind", "Rome", "Oslo")
+
+
 def test_what_a_person_fills_in_is_text_and_no_placeholder(file: Path) -> None:
     assert "{length.__class__}" in load(file)("{length.__class__}")
 
@@ -62,6 +75,9 @@ def test_what_a_person_fills_in_is_text_and_no_placeholder(file: Path) -> None:
         ('place = "line"', 'place = "text"', 9, "types: line, passage"),
         ('place = "line"', "place = 3", 9, "must have a type, got 3"),
         ('choices = ["short", "long"]', "choices = 3", 10, "needs 'choices'"),
+        ('choices = ["short", "long"]', "choices = []", 10, "needs 'choices', a list of at least"),
+        ('title = "Postcard"', "title = 5", 1, "title must be a text"),
+        ('[["Rome", "long"]]', '["Rome"]', 6, "a row of values"),
         ("low = 1, ", "", 11, "needs both 'low' and 'high'"),
         ("low = 1", "lo = 1", 11, "unknown key 'lo'"),
         ("temperature = 0.7", "temperature = 7", 14, "temperature must be between 0 and 2, got 7"),

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
     parser.add_argument(
         "fields", nargs=argparse.REMAINDER, metavar="--FIELD VALUE",
-        help="the plugin's fields (`lmapps run NAME --help` lists them); @FILE reads a file",
+        help="the plugin's fields (`lmapps run NAME --help` lists them); @FILE reads a file, and "
+        "@@ begins a text with @",
     )  # fmt: skip
 
 
@@ -43,7 +44,12 @@ def main(args: argparse.Namespace) -> int:
 
 def field_parser(plugin: Plugin, checkpoint: str) -> argparse.ArgumentParser:
     """Options for a plugin's fields and for decoding."""
-    parser = argparse.ArgumentParser(prog=f"lmapps run {plugin.name}", description=plugin.help)
+    parser = argparse.ArgumentParser(
+        prog=f"lmapps run {plugin.name}",
+        description=plugin.help,
+        epilog="@FILE as a value is the text of the file, @- that of the standard input; a value "
+        "that begins with @ itself is written with two, @@alice.",
+    )
     parser.add_argument("--checkpoint", default=checkpoint, help="a folder or name (default)")
     parser.add_argument(
         "--explain", action="store_true", help="print what the model would be given, and stop"
@@ -72,9 +78,12 @@ def read(field: Field, words: str | list[str]) -> Any:
 
 
 def text_of(word: str) -> str:
-    """A word as given, or the text of a file: `@article.pdf`, and `@-` the standard input."""
-    if not word.startswith("@"):
-        return word
+    """A word as given, or the text of a file: `@article.pdf`, and `@-` the standard input.
+
+    A word that begins with an @ of its own has two: `@@alice` is `@alice`.
+    """
+    if not word.startswith("@") or word.startswith("@@"):
+        return word.removeprefix("@")
     if word == "@-":
         return sys.stdin.read()
     file = Path(word[1:]).expanduser()

@@ -45,7 +45,7 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
         plugin = found.plugins[name]
         values = await read_json(request)
         streams = flag_of(values, "stream")
-        changes = values.get("decoding") or {}
+        changes = {} if values.get("decoding") is None else values["decoding"]
         if not isinstance(changes, dict):
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)

@@ -40,13 +40,6 @@ def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
     return made
 
 
-def _held(component: str, value: Any) -> Any:
-    """A field's value as its component holds it."""
-    if component in ("Textbox", "Dropdown") and not isinstance(value, str | bool):
-        return "" if value is None else f"{value:g}"
-    return value
-
-
 def _choice(choice: Any, shown: Callable[[str], Any]) -> tuple[Any, Any]:
     """A choice as Gradio has it: what is shown, and its value."""
     text, value = choice if isinstance(choice, tuple) else (choice, choice)

@@ -160,6 +160,9 @@ def test_a_plugin_streams_events_that_end_in_done(served: Any) -> None:
         ("news", {"headline": "x", "size": 3}, 400, "news has no field 'size'"),
         ("news", {"headline": "x", "style": "poem"}, 400, "style must be one of"),
         ("news", {"headline": "x", "decoding": 3}, 400, "decoding must be an object"),
+        ("news", {"headline": "x", "decoding": []}, 400, "decoding must be an object"),
+        ("news", {"headline": "x", "decoding": 0}, 400, "decoding must be an object"),
+        ("news", {"headline": "x", "decoding": ""}, 400, "decoding must be an object"),
         (
             "news",
             {"headline": "x", "decoding": {"heat": 1}},
