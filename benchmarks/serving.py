@@ -4,9 +4,9 @@
     python benchmarks/serving.py --rounds 5
 
 A random Llama model of each shape is written once; each contestant loads it in a process of its
-own and they take turns (the first round is not counted). Decoding: the time for 65 new tokens
-less the time for 1, after prompts of 128. Prefill: the time to the first token. A peer that is
-not installed is left out and named.
+own and they take turns (the first round is not counted). Streams: 128 new tokens each after
+prompts of 32, tokens/s over the whole time. Prefill: prompt tokens/s to the first token. A peer
+that is not installed is left out and named.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ SHAPES = {  # width, layers, heads, key-value heads, vocabulary
     "30M": (384, 12, 6, 2, 16384),
     "125M": (768, 12, 12, 4, 32768),
 }
-STEPS = 64
-TASKS = {  # streams, tokens of each prompt
-    "1 stream": (1, 128),
-    "8 streams": (8, 128),
-    "32 streams": (32, 128),
-    "prefill 128": (1, 128),
-    "prefill 1024": (1, 1024),
+TASKS = {  # streams, tokens of each prompt, new tokens of each
+    "1 stream": (1, 32, 128),
+    "8 streams": (8, 32, 128),
+    "32 streams": (32, 32, 128),
+    "prefill 128": (1, 128, 1),
+    "prefill 1024": (1, 1024, 1),
 }
 
 
@@ -132,15 +131,15 @@ def measure_shape(
         able = [name for name in names if name not in missing]
         taken: dict[str, Any] = {}
         torch.manual_seed(1)
-        for task, (streams, length) in TASKS.items():
+        for task, (streams, length, new) in TASKS.items():
+            counted = streams * (new if new > 1 else length)
 
-            def speed(name: str, task: str = task, streams: int = streams, length: int = length):
-                prompts = torch.randint(300, SHAPES[shape][4], (streams, length)).tolist()
-                first = running[name].seconds(prompts, 1)
-                if task.startswith("prefill"):
-                    return {"tokens/s": length / first}
-                more = running[name].seconds(prompts, 1 + STEPS)
-                return {"tokens/s": streams * STEPS / max(more - first, 1e-9)}
+            def speed(
+                name: str, size: tuple[int, int] = (streams, length), new: int = new,
+                counted: int = counted,
+            ) -> dict[str, float]:  # fmt: skip
+                prompts = torch.randint(300, SHAPES[shape][4], size).tolist()
+                return {"tokens/s": counted / running[name].seconds(prompts, new)}
 
             rates = machine.alternate(able, rounds + 1, speed)
             taken[task] = {n: [r["tokens/s"] for r in rates[n][1:]] for n in able}
@@ -156,6 +155,7 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
     parser.add_argument("--rounds", type=int, default=5, help="counted ones")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--name", default="serving", help="of the JSON file in results/")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -175,8 +175,9 @@ def main() -> None:
         print(machine.table(["", *TASKS], rows))
         for name, reason in missing.items():
             print(f"{name}: not measured ({reason})")
-    result["load_after"] = os.getloadavg()
-    print(f"\n{json.dumps(result['machine'])}\n{machine.write('serving', result)}")
+        result["load_after"] = os.getloadavg()
+        file = machine.write(args.name, result)  # after each shape: what is measured is kept
+    print(f"\n{json.dumps(result['machine'])}\n{file}", flush=True)
 
 
 def _shown(rates: list[float]) -> str:

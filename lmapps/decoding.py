@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from lmapps.errors import DecodingError
@@ -81,13 +82,7 @@ class Decoding:
     @property
     def grammar(self) -> str | None:
         """What the whole reply must match, in llguidance's form; None = anything."""
-        if self.regex is None and self.json_schema is None:
-            return None
-        from llguidance import LLMatcher
-
-        if self.regex is not None:
-            return LLMatcher.grammar_from_regex(self.regex)
-        return LLMatcher.grammar_from_json_schema(self.json_schema or "", overrides=_JSON_FORM)
+        return _grammar_of(self.regex, self.json_schema)
 
     def replace(self, **changes: Any) -> Decoding:
         """A copy with some values changed; an unknown name raises `DecodingError`."""
@@ -163,18 +158,30 @@ def _check_grammar(decoding: Decoding) -> None:
             raise DecodingError(
                 f"{name} takes at most {MAX_GRAMMAR:,} characters, got {len(value):,}"
             )
-        if reason := _grammar_fault(decoding):
+        if reason := _grammar_fault(decoding.regex, decoding.json_schema):
             raise DecodingError(f"{name} cannot be used: {reason}, got {value[:80]!r}")
 
 
-def _grammar_fault(decoding: Decoding) -> str | None:
+def _grammar_of(regex: str | None, json_schema: str | None) -> str | None:
+    if regex is None and json_schema is None:
+        return None
+    from llguidance import LLMatcher
+
+    if regex is not None:
+        return LLMatcher.grammar_from_regex(regex)
+    return LLMatcher.grammar_from_json_schema(json_schema or "", overrides=_JSON_FORM)
+
+
+@lru_cache(64)  # the same schema comes with every request, and a copy with another seed
+def _grammar_fault(regex: str | None, json_schema: str | None) -> str | None:
     """Why a reply cannot be held to the regex or schema; None where it can."""
     from llguidance import LLMatcher
 
     try:
-        if decoding.json_schema and not isinstance(json.loads(decoding.json_schema), dict):
+        if json_schema and not isinstance(json.loads(json_schema), dict):
             return "a schema is a JSON object"
-        failed, messages = LLMatcher.validate_grammar_with_warnings(decoding.grammar or "")
+        grammar = _grammar_of(regex, json_schema) or ""
+        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     except (ValueError, RecursionError) as error:
         return str(error)
     return grammar_reason(messages[0]) if failed else None

@@ -68,6 +68,7 @@ def main() -> int:
     if child == 0:
         os._exit(guarded(lambda: inside(folder, limits, ready, go)))
     os.close(ready[1])
+    os.close(go[0])
     if os.read(ready[0], 1) == b"1":
         # From outside, so that root may give away an identity other than its own: limits on the
         # number of processes do not hold for root.
@@ -99,9 +100,12 @@ Sizes = tuple[int, int, int, int]
 def inside(folder: str, limits: Sizes, ready: Pipe, go: Pipe) -> int:
     """In the new namespaces: watch over process 1, and end it, and all with it, in time."""
     program = sys.stdin.buffer.read()
+    os.close(go[1])  # else nobody would be heard to be gone
+    os.close(ready[0])
     checked("unshare", libc.unshare(UNSHARED))
     os.write(ready[1], b"1")
-    assert os.read(go[0], 1) == b"1"
+    if os.read(go[0], 1) != b"1":
+        return REFUSED
     first = os.fork()
     if first == 0:
         os._exit(guarded(lambda: first_process(folder, program, limits)))
@@ -283,4 +287,4 @@ def checked(what: str, result: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

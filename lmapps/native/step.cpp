@@ -58,7 +58,7 @@ enum VectorName { INPUT_NORM, MIDDLE_NORM, QUERY_NORM, KEY_NORM, VECTORS };
 enum Body : int { TRANSFORMER, RNN, GRU, LSTM };
 constexpr int GATES[] = {0, 1, 3, 4};
 
-struct Shape {   // filled by model.py, in this order
+struct Shape {   // filled by step.py, in this order
   int body, kind, threads, vocab, width, hidden, layers, heads, kv_heads, head_size, inner, places;
 };
 
@@ -380,7 +380,7 @@ void Model::recurrent_layer(int thread, int number, const Call &call, const floa
 
 }  // namespace lmapps
 
-// ---- C interface; model.py calls it ----------------------------------------------------------
+// ---- C interface; step.py calls it ----------------------------------------------------------
 
 using namespace lmapps;
 

@@ -90,7 +90,8 @@ class NativeStep:
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
         threads = threads or min(torch.get_num_threads(), _cores())
         self._handle = self._new(level, WEIGHTS.index(weights), threads)
-        weakref.finalize(self, self._library.lmapps_free, self._handle)
+        # Not at the interpreter's end, when the engine's thread may be in the middle of a step.
+        weakref.finalize(self, self._library.lmapps_free, self._handle).atexit = False
         with torch.inference_mode():
             self._load()
         self.name = f"native {name}, {weights}, {threads} threads"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from lmapps.decoding import Decoding
 from lmapps.engine.context import fit_conversation
@@ -19,6 +19,7 @@ from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
 from lmapps.server.bodies import CHAT, COMPLETION, described
+from lmapps.server.connection import merged, started, stream_response, while_connected
 from lmapps.server.monitor import monitor_routes
 from lmapps.server.protocol import (
     NotFound,
@@ -27,14 +28,9 @@ from lmapps.server.protocol import (
     messages_of,
     read_json,
     replies_of,
-    server_sent,
     user_of,
 )
 from lmapps.server.shapes import Tokens, usage
-
-T = TypeVar("T")
-DISCONNECT_SECONDS = 0.1
-"""How often a request that does not stream is asked whether anybody still waits for it."""
 
 
 def openai_routes(engine: Engine) -> APIRouter:
@@ -226,65 +222,3 @@ class TextAnswer(Answer):
 
     def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
         return self.tokens.text_logprobs(told, offset)
-
-
-async def merged(
-    streams: Sequence[AsyncGenerator[T, None]],
-) -> AsyncGenerator[tuple[int, T], None]:
-    """What several streams give, as it comes, each with the number of its stream."""
-    coming = {asyncio.ensure_future(anext(one)): number for number, one in enumerate(streams)}
-    try:
-        while coming:
-            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=coming.__getitem__):
-                number = coming.pop(task)
-                try:
-                    item = task.result()
-                except StopAsyncIteration:
-                    continue
-                coming[asyncio.ensure_future(anext(streams[number]))] = number
-                yield number, item
-    finally:
-        for task in coming:
-            task.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
-        for one in streams:
-            await one.aclose()
-
-
-async def started(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same items, once the first is there: what raises does so here."""
-    first = await anext(items)
-
-    async def again() -> AsyncGenerator[T, None]:
-        async with aclosing(items):
-            yield first
-            async for item in items:
-                yield item
-
-    return again()
-
-
-def stream_response(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Server-sent events, ended by the word that OpenAI's clients expect."""
-
-    async def lines() -> AsyncIterator[str]:
-        async for line in server_sent(events):
-            yield line
-        yield "data: [DONE]\n\n"
-
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when nobody waits for it any more."""
-    task = asyncio.create_task(work)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=DISCONNECT_SECONDS)
-            if not task.done() and await request.is_disconnected():
-                break
-    finally:
-        task.cancel()
-    return await task

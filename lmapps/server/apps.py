@@ -15,8 +15,8 @@ from lmapps.engine.application import Application, Asked, Done, Event, Notice
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.api import started, stream_response, while_connected
 from lmapps.server.bodies import DECODING
+from lmapps.server.connection import started, stream_response, while_connected
 from lmapps.server.protocol import NotFound, flag_of, read_json, user_of
 
 

@@ -146,6 +146,8 @@ def _write_splits(recipe: DataRecipe, parts: dict[Path, Path], folder: Path) -> 
         for out in outs.values():
             out.close()
     if not counts["train"]:
+        for file in work.values():
+            file.unlink()
         raise DataError(f"the recipe leaves no document to train on: {report}")
     for split, file in work.items():
         os.replace(file, folder / f"{split}.jsonl")

@@ -104,6 +104,7 @@ def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path
     key = corpus_key(files, tokenizer)
     if (folder / MANIFEST).is_file() and Corpus.load(folder).key == key:
         return Corpus.load(folder)
+    _refuse_what_is_not_ours(folder, files)
     work = folder.with_name(folder.name + ".building")
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -116,6 +117,16 @@ def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Corpus.load(folder)
+
+
+def _refuse_what_is_not_ours(folder: Path, files: Sequence[Path]) -> None:
+    """Raises `DataError` where `folder`, which is replaced whole, holds something of a person's."""
+    inside = [file for file in files if file.resolve().is_relative_to(folder.resolve())]
+    if inside:
+        raise DataError(f"{inside[0]} lies in {folder}, which would be replaced: choose another")
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not is_corpus(folder):
+        raise DataError(f"{folder} holds something else: choose an empty or a new folder")
 
 
 def corpus_key(files: Sequence[Path], tokenizer: Tokenizer) -> str:
@@ -194,6 +205,7 @@ def _split_documents(lengths: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64
     order = np.random.default_rng(0).permutation(len(lengths))
     filled = np.cumsum(lengths[order])
     first, second = (int(np.searchsorted(filled, limit)) + 1 for limit in (share, 2 * share))
+    second = max(second, first + 1)  # one long document may fill both shares
     chosen = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
     ends = np.cumsum(lengths)
     spans: Spans = {}

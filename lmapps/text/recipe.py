@@ -111,10 +111,11 @@ def read_data_recipe(file: Path) -> DataRecipe:
     known = ("sources", "clean", "duplicates", "split", "held_out")
     _refuse_unknown(stored, known, str(file))
     sources = stored.get("sources", [])
-    if not sources:
-        raise SettingsError(f"recipe {file} names no [[sources]]")
-    held_out = dict(stored.get("held_out", {}))
+    if not isinstance(sources, list) or not sources:
+        raise SettingsError(f"recipe {file} names no [[sources]] (a list: two brackets)")
+    held_out = _table(stored, "held_out")
     _refuse_unknown(held_out, ("paths", "drop"), "held_out")
+    _check("held_out: drop", held_out.get("drop", True), True)
     return DataRecipe(
         tuple(_source(number, values, file.parent) for number, values in enumerate(sources)),
         _part(Clean, stored, "clean"),
@@ -125,8 +126,11 @@ def read_data_recipe(file: Path) -> DataRecipe:
 
 
 def _source(number: int, values: Mapping[str, Any], base: Path) -> Source:
+    if not isinstance(values, dict):
+        raise SettingsError(f"source {number + 1} must be a [[sources]] table, got {values!r}")
     _refuse_unknown(values, ("name", "paths", "weight"), f"source {number + 1}")
     name = str(values.get("name", number + 1))
+    _check(f"source {name}: weight", values.get("weight", 1.0), 1.0)
     files = _found(values.get("paths", []), base)
     if not files:
         raise DataError(f"source {name} has no files: give paths = [...]")
@@ -134,6 +138,7 @@ def _source(number: int, values: Mapping[str, Any], base: Path) -> Source:
 
 
 def _found(paths: Sequence[str], base: Path) -> tuple[Path, ...]:
+    _check("paths", paths, ())
     files: list[Path] = []
     for path in paths:
         whole = str(base / path)
@@ -145,11 +150,37 @@ def _found(paths: Sequence[str], base: Path) -> tuple[Path, ...]:
 
 
 def _part(kind: Any, stored: Mapping[str, Any], name: str) -> Any:
-    values = dict(stored.get(name, {}))
+    values = _table(stored, name)
     _refuse_unknown(values, [item.name for item in fields(kind)], name)
+    for item in fields(kind):
+        if item.name in values:
+            _check(f"{name}: {item.name}", values[item.name], item.default)
     if "languages" in values:
         values["languages"] = tuple(values["languages"])
     return kind(**values)
+
+
+def _table(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+    values = stored.get(name, {})
+    if not isinstance(values, dict):
+        raise SettingsError(f"{name} must be a table, [{name}], got {values!r}")
+    return dict(values)
+
+
+def _check(where: str, value: Any, like: Any) -> None:
+    """Raises `SettingsError` where a value is not of the kind of `like`, or is below zero."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if isinstance(like, bool):
+        wanted, fits = "true or false", isinstance(value, bool)
+    elif isinstance(like, int):
+        wanted, fits = "a whole number of at least 0", number and isinstance(value, int)
+    elif isinstance(like, float):
+        wanted, fits = "a number of at least 0", number
+    else:
+        wanted = 'a list of texts, ["..."]'
+        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if not fits:
+        raise SettingsError(f"{where} must be {wanted}, got {value!r}")
 
 
 def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:

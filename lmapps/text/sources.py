@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import lzma
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ TEXT_SUFFIXES = (".txt", ".md")
 RECORD_SUFFIXES = (".jsonl",)
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".bz2", ".zst")
 READABLE = ", ".join(TEXT_SUFFIXES + RECORD_SUFFIXES) + f" (also {', '.join(COMPRESSED_SUFFIXES)})"
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
                     'each line must be an object with the document under "text"'
                 )
             if body.strip():
-                yield Document(body, f"{file}:{number}")
+                # Half a pair of UTF-16, which JSON can say and UTF-8 cannot.
+                yield Document(_LONE_SURROGATE.sub("\ufffd", body), f"{file}:{number}")
 
 
 def read_records(file: str | Path) -> Iterator[dict[str, Any]]:

@@ -120,7 +120,11 @@ def train(
         if entry is not None:
             run.log(entry) if accelerator.is_main_process else None
         share_after = length.progress(progress["step"], meter.elapsed)
-        share_after = float(accelerator.reduce(torch.tensor(share_after), reduction="mean"))
+        share_after = float(
+            accelerator.reduce(
+                torch.tensor(share_after, device=accelerator.device), reduction="mean"
+            )
+        )
         progress["done"] = share_after >= 1
         is_evaluated = _due(settings.evaluations, share, share_after)
         is_saved = _due(settings.saves, share, share_after)

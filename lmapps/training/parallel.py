@@ -45,8 +45,6 @@ def distribute(
     if not settings.shard:
         prepared, *optimizers = accelerator.prepare(model, *build_optimizers(model, settings))
         return prepared, optimizers
-    if accelerator.mixed_precision == "fp16":
-        raise SettingsError("--shard computes in bf16 or fp32; give --mixed-precision bf16 or no")
     sharded = shard(copy.deepcopy(model), accelerator)
     model.to(accelerator.device)
     return sharded, [accelerator.prepare(o) for o in build_optimizers(sharded, settings)]

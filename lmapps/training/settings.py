@@ -66,7 +66,7 @@ class TrainSettings:
     best: str = option("loss", "what the best weights have: the lowest loss, or PLUGIN.METRIC")
     patience: int = option(0, "stop after so many evaluations without improvement (0 = never)")
     saves: int = option(10, "how often the state to resume from is written, evenly over the run")
-    mixed_precision: str = option("auto", "auto, no, bf16 or fp16")
+    mixed_precision: str = option("auto", "auto, no or bf16")
     shard: bool = option(
         False, "split weights, gradients and optimizer state over the processes (FSDP2)"
     )
@@ -108,7 +108,7 @@ class TrainSettings:
             "size": tuple(SIZES),
             "tokenizer": get_args(TokenizerKind),
             "optimizer": ("muon", "adamw"),
-            "mixed_precision": ("auto", "no", "bf16", "fp16"),
+            "mixed_precision": ("auto", "no", "bf16"),
             "save_dtype": ("float32", "bfloat16"),
         }
         for name, known in choices.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         run.open(settings)
     prepared, progress = None, None
     while progress is None:
-        fitted = run.fitted(settings)
+        fitted, prepared = run.fitted(settings), None
         with accelerator.main_process_first():
             try:
                 prepared = prepare(fitted, run, accelerator.num_processes)
@@ -73,9 +72,7 @@ def train_or_halve(
         error.__traceback__ = None  # which holds the tensors of the pass
     if expected is not None:
         why += f" (most of it for {expected.largest})"
-    gc.collect()
-    if accelerator.device.type == "cuda":
-        torch.cuda.empty_cache()
+    accelerator.free_memory()  # it holds the model and the optimizers that it prepared
     run.halve_micro_batch(settings, context, why)
     return None
 
@@ -109,7 +106,7 @@ def mixed_precision(chosen: str) -> str:
     if chosen != "auto":
         return chosen
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
     if torch.backends.mps.is_available():
         return "no"
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_units() else "no"

@@ -5,6 +5,7 @@ Linux ends a process that takes too much memory without an exception: only a par
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmapps.errors import LmappsError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Killed(LmappsError):
@@ -27,8 +30,10 @@ def supervised(work: Callable[[], int], after_kill: Callable[[], None]) -> int:
     while True:
         killed_before = kills_for_memory()
         sys.stdout.flush()  # or the child would print it again
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
+            _end_with(parent)
             return work()
         code = _wait(child)
         if code != -signal.SIGKILL:
@@ -36,6 +41,13 @@ def supervised(work: Callable[[], int], after_kill: Callable[[], None]) -> int:
         if kills_for_memory() == killed_before:
             raise Killed("the run was killed (signal 9); give the same command again to go on")
         after_kill()
+
+
+def _end_with(parent: int) -> None:
+    """In the child: a parent that is killed takes it along, or two would write into one folder."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def can_supervise() -> bool:

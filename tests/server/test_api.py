@@ -226,13 +226,17 @@ def test_a_dropped_stream_frees_its_slot(served: Any, slowly: None) -> None:
     assert served.engine.passes - before < 30
 
 
-def test_a_dropped_request_that_does_not_stream_frees_its_slot(served: Any, slowly: None) -> None:
+def test_a_dropped_request_that_does_not_stream_frees_its_slot(
+    served: Any, slowly: None, caplog: pytest.LogCaptureFixture
+) -> None:
     before = served.engine.passes
     body = {"messages": ASK, "max_tokens": 100_000}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=0.5)
     served.wait_until_idle()
     assert 0 < served.engine.passes - before < 30
+    httpx.get(f"{served.url}/health")
+    assert "Traceback" not in caplog.text, "that somebody leaves is nothing to report"
 
 
 def test_many_clients_at_once_share_the_passes(served: Any) -> None:

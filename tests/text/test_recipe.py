@@ -177,6 +177,19 @@ def test_a_signature_estimates_the_share_of_pieces_in_common() -> None:
         ("[[sources]]\npaths = ['t.txt']\nweight = 0", "weight must be above 0"),
         ("[clean]\nlanguages = ['xx']\n[[sources]]\npaths = ['t.txt']", "en, zh, got 'xx'"),
         ("[[", "cannot be read"),
+        ("clean = true\n[[sources]]\npaths = ['t.txt']", r"clean must be a table, \[clean\]"),
+        (
+            "[clean]\nmin_characters = '200'\n[[sources]]\npaths = ['t.txt']",
+            "whole number .*'200'",
+        ),
+        (
+            "[split]\ntest = -0.1\n[[sources]]\npaths = ['t.txt']",
+            "at least 0, got -0.1",
+        ),
+        ("[clean]\nlanguages = 'en'\n[[sources]]\npaths = ['t.txt']", "a list of texts"),
+        ("[[sources]]\npaths = 't.txt'", "paths must be a list of texts"),
+        ("[[sources]]\npaths = ['t.txt']\nweight = 'two'", "weight must be a number"),
+        ("[sources]\npaths = ['t.txt']", "two brackets"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_a_sentence(

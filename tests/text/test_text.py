@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lmapps.errors import CheckpointError, DataError, InputError, SettingsError
 from lmapps.text.batches import IGNORED, ExampleBatches, PackedBatches, shuffled
-from lmapps.text.corpus import build_corpus
+from lmapps.text.corpus import _split_documents, build_corpus
 from lmapps.text.sources import read_documents, read_records
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import CONTROL_TOKENS, Tokenizer, TokenizerKind
@@ -231,3 +231,33 @@ def test_an_epoch_of_examples_sees_each_once_and_counts_replies_alone() -> None:
 @given(st.integers(1, 2000), st.integers(0, 2**63))
 def test_the_shuffle_is_a_permutation(size: int, key: int) -> None:
     assert sorted(shuffled(n, size, key) for n in range(size)) == list(range(size))
+
+
+def test_a_folder_with_something_of_a_persons_is_never_replaced(tmp_path: Path) -> None:
+    texts, keep = tmp_path / "texts", tmp_path / "keep"
+    texts.mkdir()
+    keep.mkdir()
+    (texts / "a.txt").write_text("The cat sat on the mat. " * 40)
+    (keep / "notes.txt").write_text("mine")
+    tokenizer = Tokenizer.train(["The cat sat on the mat."], "bpe", 300)
+    with pytest.raises(DataError, match="holds something else"):
+        build_corpus([texts], tokenizer, keep)
+    with pytest.raises(DataError, match="lies in"):
+        build_corpus([texts], tokenizer, texts)
+    assert (keep / "notes.txt").read_text() == "mine" and (texts / "a.txt").exists()
+    (tmp_path / "empty").mkdir()
+    assert build_corpus([texts], tokenizer, tmp_path / "empty").splits["train"].tokens
+
+
+def test_one_long_document_leaves_no_split_empty() -> None:
+    lengths = np.full(220, 60, dtype=np.int64)
+    lengths[np.random.default_rng(0).permutation(220)[0]] = 1500
+    spans = _split_documents(lengths, lengths)
+    assert spans is not None
+    assert all(sum(high - low for low, high in ranges) for ranges, _ in spans.values())
+
+
+def test_half_a_pair_of_utf_16_in_a_record_is_read_as_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "odd \\ud800 text"}\n')
+    (document,) = read_documents([tmp_path / "a.jsonl"])
+    assert document.text == "odd \ufffd text" and document.text.encode()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +160,34 @@ def test_a_run_killed_for_its_memory_goes_on_with_less(
     process.join(60)
     assert result in (tmp_path / "result").read_text()
     assert (tmp_path / "rows").read_text() == rows
+
+
+def test_a_supervisor_that_is_killed_takes_the_run_along(tmp_path: Path) -> None:
+    program = (
+        "import os, time, pathlib\n"
+        "from lmapps.training.supervise import supervised\n"
+        f"file = pathlib.Path({str(tmp_path / 'pid')!r})\n"
+        "supervised(lambda: file.write_text(str(os.getpid())) and time.sleep(60) or 0, lambda: 0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        run = int((tmp_path / "pid").read_text())
+        parent.kill()
+    wait_until(lambda: not is_running(run))
+
+
+def is_running(process: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(check: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_the_kernels_count_of_kills_is_read(tmp_path: Path) -> None:
