@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import inspect
 import logging
 import sys
@@ -18,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from lmapps.errors import Busy, PluginError
 from lmapps.failures import Failure, remember
+from lmapps.interrupt import interrupt
 from lmapps.plugin import Plugin
 
 LOG = logging.getLogger("lmapps.plugins")
@@ -99,9 +99,7 @@ class Workers:
                 self._code.co_filename, self._line_of(call), reason, "End its loop, or do less."
             )
             call.answer(error=PluginError(reason))
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(call.thread.ident or 0), ctypes.py_object(SystemExit)
-            )
+            interrupt(call.thread)
             self._go_on()
         LOG.error("%s", failure)
         remember(failure)
