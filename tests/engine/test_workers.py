@@ -57,10 +57,11 @@ def test_a_prompt_function_that_hangs_is_given_up_and_does_not_go_on(
 
 
 def test_a_slow_finish_leaves_the_event_loop_free(engine: Engine) -> None:
-    ended, seen = threading.Event(), list[bool]()
+    begun, ended, seen = threading.Event(), threading.Event(), list[bool]()
 
     def finish(reply: str) -> str:
-        seen.append(ended.wait(20))
+        begun.set()
+        seen.append(ended.wait(5))
         return reply
 
     @plugin(decoding=SHORT, finish=finish)
@@ -70,6 +71,7 @@ def test_a_slow_finish_leaves_the_event_loop_free(engine: Engine) -> None:
 
     async def both() -> None:
         asked = asyncio.create_task(Application(slow, engine).reply({"text": "x"}))
+        await asyncio.to_thread(begun.wait, 20)
         await Application(quick, engine).reply({"text": "x"})
         ended.set()
         await asked
