@@ -57,12 +57,15 @@ def send(page: Any, text: str) -> None:
 
 
 def wait_until_ended(page: Any, text: str) -> None:
+    """Until the last message is this one, has its reply, and another one can be sent."""
     page.wait_for_function(
         """text => {
-            const messages = [...document.querySelectorAll('#chat-chat .user.message')];
+            const [users, bots] = ['user', 'bot'].map(
+                who => document.querySelectorAll(`#chat-chat .${who}.message`));
             const send = [...document.querySelectorAll('button')].find(
                 b => b.offsetParent && b.innerText.trim() === 'Send');
-            return messages.some(m => m.innerText.trim() === text) && send && !send.disabled;
+            return users.length && users[users.length - 1].innerText.trim() === text
+                && bots.length === users.length && send && !send.disabled;
         }""",
         arg=text,
         timeout=30_000,

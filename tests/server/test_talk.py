@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -127,8 +128,13 @@ def test_a_stale_tab_goes_on_from_what_it_shows(chat: Talk, store: Store) -> Non
     assert len(store.load("ann", first.place.conversation or "").turns) == 6
 
 
-def test_what_was_written_until_stop_is_kept(chat: Talk, store: Store) -> None:
+def test_what_was_written_until_stop_is_kept(
+    chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endless = Decoding(seed=1, max_new_tokens=100)
+    slots = chat.application.engine._scheduler.slots
+    decode = slots.decode
+    monkeypatch.setattr(slots, "decode", lambda: time.sleep(0.02) or decode())
 
     async def stop_in_the_middle() -> Seen:
         news = chat.send(Place("ann"), "one", {}, lambda: endless)
