@@ -76,7 +76,7 @@ def train_by_two_then_one(folder: Path, variants: dict[str, dict[str, Any]]) -> 
     resumed = settings(folder, f"two: {RESUMED}", **VARIANTS["shards, Muon"])
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-        *("--master_port", "29611", str(folder / "script.py"), json.dumps([by_two, resumed])),
+        *("--standalone", str(folder / "script.py"), json.dumps([by_two, resumed])),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
