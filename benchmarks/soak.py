@@ -18,6 +18,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -234,9 +235,11 @@ def serving(checkpoint: str, slots: int) -> Iterator[tuple[str, Any]]:
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
     from lmapps.server.serve import create_app
+    from lmapps.server.store import Store
 
     engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots, queue=32)
-    config = uvicorn.Config(create_app(engine, discover()), port=0, log_level="critical")
+    store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")
+    config = uvicorn.Config(create_app(engine, discover(), store), port=0, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
