@@ -6,18 +6,17 @@ Part of the extra `evaluation`: rouge-score (Google's re-implementation of Lin, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-_WORD = re.compile(r"[一-鿿぀-ヿ]|[^\W_一-鿿぀-ヿ]+")
+from lmapps.text.cleaning import words_of
 
 
 class _Words:
     """rouge-score's own words are runs of a-z and 0-9 only."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return words_of(text)
 
 
 def overlap_scores(replies: Sequence[str], references: Sequence[Any]) -> dict[str, float]:

@@ -20,8 +20,16 @@ from typing import Any
 import numpy as np
 
 from lmapps.errors import DataError, StorageError
-from lmapps.text.cleaning import OVERLAP, Signature, bands, cleaned, exact_key, pieces, signature
-from lmapps.text.cleaning import words_of as words
+from lmapps.text.cleaning import (
+    OVERLAP,
+    Signature,
+    bands,
+    cleaned,
+    exact_key,
+    pieces,
+    signature,
+    words_of,
+)
 from lmapps.text.recipe import Clean, DataRecipe, Source
 from lmapps.text.sources import hash_of_files, read_documents
 from lmapps.text.storage import write_whole
@@ -58,7 +66,7 @@ def part_name(file: Path, rules: Clean) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:24] + ".jsonl"
 
 
-def make_part(job: tuple[Path, Path, Clean]) -> str:
+def make_part(job: tuple[Path, Path, Clean]) -> None:
     """Clean one file: a line a document that stays, the last line the count of the others."""
     file, part, rules = job
     dropped: Counter[str] = Counter()
@@ -72,7 +80,6 @@ def make_part(job: tuple[Path, Path, Clean]) -> str:
                 out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
         out.write(json.dumps({"dropped": dropped}) + "\n")
     os.replace(work, part)
-    return str(file)
 
 
 def _make_parts(jobs: list[tuple[Path, Path, Clean]], processes: int) -> None:
@@ -106,7 +113,7 @@ class Seen:
                 return "duplicate"
             self._keys.add(key)
         if self.near:
-            own = signature(words(text))
+            own = signature(words_of(text))
             keys = bands(own)
             for number in {self._bands[key] for key in keys if key in self._bands}:
                 if np.mean(own == self._signatures[number]) >= self.near:
@@ -197,9 +204,9 @@ def held_out_pieces(recipe: DataRecipe) -> set[int]:
     found: set[int] = set()
     for file in recipe.held_out.files:
         for document in read_documents([file]):
-            found.update(pieces(words(document.text), OVERLAP).tolist())
+            found.update(pieces(words_of(document.text), OVERLAP).tolist())
     return found
 
 
 def overlaps(text: str, held_out: set[int]) -> bool:
-    return bool(held_out) and not held_out.isdisjoint(pieces(words(text), OVERLAP).tolist())
+    return bool(held_out) and not held_out.isdisjoint(pieces(words_of(text), OVERLAP).tolist())

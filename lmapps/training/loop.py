@@ -71,7 +71,8 @@ def train(
     model = checkpoint.model
     progress: Progress = {"step": 0, "tokens": 0, "seconds": 0.0, "best": None, "worse": 0}
     progress |= run.load(model) or {}
-    run.rewind_log(progress["step"]) if accelerator.is_main_process else None
+    if accelerator.is_main_process:
+        run.rewind_log(progress["step"])
     prepared, optimizers = distribute(model, settings, accelerator)
     run.load_optimizers([_plain(optimizer) for optimizer in optimizers], adapters_of(prepared))
     processes, rank = accelerator.num_processes, accelerator.process_index
@@ -117,8 +118,8 @@ def train(
         progress["step"] += 1
         progress["tokens"] += accumulation * per_pass
         entry = meter.after_step(progress, total_loss, norm, settings.learning_rate * factor)
-        if entry is not None:
-            run.log(entry) if accelerator.is_main_process else None
+        if entry is not None and accelerator.is_main_process:
+            run.log(entry)
         share_after = length.progress(progress["step"], meter.elapsed)
         share_after = float(
             accelerator.reduce(
