@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import math
 import queue
 import threading
@@ -65,6 +66,7 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # the interpreter must not end in the middle of a step
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +76,7 @@ class Engine:
 
     def close(self) -> None:
         """End what is under way and stop the thread."""
+        atexit.unregister(self.close)
         with self._wake:
             self._closed = True
             self._wake.notify()
