@@ -235,7 +235,7 @@ def serving(checkpoint: str, slots: int) -> Iterator[tuple[str, Any]]:
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
     from lmapps.server.serve import create_app
-    from lmapps.server.store import Store
+    from lmapps.server.store.store import Store
 
     engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots, queue=32)
     store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")

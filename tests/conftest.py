@@ -98,7 +98,7 @@ def _served(
 
     from lmapps.engine.engine import Engine
     from lmapps.server.serve import create_app
-    from lmapps.server.store import Store
+    from lmapps.server.store.store import Store
 
     engine = Engine(_endless(_tiny_checkpoint("transformer")))
     folder = tempfile.TemporaryDirectory()

@@ -112,7 +112,7 @@ def test_every_kind_is_on_a_form_and_in_the_table() -> None:
 def component_of(field: Field) -> Any:
     import gradio as gr
 
-    from lmapps.server.widgets import widget
+    from lmapps.server.page.widgets import widget
 
     with gr.Blocks():
         return widget(field)
@@ -122,7 +122,7 @@ def component_of(field: Field) -> Any:
     "field", [f for f in every.fields if f.kind != "messages"], ids=lambda field: field.name
 )
 def test_a_component_shows_the_field_and_gives_a_value_that_fits(field: Field) -> None:
-    from lmapps.server.widgets import values_of
+    from lmapps.server.page.widgets import values_of
 
     component = component_of(field)
     assert component.label == field.label and (component.info or "") == field.help
@@ -142,7 +142,7 @@ def test_a_component_shows_the_field_and_gives_a_value_that_fits(field: Field) -
 
 
 def test_what_is_left_empty_is_none_where_it_is_optional_and_else_left_out() -> None:
-    from lmapps.server.widgets import values_of
+    from lmapps.server.page.widgets import values_of
 
     names = ["mood", "note", "some", "size", "maybe", "weight"]
     values = values_of([FIELDS[name] for name in names], ["", "  ", [], "", "", None])
@@ -320,8 +320,8 @@ def poem_in(languages: Any) -> Plugin:
 def test_the_texts_of_a_form_are_shown_in_the_visitors_language_and_its_values_stay() -> None:
     import gradio as gr
 
-    from lmapps.server.languages import languages, word
-    from lmapps.server.widgets import widget
+    from lmapps.server.page.languages import languages, word
+    from lmapps.server.page.widgets import widget
 
     poem = poem_in(LANGUAGES)
     known = languages([poem, every]).translations

@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> int:
     from lmapps.engine.engine import Engine
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
-    from lmapps.server.tools import tools_server
+    from lmapps.server.api.tools import tools_server
 
     library = Library(patience=1.0)
     with (

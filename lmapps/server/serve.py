@@ -15,11 +15,11 @@ from lmapps.engine.engine import Engine
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
-from lmapps.server.api import openai_routes
-from lmapps.server.apps import app_routes, described
-from lmapps.server.protocol import on_error
+from lmapps.server.api.apps import app_routes, described
+from lmapps.server.api.openai import openai_routes
+from lmapps.server.api.protocol import on_error
 from lmapps.server.settings import ServeSettings
-from lmapps.server.store import Store
+from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 
 GRACE_SECONDS = 3
@@ -76,9 +76,9 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
 
-    from lmapps.server.languages import languages
-    from lmapps.server.page import CSS, build_page, theme
-    from lmapps.server.places import VERSION
+    from lmapps.server.page.languages import languages
+    from lmapps.server.page.page import CSS, build_page, theme
+    from lmapps.server.page.places import VERSION
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from lmapps.discovery import Found
 from lmapps.errors import LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import home
-from lmapps.server.protocol import error_body
+from lmapps.server.api.protocol import error_body
 
 LOOK_SECONDS = 1.0
 """How often it is looked for."""

@@ -16,7 +16,7 @@ from lmapps.__main__ import main
 from lmapps.discovery import Library
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import plugin_folders
-from lmapps.server.places import AT_ONCE
+from lmapps.server.page.places import AT_ONCE
 
 pytestmark = pytest.mark.browser
 

@@ -229,7 +229,7 @@ def test_each_open_page_takes_turns() -> None:
 
     from gradio.context import LocalContext
 
-    from lmapps.server.live import user_of_page
+    from lmapps.server.page.live import user_of_page
 
     assert user_of_page() is None
     token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]

@@ -16,14 +16,14 @@ from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
-from lmapps.server import exported
-from lmapps.server.chat import ChatTab
-from lmapps.server.conversation import Conversation, Turn
-from lmapps.server.exported import Exports
-from lmapps.server.page import build_page
-from lmapps.server.saved import Place
-from lmapps.server.store import Store
-from lmapps.server.talk import Seen
+from lmapps.server.page.chat import ChatTab
+from lmapps.server.page.page import build_page
+from lmapps.server.page.saved import Place
+from lmapps.server.page.talk import Seen
+from lmapps.server.store import exported
+from lmapps.server.store.conversation import Conversation, Turn
+from lmapps.server.store.exported import Exports
+from lmapps.server.store.store import Store
 
 
 @pytest.fixture(autouse=True)

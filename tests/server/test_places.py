@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmapps.discovery import Library
-from lmapps.server.places import AT_ONCE, SPARE, Places
+from lmapps.server.page.places import AT_ONCE, SPARE, Places
 
 TEXT = "from lmapps import plugin\n\n\n@plugin\ndef {0}(text: str) -> str:\n    return text\n"
 

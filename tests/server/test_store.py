@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmapps.errors import InputError, StorageError
-from lmapps.server.conversation import NoSuchConversation, conversation_from
-from lmapps.server.store import Store
+from lmapps.server.store.conversation import NoSuchConversation, conversation_from
+from lmapps.server.store.store import Store
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_database_that_cannot_be_used_is_a_sentence_without_its_password(tmp_p
 
 WRITER = """
 import sys
-from lmapps.server.store import Store
+from lmapps.server.store.store import Store
 store = Store(sys.argv[1])
 made = store.begin("ann", "chat")
 question = store.add("ann", made, None, "user", "go on", "person")

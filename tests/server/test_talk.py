@@ -17,10 +17,10 @@ from lmapps.discovery import discover
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError, PromptTooLong
-from lmapps.server import live, saved, talk
-from lmapps.server.saved import Place
-from lmapps.server.store import Store
-from lmapps.server.talk import Seen, Talk
+from lmapps.server.page import live, saved, talk
+from lmapps.server.page.saved import Place
+from lmapps.server.page.talk import Seen, Talk
+from lmapps.server.store.store import Store
 
 SHORT = Decoding(temperature=0.8, seed=1, max_new_tokens=12)
 OTHER = Decoding(temperature=1.5, seed=2, max_new_tokens=12)

@@ -14,7 +14,7 @@ import pytest
 from lmapps.discovery import Found, discover
 from lmapps.engine.engine import Engine
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.server.tools import tools_server
+from lmapps.server.api.tools import tools_server
 
 mcp = pytest.importorskip("mcp")
 

@@ -17,8 +17,8 @@ import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.plugin import Plugin
-from lmapps.server.languages import word
-from lmapps.server.widgets import PRIVATE
+from lmapps.server.page.languages import word
+from lmapps.server.page.widgets import PRIVATE
 
 SPARE = 16
 """How many plugins may come while the server runs."""

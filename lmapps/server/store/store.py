@@ -18,7 +18,7 @@ from sqlalchemy import Column, Connection, Float, ForeignKey, Index, Integer, St
 
 from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
-from lmapps.server.conversation import Author, Conversation, NoSuchConversation, Turn
+from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
 
 TITLE_LENGTH = 60
 """A conversation is called after the first characters of its first message."""

@@ -15,16 +15,16 @@ from typing import Any
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application, Asked
 from lmapps.errors import InputError
-from lmapps.server.conversation import (
+from lmapps.server.page.live import views
+from lmapps.server.page.saved import SHOWN_TURNS, Place, saved
+from lmapps.server.store.conversation import (
     Conversation,
     NoSuchConversation,
     Turn,
     as_messages,
     conversation_from,
 )
-from lmapps.server.live import views
-from lmapps.server.saved import SHOWN_TURNS, Place, saved
-from lmapps.server.store import Store, Summary
+from lmapps.server.store.store import Store, Summary
 
 Choose = Callable[[], Decoding]
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from lmapps.server.conversation import Turn
-from lmapps.server.live import View
-from lmapps.server.store import Store
+from lmapps.server.page.live import View
+from lmapps.server.store.conversation import Turn
+from lmapps.server.store.store import Store
 
 SAVE_SECONDS = 0.5
 """A reply that is being written is saved at least so often."""

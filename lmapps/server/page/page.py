@@ -17,11 +17,11 @@ from lmapps.engine.engine import Engine
 from lmapps.failures import Failure, remember, remembered
 from lmapps.plugin import Plugin
 from lmapps.prompts import changed_prompts
-from lmapps.server.chat import chat_tab
-from lmapps.server.places import Places, plugin_tabs
-from lmapps.server.store import Store
-from lmapps.server.tabs import form_tab
-from lmapps.server.widgets import PRIVATE
+from lmapps.server.page.chat import chat_tab
+from lmapps.server.page.forms import form_tab
+from lmapps.server.page.places import Places, plugin_tabs
+from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.store.store import Store
 
 CSS = """
 .gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }

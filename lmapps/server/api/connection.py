@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from lmapps.errors import LmappsError
-from lmapps.server.protocol import server_sent
+from lmapps.server.api.protocol import server_sent
 
 T = TypeVar("T")
 

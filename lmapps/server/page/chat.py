@@ -14,16 +14,13 @@ import gradio as gr
 from lmapps.engine.application import Application
 from lmapps.errors import LmappsError
 from lmapps.fields import Messages
-from lmapps.server.conversation import Turn
-from lmapps.server.exported import Exports, read_export
-from lmapps.server.languages import word
-from lmapps.server.live import warning
-from lmapps.server.saved import Place
-from lmapps.server.saw import Saw
-from lmapps.server.store import Store
-from lmapps.server.tabs import buttons, stopped
-from lmapps.server.talk import Seen, Talk
-from lmapps.server.widgets import (
+from lmapps.server.page.forms import buttons, stopped
+from lmapps.server.page.languages import word
+from lmapps.server.page.live import warning
+from lmapps.server.page.saved import Place
+from lmapps.server.page.saw import Saw
+from lmapps.server.page.talk import Seen, Talk
+from lmapps.server.page.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,
@@ -31,6 +28,9 @@ from lmapps.server.widgets import (
     values_of,
     widget,
 )
+from lmapps.server.store.conversation import Turn
+from lmapps.server.store.exported import Exports, read_export
+from lmapps.server.store.store import Store
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 

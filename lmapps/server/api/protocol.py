@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from lmapps.decoding import Decoding
 from lmapps.errors import Busy, InputError, LmappsError
 from lmapps.fields import Messages
-from lmapps.server.bodies import MAX_REPLIES
+from lmapps.server.api.bodies import MAX_REPLIES
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""

@@ -18,10 +18,10 @@ from lmapps.engine.engine import Engine, joined
 from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
-from lmapps.server.bodies import CHAT, COMPLETION, described
-from lmapps.server.connection import merged, started, stream_response, while_connected
-from lmapps.server.monitor import monitor_routes
-from lmapps.server.protocol import (
+from lmapps.server.api.bodies import CHAT, COMPLETION, described
+from lmapps.server.api.connection import merged, started, stream_response, while_connected
+from lmapps.server.api.monitor import monitor_routes
+from lmapps.server.api.protocol import (
     NotFound,
     decoding_of,
     flag_of,
@@ -30,7 +30,7 @@ from lmapps.server.protocol import (
     replies_of,
     user_of,
 )
-from lmapps.server.shapes import Tokens, usage
+from lmapps.server.api.shapes import Tokens, usage
 
 
 def openai_routes(engine: Engine) -> APIRouter:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmapps.errors import InputError
-from lmapps.server.conversation import Conversation
+from lmapps.server.store.conversation import Conversation
 
 KEPT = 20
 """So many of the last exports are there; Gradio has copied one long before it goes."""

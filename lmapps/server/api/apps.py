@@ -15,9 +15,9 @@ from lmapps.engine.application import Application, Asked, Done, Event, Notice
 from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.bodies import DECODING
-from lmapps.server.connection import started, stream_response, while_connected
-from lmapps.server.protocol import NotFound, flag_of, read_json, user_of
+from lmapps.server.api.bodies import DECODING
+from lmapps.server.api.connection import started, stream_response, while_connected
+from lmapps.server.api.protocol import NotFound, flag_of, read_json, user_of
 
 
 def app_routes(found: Found, engine: Engine) -> APIRouter:

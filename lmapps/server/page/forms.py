@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from lmapps.engine.application import Application
-from lmapps.server.languages import word
-from lmapps.server.live import View, views
-from lmapps.server.saw import Saw
-from lmapps.server.widgets import (
+from lmapps.server.page.languages import word
+from lmapps.server.page.live import View, views
+from lmapps.server.page.saw import Saw
+from lmapps.server.page.widgets import (
     PRIVATE,
     decoding_controls,
     decoding_from,

@@ -1,0 +1,1 @@
+"""HTTP requests -> the engine -> JSON and server-sent events."""

@@ -1,0 +1,1 @@
+"""Plugins and an engine -> the page in the browser."""

@@ -1,0 +1,1 @@
+"""What people made -> the database, as it happens."""
