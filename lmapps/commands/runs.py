@@ -1,10 +1,11 @@
-"""Command line -> training runs in the checkpoint folders: list, look, pause, resume, stop."""
+"""Command line -> training runs in the checkpoint folders and here: list, pause, resume, stop."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from lmapps.paths import checkpoint_folders
     from lmapps.training.runs import Runs
 
-    runs = Runs()
+    runs = Runs([*checkpoint_folders(), Path.cwd()])
     if args.action == "list":
         _list(runs, args.json)
         return 0

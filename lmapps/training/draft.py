@@ -62,6 +62,16 @@ def settings_of(draft: Draft, folder: Path) -> TrainSettings:
     return TrainSettings.from_values({**values, "out": str(folder / draft.name.strip())})
 
 
+def checkpoints() -> list[str]:
+    """The names of those that can be gone on from."""
+    found = [
+        place.parent.name
+        for folder in checkpoint_folders()
+        for place in sorted(folder.glob("*/config.json"))
+    ]
+    return list(dict.fromkeys(found))
+
+
 def checkpoint(name: str) -> Path:
     """A checkpoint by its name. Raises `SettingsError` for one not there, or a path."""
     for folder in checkpoint_folders():

@@ -17,6 +17,7 @@ from lmapps.training.settings import TrainSettings
 
 BYTES_PER_TOKEN = 3.5
 """Of text, about, before there is a vocabulary."""
+PROGRAM = [sys.executable, "-m", "lmapps.training.foresee"]
 SECONDS = 240
 """How long two passes may take."""
 
@@ -45,9 +46,8 @@ class Foreseen:
 def ask(settings: TrainSettings, data_bytes: int) -> Foreseen:
     """Foresee in another process. Raises `SettingsError` with the reason where that fails."""
     asked = json.dumps({"settings": settings.as_dict(), "data_bytes": data_bytes})
-    words = [sys.executable, "-m", "lmapps.training.foresee"]
     try:
-        done = subprocess.run(words, input=asked, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(PROGRAM, input=asked, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise SettingsError(
             f"two small passes took more than {SECONDS} seconds: choose a smaller size or context"

@@ -57,14 +57,14 @@ class Runs:
         found: dict[str, float] = {}
         for folder in self.folders:
             for run in folder.glob("*/run"):
-                if not run.parent.name.startswith("."):
+                if _is_run(run):
                     found.setdefault(run.parent.name, last_change(run))
         return sorted(found, key=lambda name: -found[name])
 
     def folder_of(self, name: str) -> Path:
         """Raises `NoSuchRun`, for a name that is a path too."""
         for folder in self.folders:
-            if name and Path(name).name == name and (folder / name / "run").is_dir():
+            if name and Path(name).name == name and _is_run(folder / name / "run"):
                 return folder / name
         raise NoSuchRun(f"there is no run {name!r}; `lmapps runs` lists them")
 
@@ -93,13 +93,10 @@ class Runs:
         while another run is under way.
         """
         folder = Path(settings.out)
-        check_name(folder.name)
         if folder.parent != self.folders[0]:
             raise SettingsError(f"a run lies in {self.folders[0]}, got {settings.out}")
-        if folder.exists():
-            raise SettingsError(f"there is already a checkpoint {folder.name!r}: choose a new name")
         with self._starting:
-            self._check_alone()
+            self.check_new(folder.name)
             self._launch(folder, settings)
         return folder.name
 
@@ -133,6 +130,13 @@ class Runs:
             raise SettingsError(f"{name} {'is under way' if look.is_live else 'has weights'}")
         shutil.rmtree(look.folder, ignore_errors=True)
 
+    def check_new(self, name: str) -> None:
+        """Raises `SettingsError` or `OneAtATime` where a run of that name cannot be started now."""
+        check_name(name)
+        if any((folder / name).exists() for folder in self.folders):
+            raise SettingsError(f"there is already a checkpoint {name!r}: choose a new name")
+        self._check_alone()
+
     def _check_alone(self) -> None:
         live = self.live()
         if live is not None:
@@ -144,7 +148,7 @@ class Runs:
             (folder / "run").mkdir(parents=True, exist_ok=True)
             with (folder / "run" / OUTPUT).open("ab") as output:
                 process = subprocess.Popen(
-                    command(settings), stdin=subprocess.DEVNULL, stdout=output,
+                    program("train", *settings.as_words()), stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True,
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 )  # fmt: skip
@@ -163,10 +167,10 @@ class Runs:
         raise SettingsError(f"the run did not start: {said.removeprefix('lmapps: ')}")
 
 
-def command(settings: TrainSettings) -> list[str]:
-    """The words of the command that trains so, with a low priority where there is `nice`."""
+def program(*words: str) -> list[str]:
+    """An `lmapps` command, with a low priority where there is `nice`."""
     nice = [found, "-n", str(NICENESS)] if (found := shutil.which("nice")) else []
-    return [*nice, sys.executable, "-m", "lmapps", "train", *settings.as_words()]
+    return [*nice, sys.executable, "-m", "lmapps", *words]
 
 
 def check_name(name: str) -> None:
@@ -175,3 +179,7 @@ def check_name(name: str) -> None:
         raise SettingsError(
             f"a name has letters, digits, '-', '_' and '.', 80 at most, got {name!r:.100}"
         )
+
+
+def _is_run(state: Path) -> bool:
+    return (state / "settings.json").is_file() or (state / OUTPUT).is_file()

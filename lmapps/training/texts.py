@@ -10,7 +10,7 @@ from pathlib import Path
 from lmapps.errors import DataError, LmappsError, StorageError
 from lmapps.paths import home
 from lmapps.text.corpus import is_corpus
-from lmapps.text.sources import READABLE, data_files, read_documents
+from lmapps.text.sources import data_files, read_documents
 from lmapps.text.storage import write_whole
 
 LEAST = 1000
@@ -37,6 +37,11 @@ def kept() -> list[str]:
             continue
         found.append(entry.name)
     return found
+
+
+def recipes() -> list[str]:
+    """The names of the recipes in the data folder."""
+    return sorted(file.name for file in data_folder().glob("*.toml"))
 
 
 def place_of(name: str) -> Path:
@@ -66,14 +71,14 @@ def keep(name: str, pasted: str, uploaded: Sequence[Path]) -> Path | None:
             continue  # records, or texts in a field: their readers say what is wrong
         for _ in read_documents([file]):
             pass
-    target = _free(data_folder() / name)
+    target = free(data_folder() / name)
     work = target.with_name(f".{target.name}.part")
     try:
         work.mkdir(parents=True)
         if pasted.strip():
             write_whole(work / PASTED, pasted.encode(errors="replace"))
         for file in uploaded:
-            shutil.copyfile(file, _free(work / file.name))
+            shutil.copyfile(file, free(work / file.name))
         os.replace(work, target)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
@@ -101,15 +106,7 @@ def check_enough(places: Sequence[Path]) -> int:
     return size
 
 
-def check_kind(file: Path) -> None:
-    """Raises `DataError` for a file of a kind that cannot be read."""
-    try:
-        data_files([file])
-    except DataError:
-        raise DataError(f"{file.name} is not of a kind that can be read: {READABLE}") from None
-
-
-def _free(place: Path) -> Path:
+def free(place: Path) -> Path:
     """The place, or one with a number that is not taken."""
     number, free = 2, place
     while free.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,7 @@ def test_plugins_start_from_a_checkpoint_and_take_records(
     chosen = settings_of(draft, home)
     assert chosen.start_from == str(home / "checkpoints" / "base")
     assert chosen.data == (f"chat={data_folder() / 'mine'}",)
-    with pytest.raises(SettingsError, match="no checkpoint '../base'"):
+    with pytest.raises(SettingsError, match=r"no checkpoint '\.\./base'"):
         settings_of(Draft("a", ["mine"], start_from="../base"), home)
 
 
@@ -120,18 +122,31 @@ def test_a_size_that_does_not_fit_memory_is_refused(
     check_memory(settings_of(Draft("a", ["mine"], size="tiny"), home))
 
 
-def test_memory_and_time_are_foreseen_in_another_process(home: Path) -> None:
+def test_memory_and_time_are_foreseen(home: Path) -> None:
     keep("mine", STORY, [])
     more = "context = 32\nvocab_size = 300\nlayers = 1\nwidth = 32\nbatch_tokens = 256"
     chosen = settings_of(Draft("a", ["mine"], minutes=1, more=more), home)
-    found = foresee.ask(chosen, len(STORY))
+    found = foresee.foresee(chosen, len(STORY))
     assert found.parameters > 10_000 and found.context == 32 and found.fits
     assert found.bytes > 10**7 and found.seconds == pytest.approx(60, rel=0.2)
     assert found.passes and found.passes == pytest.approx(found.steps * 256 / (2400 / 3.5))
+    epoch = foresee.foresee(dataclasses.replace(chosen, minutes=0), len(STORY))
+    assert epoch.steps == 3 and epoch.passes == pytest.approx(1, rel=0.2)
     assert not home.joinpath("a").exists(), "nothing is written"
 
 
-def test_what_cannot_be_foreseen_is_a_sentence(home: Path) -> None:
-    chosen = settings_of(Draft("a", more="layers = 1\nwidth = 33"), home)
-    with pytest.raises(SettingsError, match="the run cannot be foreseen: "):
-        foresee.ask(chosen, 0)
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("raise SystemExit('lmapps: too large')", "cannot be foreseen: lmapps: too large"),
+        ("import os; os.abort()", "cannot be foreseen: memory does not suffice"),
+        ("import time; time.sleep(60)", "took more than 0.5 seconds"),
+    ],
+)
+def test_what_cannot_be_foreseen_is_a_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str
+) -> None:
+    monkeypatch.setattr(foresee, "PROGRAM", [sys.executable, "-c", program])
+    monkeypatch.setattr(foresee, "SECONDS", 0.5 if "sleep" in program else 60)
+    with pytest.raises(SettingsError, match=said):
+        foresee.ask(settings_of(Draft("a"), home), 0)

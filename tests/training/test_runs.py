@@ -87,18 +87,49 @@ def test_a_run_outlives_who_started_it_and_is_paused_resumed_and_ended_early(hom
         runs.resume("cats")
 
 
-def test_what_a_run_cannot_read_is_told_and_it_can_be_forgotten(home: Path) -> None:
-    bad = settings(home, data=[str(home / "nothing.txt")])
+@pytest.fixture
+def process_that(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`lmapps train` does what a few lines say, in `folder`; it takes no seconds to import."""
+
+    def process_that(does: str) -> None:
+        script = (
+            f"import sys; from pathlib import Path; from lmapps.training.process import *\n{does}"
+        )
+        monkeypatch.setattr(
+            "lmapps.training.runs.program",
+            lambda *words: [sys.executable, "-c", script, words[words.index("--out") + 1]],
+        )
+
+    return process_that
+
+
+def test_what_a_run_fails_with_is_told_and_it_can_be_forgotten(
+    home: Path, process_that: Callable[[str], None]
+) -> None:
+    process_that(
+        "with held(Path(sys.argv[1])):\n"
+        "    print('reading', flush=True)\n"
+        "    raise SettingsError('there is no such text')"
+    )
     runs = Runs()
-    runs.start(bad)
+    runs.start(settings(home))
     wait_until(lambda: not runs.look("cats").is_live)
     failed = runs.look("cats")
-    assert failed.state == "failed" and "there is no file or folder" in failed.why
-    assert "there is no file or folder" in failed.output
+    assert failed.state == "failed" and failed.why == "there is no such text"
+    assert "reading" in failed.output and "there is no such text" in failed.output
     with pytest.raises(SettingsError, match="already a checkpoint 'cats'"):
         runs.start(settings(home))
     runs.forget("cats")
     assert runs.names() == [] and not failed.folder.exists()
+
+
+def test_a_process_that_does_not_start_leaves_its_last_words_and_no_folder(
+    home: Path, process_that: Callable[[str], None]
+) -> None:
+    process_that("sys.exit('lmapps: not with these options')")
+    with pytest.raises(SettingsError, match="did not start: not with these options"):
+        Runs().start(settings(home))
+    assert not (home / "checkpoints" / "cats").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../cats", "a/b", ".hidden", "-o", "x" * 81])
@@ -170,6 +201,29 @@ def test_how_a_run_ended_is_known_by_its_files(home: Path) -> None:
     assert runs.look("cats").state == "stopped"
     (state.parent / "report.json").write_text("{}")
     assert runs.look("cats").state == "finished"
+
+
+def test_the_command_lists_runs_of_this_folder_too_and_stops_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lmapps.__main__ import main
+
+    monkeypatch.chdir(home)
+    assert main(["runs"]) == 0 and "there are no runs yet" in capsys.readouterr().out
+    state = home / "cats" / "run"
+    state.mkdir(parents=True)
+    assert main(["runs"]) == 0 and "there are no runs yet" in capsys.readouterr().out
+    (state / "settings.json").write_text("{}")
+    entry = {"step": 10, "tokens": 640, "loss": 2.5, "share": 0.25, "seconds": 3.0}
+    (state / "log.jsonl").write_text(json.dumps(entry) + "\n")
+    assert main(["runs", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["state"], shown["seconds_left"]) == ("cats", "paused", 9.0)
+    assert main(["runs", "stop", "cats"]) == 0
+    assert "cats: stopped, 25%, step 10, loss 2.500" in capsys.readouterr().out
+    assert main(["runs", "watch", "cats"]) == 0
+    assert main(["runs", "pause", "dogs"]) == 2
+    assert "there is no run 'dogs'" in capsys.readouterr().err
 
 
 def test_a_log_is_read_on_and_read_anew_when_it_was_rewound(tmp_path: Path) -> None:
