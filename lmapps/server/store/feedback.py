@@ -56,7 +56,7 @@ def feedback(
 ) -> Feedback:
     """What is approved of a chat plugin's replies by one owner, or, for None, by everybody.
 
-    Of two conversations or more at least one is held out, where `share` is above 0.
+    Where `share` is above 0, at least one conversation is held out.
     Raises `InputError` for a share that is not between 0 and 1.
     """
     if not 0 <= share < 1:
@@ -84,7 +84,7 @@ def held_out(names: Sequence[str], share: float) -> set[str]:
     not held out to this side."""
     places = {name: _place(name) for name in names}
     chosen = {name for name, place in places.items() if place < share}
-    if share > 0 and len(names) > 1 and not chosen:  # few: one at least, the next to be chosen
+    if share > 0 and names and not chosen:  # few: one at least, the next to be chosen
         chosen = {min(names, key=lambda name: places[name])}
     return chosen
 
