@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -121,7 +121,7 @@ class Store:
             turns = [Turn(*found) for found in connection.execute(query.order_by(_TURNS.c.number))]
         return Conversation(row.id, row.title, row.leaf, turns)
 
-    def with_feedback(self, plugin: str, owner: str | None = None) -> list[Conversation]:
+    def with_feedback(self, plugin: str, owner: str | None = None) -> Sequence[Conversation]:
         """Conversations in which a reply was liked or corrected, oldest first: one owner's, or,
         for None, everybody's."""
         table, turns = _CONVERSATIONS.c, _TURNS.c
