@@ -29,7 +29,10 @@ CSS = """
 .drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
 .drop .icon-wrap { display: none; }
 .title-row { align-items: center; }
-#theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
+.title-row > * { flex: none !important; width: auto !important; min-width: 0 !important; }
+#model { flex: 0 1 14rem !important; }
+#about-model { flex: 1 1 0 !important; font-size: 0.85rem; opacity: 0.8; }
+@media (max-width: 720px) { #about-model { order: 1; flex-basis: 100% !important; } }
 .saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
 .dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
 #plugins-page { overflow-x: auto; }
