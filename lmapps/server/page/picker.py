@@ -7,6 +7,7 @@ import html
 import gradio as gr
 
 from lmapps.engine.models import Models
+from lmapps.server.page.live import warning
 from lmapps.server.page.widgets import PRIVATE
 
 
@@ -31,8 +32,11 @@ class Picker:
         self.box.input(self._chosen, self.box, self.about, show_progress="hidden", **PRIVATE)
 
     async def _chosen(self, name: str) -> str:
-        async with self.models.use(name):
-            return self.line(name)
+        try:
+            async with self.models.use(name):
+                return self.line(name)
+        except Exception as error:  # the request boundary: the box goes on
+            return warning(error)
 
     def line(self, name: str) -> str:
         """What a model is, as Markdown."""
