@@ -1,4 +1,4 @@
-"""Plugins and an engine -> the page: one tab a plugin, and a tab that lists them."""
+"""Plugins and models -> the page: one tab a plugin, and a tab that lists them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 
 from lmapps.discovery import Found
-from lmapps.engine.application import Application
-from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.failures import Failure, remember, remembered
 from lmapps.plugin import Plugin
 from lmapps.prompts import changed_prompts
 from lmapps.server.page.chat import chat_tab
 from lmapps.server.page.forms import form_tab
+from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
@@ -29,7 +29,10 @@ CSS = """
 .drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
 .drop .icon-wrap { display: none; }
 .title-row { align-items: center; }
-#theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
+.title-row > * { flex: none !important; width: auto !important; min-width: 0 !important; }
+#model { flex: 0 1 14rem !important; }
+#about-model { flex: 1 1 0 !important; font-size: 0.85rem; opacity: 0.8; }
+@media (max-width: 720px) { #about-model { order: 1; flex-basis: 100% !important; } }
 .saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
 .dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
 #plugins-page { overflow-x: auto; }
@@ -61,26 +64,27 @@ def theme() -> Any:
     )  # fmt: skip
 
 
-def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
+def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
     places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         with gr.Row(elem_classes="title-row"):
-            gr.Markdown(f"## lmapps\n{_about(engine)}")
+            gr.Markdown("## lmapps")
+            picker = Picker(models)
             switch = gr.Button("Light / dark", size="sm", elem_id="theme")
             switch.click(None, js=SWITCH_THEME, **PRIVATE)
+        picker.connect()
 
         def draw(plugin: Plugin) -> None:
             def build() -> None:
-                application = Application(plugin, engine)
                 if plugin.messages_field:
-                    chat_tab(application, page, store)
+                    chat_tab(plugin, picker, page, store)
                 else:
-                    form_tab(application)
+                    form_tab(plugin, picker)
 
             build_tab(plugin, build)
 
-        trained = engine.checkpoint.folder
+        trained = models.folder(models.default)
         plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
@@ -132,14 +136,6 @@ def plugins_page(
             told = f"{failure.reason}. {failure.fix} ({failure.file})"
             lines.append(f"- **{_cell(name)}**: {_cell(told)}")
     return "\n".join(lines)
-
-
-def _about(engine: Engine) -> str:
-    config = engine.checkpoint.config
-    return (
-        f"{_cell(engine.name)}: a {config.body} of {config.parameters / 1e6:.1f} million "
-        f"parameters, {config.context} tokens of context"
-    )
 
 
 def _cell(text: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.engine.application import Application, Asked
+from lmapps.engine.application import Asked
+from lmapps.errors import InputError
 
 COLOURS = {"marker": "#6366f1", "earlier reply": "#059669"}
 EMPTY = "Nothing yet: what the model is given appears here with the reply."
@@ -15,8 +16,7 @@ EMPTY = "Nothing yet: what the model is given appears here with the reply."
 class Saw:
     """The panel of one tab; `update` gives the values of its `outputs`."""
 
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self) -> None:
         with gr.Accordion("What the model saw", open=False, elem_classes="saw"):
             self._about = gr.Markdown(EMPTY)
             self._prompt = gr.HighlightedText(
@@ -32,7 +32,11 @@ class Saw:
         """The panel's new values; nothing is sent while the same prompt is answered."""
         if asked is None or asked is before:
             return gr.skip(), gr.skip(), gr.skip()
-        seen = self._application.explained(asked)
+        try:
+            seen = asked.explained()
+        except InputError as error:  # another server's model: what it is given is not known here
+            said = [(f"{one['content']}\n", one["role"]) for one in asked.messages]
+            return str(error), said, ""
         several = f" The first of {seen.prompts} prompts side by side." if seen.prompts > 1 else ""
         about = f"{len(seen.tokens)} tokens.{several} Decoding: `{seen.settings}`"
         pieces = [
