@@ -186,6 +186,7 @@ def test_a_fifth_plugin_has_its_tab_and_a_broken_one_its_reason(page: Any) -> No
     wait_until_enabled(page, "Write")
     assert page.locator("#reply-haiku").inner_text().strip()
     page.get_by_role("tab", name="Plugins").click()
+    page.locator("#plugins-page", has_text="haiku.py").wait_for()
     listed = page.locator("#plugins-page").inner_text()
     assert "haiku.py" in listed and "broken.py" in listed and "not Python" in listed
 
