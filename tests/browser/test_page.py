@@ -206,13 +206,6 @@ def test_decoding_settings_are_folded_and_count(page: Any) -> None:
     assert texts[0] == texts[1]
 
 
-def test_light_and_dark(page: Any) -> None:
-    colour = "getComputedStyle(document.querySelector('.gradio-container')).color"
-    before = page.evaluate(colour)
-    button(page, "Light / dark").click()
-    page.wait_for_function(f"({colour}) !== '{before}'")
-
-
 def test_the_page_fits_a_phone(browser: Any, served: Any) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(served.url)

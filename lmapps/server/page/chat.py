@@ -102,7 +102,10 @@ class ChatTab:
         )  # fmt: skip
         with gr.Row():
             self.send = gr.Button(word("Send"), variant="primary", min_width=60)
-            self.stop = gr.Button(word("Stop"), variant="stop", interactive=False, min_width=60)
+            self.stop = gr.Button(
+                word("Stop"), variant="stop", interactive=False, min_width=60,
+                elem_classes="stop-reply",
+            )  # fmt: skip
             self.retry = gr.Button(word("Retry"), interactive=False, min_width=60)
             self.undo = gr.Button(word("Undo"), min_width=60)
         self.inputs = [widget(field, shown) for field in self.others]

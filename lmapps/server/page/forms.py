@@ -33,12 +33,17 @@ def form_tab(application: Application) -> None:
             inputs = [widget(field, shown) for field in plugin.fields]
             with gr.Row():
                 run = gr.Button(word("Write"), variant="primary", min_width=80)
-                stop = gr.Button(word("Stop"), variant="stop", interactive=False, min_width=80)
+                stop = gr.Button(
+                    word("Stop"), variant="stop", interactive=False, min_width=80,
+                    elem_classes="stop-reply",
+                )  # fmt: skip
                 retry = gr.Button(word("Retry"), interactive=False, min_width=80)
             controls = decoding_controls(plugin.decoding)
         with gr.Column(min_width=300):
             component, options = form.component()
-            reply = getattr(gr, component)(**options, elem_id=f"reply-{plugin.name}")
+            reply = getattr(gr, component)(
+                **options, elem_id=f"reply-{plugin.name}", elem_classes="reply"
+            )
             status = gr.Markdown(elem_classes="status")
             saw = Saw(application)
             examples(plugin, inputs)

@@ -9,7 +9,6 @@ it is a plain text in that visitor's language, which may carry values:
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +20,7 @@ from lmapps.plugin import Plugin
 
 WORDS = Path(__file__).parent / "words"
 COOKIE = "lmapps_language"
-"""Holds the language chosen on the page; without it the browser's first one counts."""
-NATIVE = "English"
-"""How the language of the source is called."""
+"""Holds the language chosen on the page (`page.js`); without it the browser's first one counts."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,9 @@ def languages(plugins: Iterable[Plugin]) -> Any:
     return gr.I18n(**texts)
 
 
-def script() -> str:
-    """For the head of the page: Gradio takes the language that was chosen, by its own name."""
-    locales = {"en": "en"} | {code: language.locale for code, language in known().items()}
-    return f"""<script>(() => {{
-        const cookie = document.cookie.match(/(?:^|; ){COOKIE}=([\\w-]+)/);
-        const locale = {json.dumps(locales)}[(cookie?.[1] ?? navigator.language).split("-")[0]];
-        if (locale) Object.defineProperty(navigator, "language", {{ get: () => locale }});
-    }})();</script>"""
+def locales() -> dict[str, str]:
+    """What Gradio calls each language of the page, by code."""
+    return {"en": "en"} | {code: language.locale for code, language in known().items()}
 
 
 def codes_of(request: Any) -> list[str]:

@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 from fastapi import FastAPI
+from jinja2 import ChoiceLoader, DictLoader
 
 from lmapps.plugin import Plugin
-from lmapps.server.page.languages import languages, script
+from lmapps.server.page.languages import languages, locales
+from lmapps.server.page.theme import ACCENT, PAPER, theme
 
-CSS = """
-.gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
-.status { min-height: 1.5em; opacity: 0.8; }
-.drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
-.drop .icon-wrap { display: none; }
-.title-row { align-items: center; }
-#theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
-.saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
-.dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
-#plugins-page { overflow-x: auto; }
-#plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
-#plugins-page li { overflow-wrap: anywhere; }
-.chat-list .wrap { flex-direction: column; flex-wrap: nowrap; max-height: 40vh; overflow-y: auto;
-  gap: 2px; }
-.chat-list label { width: 100%; }
-.chat-list label input[type=radio] { display: none; }
-.chat-list label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.versions { flex-wrap: nowrap; align-items: center; justify-content: center; }
-.versions > * { flex: none !important; width: auto; min-width: 0 !important; }
-@media (min-width: 721px) { .chat-list { max-width: 240px; } }
-@media (max-width: 720px) { .chat-list { order: 2; } }
-"""
-FONTS = ["system-ui", "sans-serif"]
-
-
-def theme() -> Any:
-    """Colours and fonts, all of them bundled."""
-    return gr.themes.Soft(
-        primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]
-    )  # fmt: skip
+HERE = Path(__file__).parent
+ICON = HERE / "favicon.svg"
+INDEX = "frontend/index.html"
+"""Gradio's template of the document."""
 
 
 def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
     """Put the page at the root of the web application, behind the addresses it has already."""
+    dress()
     return gr.mount_gradio_app(
-        app, page, "/", theme=theme(), css=CSS, head=script(), show_error=True,
-        footer_links=["settings"], run_history=False, enable_monitoring=False,
-        max_file_size="10mb", ssr_mode=False, i18n=languages(plugins),
+        app, page, "/", theme=theme(), css_paths=[HERE / "page.css"], favicon_path=str(ICON),
+        i18n=languages(plugins), show_error=True, footer_links=[], run_history=False,
+        enable_monitoring=False, max_file_size="10mb", ssr_mode=False,
     )  # fmt: skip
+
+
+@cache
+def dress() -> None:
+    """Put our head into Gradio's document, once for the process.
+
+    What `mount_gradio_app` takes as `head` is added by Gradio's script after it has chosen language
+    and scheme, so it comes too late for both.
+    """
+    from gradio.routes import templates
+
+    theirs = templates.env.loader
+    assert theirs is not None
+    source, _, _ = theirs.get_source(templates.env, INDEX)
+    assert "<head>" in source
+    source = re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", source)
+    ours = DictLoader({INDEX: source.replace("<head>", "<head>" + head(), 1)})
+    templates.env.loader = ChoiceLoader([ours, theirs])
+
+
+def head() -> str:
+    """Icon, script, and the colours before the theme is there, as HTML in a Jinja template."""
+    script = (HERE / "page.js").read_text("utf-8").replace("LANGUAGES", json.dumps(locales()), 1)
+    icon = f"data:image/svg+xml,{quote(ICON.read_text())}"
+    return f"""{{% raw %}}
+<link rel="icon" type="image/svg+xml" href="{icon}">
+<style>
+  html[data-scheme] body {{ background: {PAPER.c50}; color: {PAPER.c900}; }}
+  html[data-scheme="dark"] body {{ background: {PAPER.c950}; color: {PAPER.c100}; }}
+  html {{ color-scheme: light; accent-color: {ACCENT.c500}; }}
+  html[data-scheme="dark"] {{ color-scheme: dark; }}
+</style>
+<script>
+{script}</script>
+{{% endraw %}}"""
