@@ -1,4 +1,4 @@
-"""The real product with its default checkpoint -> pictures of each tab for the README and these pages.
+"""The real product with its default checkpoint -> pictures of each tab for README and docs.
 
     ./dev screenshots
 
