@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_sqlite_is_tuned_for_several_processes_and_for_kills(tmp_path: Path) -> 
 
 def test_writers_that_read_first_wait_for_each_other(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}"
-    Store(url).take_in("ann", "chat", Store(url).load("ann", Store(url).begin("ann", "chat", "0")))
+    Store(url).begin("ann", "chat", "0")
 
     def count() -> None:
         database = Database(url)
@@ -183,45 +184,53 @@ def test_two_servers_on_one_database_see_each_others_turns(database_url: str) ->
 
 
 WRITER = """
-import asyncio, sys, time
+import asyncio, os, sys, time
 from lmapps.server.page.live import View
 from lmapps.server.page.saved import Place, saved
 from lmapps.server.store.store import Store
-
-store = Store(sys.argv[1])
 
 async def reply():
     for number in range(10**9):
         yield View(text=f"{number} " * 50)
         await asyncio.sleep(0.005)
 
-async def talk():
+async def talk(store):
     made = store.begin("ann", "chat")
     question = store.add("ann", made, None, "user", "go on", "person")
     async for view, turn in saved(reply(), store, Place("ann", made, question.id)):
         print(time.monotonic(), made, view.text.split()[0], flush=True)
 
 async def several():
-    await asyncio.gather(*(talk() for _ in range(4)))
+    store = Store(sys.argv[1])
+    await asyncio.gather(*(talk(store) for _ in range(4)))
 
-asyncio.run(several())
+for _ in sys.stdin:  # a server for each line, without importing everything anew
+    server = os.fork()
+    if not server:
+        asyncio.run(several())
+    print(server, flush=True)
+    os.waitpid(server, 0)
+    print("killed", flush=True)
 """
-"""A server that streams four replies into the store, and says what is seen of them and when."""
+"""Servers that stream four replies into the store, and say what is seen of them and when."""
 
 
-def killed(url: str, seconds: float) -> dict[str, int]:
-    """Run the writer, kill it so long after its first word, and return how far each of its
+def killed(writer: subprocess.Popen[str], seconds: float) -> dict[str, int]:
+    """Start a server, kill it so long after its first word, and return how far each of its
     conversations was seen a second before."""
-    words = [sys.executable, "-c", WRITER, url]
-    lines = list[list[str]]()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ) as writer:
-        assert writer.stdout is not None
-        lines.append(writer.stdout.readline().split())
-        threading.Timer(seconds, writer.send_signal, [signal.SIGKILL]).start()
-        lines += [line.split() for line in writer.stdout if line.endswith("\n")]
-    assert writer.returncode == -signal.SIGKILL
-    end = time.monotonic()
-    seen = dict[str, int]()
+    assert writer.stdin and writer.stdout
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+    server, lines = 0, list[list[str]]()
+    while (line := writer.stdout.readline().split()) != ["killed"]:
+        if len(line) == 1 and line[0].isdigit():
+            server = int(line[0])
+        elif len(line) == 3:
+            lines.append(line)
+        if server and len(lines) == 1:
+            threading.Timer(seconds, os.kill, [server, signal.SIGKILL]).start()
+            server = 0
+    end, seen = time.monotonic(), dict[str, int]()
     for when, conversation, number in lines:
         seen.setdefault(conversation, 0)
         if float(when) < end - 1:
@@ -229,13 +238,20 @@ def killed(url: str, seconds: float) -> dict[str, int]:
     return seen
 
 
+@pytest.fixture
+def writer(database_url: str) -> Iterator[subprocess.Popen[str]]:
+    words, pipe = [sys.executable, "-c", WRITER, database_url], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=os.environ) as writer:
+        yield writer
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
 def test_what_was_written_a_second_before_a_kill_is_there_after_it(
-    database_url: str, kills: int
+    database_url: str, writer: subprocess.Popen[str], kills: int
 ) -> None:
     seen, chance = dict[str, int](), random.Random(kills)
     for _ in range(kills):
-        seen |= killed(database_url, chance.uniform(0.05, 1.8))
+        seen |= killed(writer, chance.uniform(0.05, 1.8))
         store = Store(database_url)
         if store.database.is_sqlite:
             with store.database.reading() as connection:
