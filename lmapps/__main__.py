@@ -17,6 +17,7 @@ from lmapps.errors import LmappsError
 COMMANDS = {
     "serve": "start the page and the API",
     "train": "train a model on text, or fine-tune one on plugins' examples",
+    "runs": "training runs: list, watch, pause, resume, stop",
     "evaluate": "score checkpoints: loss, accuracy, perplexity, bits per byte, plugins' metrics",
     "generate": "continue a prompt",
     "run": "run a plugin",

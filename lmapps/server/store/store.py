@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -83,6 +84,22 @@ class Store:
             row = _owned(connection, owner, conversation)
             turns = [Turn(*found) for found in connection.execute(query.order_by(TURNS.c.number))]
         return Conversation(row.id, row.title, row.leaf, turns)
+
+    def with_feedback(self, plugin: str, owner: str | None = None) -> Sequence[Conversation]:
+        """Conversations in which a reply was liked or corrected, oldest first: one owner's, or,
+        for None, everybody's."""
+        table, turns = CONVERSATIONS.c, TURNS.c
+        approved = sql.select(turns.conversation).where(
+            turns.role == "assistant", (turns.author == "person") | (turns.rating == 1)
+        )
+        query = sql.select(table.id, table.owner).where(
+            table.plugin == plugin, table.deleted.is_(None), table.id.in_(approved)
+        )
+        if owner is not None:
+            query = query.where(table.owner == owner)
+        with self.database.reading() as connection:
+            rows = connection.execute(query.order_by(table.updated, table.id)).all()
+        return [self.load(row.owner, row.id) for row in rows]
 
     def rename(self, owner: str, conversation: str, title: str) -> None:
         """Another title. An empty one is refused."""
