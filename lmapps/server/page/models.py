@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lmapps.engine.models import Description, Models
-from lmapps.model.inventory import Stored, stored_in
+from lmapps.model.inventory import stored_in
 from lmapps.model.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word

@@ -22,6 +22,7 @@ STATES: dict[State, str] = {
     "failed": later("Failed"),
 }
 
+
 def run_html(look: Look) -> str:
     """Everything about a run, as HTML in which nothing that a model wrote is markup."""
     parts = [_head(look), _bar(look), _numbers(look), curves(look.log), *_samples(look)]

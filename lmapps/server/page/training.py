@@ -16,9 +16,8 @@ from lmapps.training.runs import Runs
 def training_tab(tab: gr.Tab, runs: Runs, found: Found, store: Store, picker: Picker) -> None:
     """Build the inside of the tab that is open."""
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            with gr.Accordion(word("New run"), open=True):
-                new = NewRun(runs, found, store)
+        with gr.Column(scale=2, min_width=300), gr.Accordion(word("New run"), open=True):
+            new = NewRun(runs, found, store)
         with gr.Column(scale=3, min_width=300):
             watching = Watching(runs, picker)
     watching.connect(tab)
