@@ -26,9 +26,11 @@ from lmapps.paths import find_checkpoint
 from lmapps.server.api.apps import app_routes, described
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
+from lmapps.server.api.runs import runs_routes
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
+from lmapps.training.runs import Runs
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
@@ -109,6 +111,8 @@ def create_app(models: Models, found: Found, store: Store) -> FastAPI:
     app.add_exception_handler(LmappsError, on_error)
     app.include_router(openai_routes(models))
     app.include_router(app_routes(found, models))
+    runs = Runs()
+    app.include_router(runs_routes(runs))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
     async def version() -> int:
@@ -116,4 +120,4 @@ def create_app(models: Models, found: Found, store: Store) -> FastAPI:
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
-    return mount(app, build_page(found, models, store), found.plugins.values())
+    return mount(app, build_page(found, models, store, runs), found.plugins.values())

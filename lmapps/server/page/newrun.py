@@ -11,9 +11,8 @@ import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.errors import DataError
-from lmapps.model.config import BODIES, SIZES
 from lmapps.server.managing import check_page
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import later, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.runview import duration
 from lmapps.server.page.widgets import PRIVATE
@@ -27,6 +26,18 @@ from lmapps.training.texts import check_enough, data_folder, free, keep, kept, r
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 TEXT, APPS, FEEDBACK = "text", "apps", "feedback"
+BODIES = {
+    "transformer": later("Transformer"),
+    "rnn": later("RNN"),
+    "gru": later("GRU"),
+    "lstm": later("LSTM"),
+}
+SIZES = {
+    "tiny": later("Tiny: about 1 million parameters"),
+    "small": later("Small: about 10 million"),
+    "base": later("Base: about 40 million"),
+    "large": later("Large: about 125 million"),
+}
 
 Update = dict[Any, Any]
 Watch = Callable[[str], Update]
@@ -49,8 +60,14 @@ class NewRun:
             elem_id="start-from",
         )  # fmt: skip
         with gr.Row() as self.shape:
-            self.body = gr.Dropdown(list(BODIES), value="transformer", label=word("Body"))
-            self.size = gr.Dropdown(list(SIZES), value="tiny", label=word("Size"), elem_id="size")
+            self.body = gr.Dropdown(
+                [(word(text), body) for body, text in BODIES.items()], value="transformer",
+                label=word("Body"), elem_id="body",
+            )  # fmt: skip
+            self.size = gr.Dropdown(
+                [(word(text), size) for size, text in SIZES.items()], value="tiny",
+                label=word("Size"), elem_id="size",
+            )  # fmt: skip
         with gr.Row():
             self.minutes = gr.Number(10, minimum=0.1, label=word("Minutes"), elem_id="minutes")
             self.name = gr.Textbox(label=word("Name"), max_lines=1, elem_id="run-name")
@@ -58,7 +75,7 @@ class NewRun:
             self.recipe = gr.Dropdown([], label=word("Recipe in the data folder"), visible=False)
             self.more = gr.Textbox(
                 label=word("As in a recipe, a line each"), lines=3, max_lines=12, elem_id="more",
-                placeholder="vocab_size = 2000\ndropout = 0.1",
+                placeholder=word("vocab_size = 2000\ndropout = 0.1"),
                 info=word("All that `lmapps train --help` lists; these win over the form."),
             )  # fmt: skip
         with gr.Row():

@@ -16,11 +16,13 @@ from lmapps.server.page.chat import QUIET, chat_tab
 from lmapps.server.page.forms import form_tab
 from lmapps.server.page.languages import known, word
 from lmapps.server.page.look import ICON
+from lmapps.server.page.ours import our_tabs
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
+from lmapps.training.runs import Runs
 
 LOG = logging.getLogger("lmapps.server")
 DELETE_CACHE = 3600, 86400
@@ -31,9 +33,9 @@ SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(t
 </select>"""
 
 
-def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
+def build_page(found: Found, models: Models, store: Store, runs: Runs | None = None) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
-    places = Places(found)
+    places, runs = Places(found), runs or Runs()
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         picker = _head(page, models)
 
@@ -47,7 +49,10 @@ def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
             build_tab(plugin, build)
 
         trained = models.folder(models.default)
-        plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
+        plugin_tabs(
+            places, draw, lambda left_over: plugins_page(found, left_over, trained),
+            lambda: our_tabs(page, picker, found, store, runs),
+        )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page

@@ -97,12 +97,19 @@ class Places:
         return waiting
 
 
-def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str]) -> None:
-    """Build the row of tabs inside the page that is open."""
+def plugin_tabs(
+    places: Places,
+    draw: Draw,
+    list_page: Callable[[list[str]], str],
+    ours: Callable[[], None] = lambda: None,
+) -> None:
+    """Build the row of tabs inside the page that is open; `ours` builds those that belong to no
+    plugin."""
     outputs: list[Any] = []
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
+        ours()
         with gr.Tab(word("Plugins"), id=LIST) as last:
             listed = gr.Markdown(elem_id="plugins-page")
 

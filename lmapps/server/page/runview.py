@@ -78,7 +78,8 @@ def _numbers(look: Look) -> str:
         shown[word("Step")] = f"{last['step']:,}"
         shown[word("Tokens read")] = f"{last['tokens']:,}"
         shown[word("Loss")] = f"{last['loss']:.3f}"
-    validation = next((e["validation"] for e in reversed(look.log) if "validation" in e), {})
+    found = (entry["validation"] for entry in reversed(look.log) if "validation" in entry)
+    validation: Mapping[str, Any] = next(found, {})
     if validation:
         shown[word("Validation loss")] = f"{validation['loss']:.3f}"
         shown[word("Next token right")] = f"{validation['accuracy']:.1%}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from lmapps.engine.models import ModelInUse, Models
+from lmapps.engine.models import Models
+from lmapps.errors import ModelInUse
 
 SHOW_CHAT = """() => { document.querySelector('[role="tab"]')?.click(); }"""
 """Shows the chat."""
