@@ -60,7 +60,7 @@ class Checkpoint:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.tokenizer.save(folder)
+            self.tokenizer.save(folder, **self.template.tokens)
             self.template.save(folder)
         except OSError as error:
             raise StorageError(f"cannot write the checkpoint to {folder}: {error}") from None
@@ -94,9 +94,9 @@ def load_template(folder: Path, tokenizer: Tokenizer) -> Template:
     source = settings.get("chat_template")
     if (folder / FILE).is_file():
         source = (folder / FILE).read_text(encoding="utf-8")
-    tokens = {
+    tokens = {name: settings.get(name) or "" for name in ("bos_token", "eos_token")}
+    words = {
         name: value["content"] if isinstance(value, dict) else value
-        for name in ("bos_token", "eos_token")
-        if (value := settings.get(name))
+        for name, value in tokens.items()
     }
-    return Template(tokenizer, source or DEFAULT, **tokens)
+    return Template(tokenizer, source or DEFAULT, **(words if settings else {}))
