@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lmapps.model.pull.known import KNOWN
+    from lmapps.pull.known import KNOWN
 
     found = [file.parent for folder in checkpoint_folders() for file in _configs(folder)]
     for folder in found:
@@ -74,8 +74,8 @@ def described(folder: Path) -> str:
 def _pull(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from lmapps.model.pull.known import Progress
-    from lmapps.model.pull.pull import pull
+    from lmapps.pull.known import Progress
+    from lmapps.pull.pull import pull
 
     bars: dict[str, Any] = {}
 

@@ -53,11 +53,13 @@ def save_model(
         raise SettingsError(
             f"int8 files hold a transformer, not a model of body {model.config.body}"
         )
-    has_bos = bos_id >= 0  # Qwen's tokenizers have none
+    # Padding that also begins each prompt would be masked there by generate() in transformers,
+    # unless it ends replies too.
+    pad_id = bos_id if bos_id in end_ids else next(iter(end_ids), None)
     ids = {
-        "bos_token_id": bos_id if has_bos else None,
+        "bos_token_id": bos_id if bos_id >= 0 else None,  # Qwen's tokenizers have none
         "eos_token_id": end_ids,
-        "pad_token_id": bos_id if has_bos else next(iter(end_ids), None),
+        "pad_token_id": pad_id,
     }
     config = {**describe(model.config), **ids, "dtype": str(dtype).removeprefix("torch.")}
     tensors = {

@@ -175,11 +175,11 @@ def _turned(
     """A tensor with its rows in the other order, where the two formats differ in it."""
     part = name.rsplit(".", 2)[-2]
     if config.qk_norm or part not in ("q_proj", "k_proj"):
-        return np.ascontiguousarray(data, dtype=np.float32)
+        return np.array(data, dtype=np.float32)  # a copy: a file that is read is not written in
     heads = config.num_heads if part == "q_proj" else config.num_kv_heads
     halves = (2, config.head_size // 2) if to_gguf else (config.head_size // 2, 2)
     split = data.reshape(heads, *halves, data.shape[1]).swapaxes(1, 2)
-    return np.ascontiguousarray(split, dtype=np.float32).reshape(data.shape)
+    return np.array(split, dtype=np.float32).reshape(data.shape)
 
 
 def _their_name(name: str) -> str:

@@ -151,7 +151,7 @@ class Tokenizer:
         tokens = {
             "bos_token": bos_token,
             "eos_token": eos_token,
-            "pad_token": bos_token or eos_token,
+            "pad_token": bos_token if self.bos_id in self.end_ids else eos_token,
         }
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -75,9 +78,13 @@ def test_a_smaller_file_predicts_nearly_the_same(
     assert 0 < (before - after).norm() / before.norm() < 0.1
 
 
-def test_transformers_reads_the_same_numbers(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_transformers_reads_the_same_numbers(
+    tiny_checkpoint: Callable[[str], Checkpoint], tmp_path: Path
+) -> None:
+    """Of Llama's form: its reader takes 128 for the width of any Qwen3 head."""
     from transformers import AutoModelForCausalLM
 
+    checkpoint = of_form("llama", tiny_checkpoint("transformer"))
     write_gguf(checkpoint, tmp_path / "a.gguf", "float32")
     theirs = AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="a.gguf", dtype=torch.float32
@@ -97,19 +104,24 @@ def test_llama_cpp_writes_the_same_greedy_text_and_cuts_text_alike(
     params.n_ctx, params.n_parallel, params.warmup = 128, 1, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
+
+    def answer(path: str, **asked: Any) -> Any:
+        request = Request(server.listening_address + path, json.dumps(asked).encode())
+        with urlopen(request) as reply:
+            return json.load(reply)
+
     for text in TEXTS:
-        cut = server.handle_tokenize({"content": text, "parse_special": False})
-        assert cut["tokens"] == checkpoint.tokenizer.encode(text)
+        cut = answer("/tokenize", content=text, parse_special=False)["tokens"]
+        assert cut == checkpoint.tokenizer.encode(text)
     prompt = "The cat sat on the mat. The dog"
-    asked = {"prompt": prompt, "max_tokens": 24, "temperature": 0}
-    theirs = server.handle_completions(asked)["choices"][0]["text"]
+    theirs = answer("/completion", prompt=prompt, n_predict=24, temperature=0, return_tokens=True)
     with Engine(checkpoint, slots=1) as engine:
         ids = checkpoint.tokenizer.prompt_ids(prompt)
         ours = engine.generate(ids, Decoding(temperature=0, max_new_tokens=24))
-    assert theirs == ours.text
-    chat = {"messages": [{"role": "user", "content": "A cat?"}], "max_tokens": 8, "temperature": 0}
-    usage = server.handle_chat_completions(chat)["usage"]
-    assert usage["prompt_tokens"] == len(checkpoint.template.prompt_ids(chat["messages"]))  # type: ignore[arg-type]
+    assert theirs["tokens"] == list(ours.ids) and theirs["tokens_evaluated"] == len(ids)
+    asked: Any = [{"role": "user", "content": "A cat?"}]
+    chat = answer("/v1/chat/completions", messages=asked, max_tokens=8, temperature=0)
+    assert chat["usage"]["prompt_tokens"] == len(checkpoint.template.prompt_ids(asked))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from lmapps.__main__ import main
 from lmapps.errors import CheckpointError, DownloadError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.gguf_file import write_gguf
-from lmapps.model.pull import hub, known, pull
-from lmapps.model.pull.known import Known, Progress
+from lmapps.pull import hub, known, pull
+from lmapps.pull.known import Known, Progress
 
 FILE = "packed/tiny.gguf"
 

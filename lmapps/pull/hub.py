@@ -12,7 +12,7 @@ from typing import Any
 from lmapps.errors import CheckpointError, DownloadError, SettingsError, StorageError
 from lmapps.model.checkpoint import load_template, load_tokenizer
 from lmapps.model.folder import read_json, understand
-from lmapps.model.pull.known import OnProgress, Progress
+from lmapps.pull.known import OnProgress, Progress
 
 OPEN = (
     "apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense",
@@ -73,7 +73,7 @@ def _check_licence(name: str, info: Any, agreed: str) -> None:
 
 
 def _fetch(
-    name: str, revision: str, file: Any, folder: Path, told: _Told, endpoint: str | None
+    name: str, revision: str | None, file: Any, folder: Path, told: _Told, endpoint: str | None
 ) -> None:
     """One file, and its hash: SHA-256 of a large one, git's own of a small one."""
     from huggingface_hub import hf_hub_download
@@ -111,7 +111,7 @@ class _Told:
 
         told = self
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):
             def __init__(self, *args: Any, **options: Any) -> None:
                 options.pop("name", None)
                 super().__init__(*args, **{**options, "disable": True})
@@ -126,11 +126,10 @@ class _Told:
 @contextmanager
 def _reasons(name: str) -> Iterator[None]:
     """What the Hub's client raises, as one sentence."""
-    import httpx
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,  # its HTTP client's, which has had other names
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -152,7 +151,7 @@ def _reasons(name: str) -> Iterator[None]:
             f"{name} is on the Hub, and this process does not go out (HF_HUB_OFFLINE=1): run "
             f"`lmapps checkpoints pull {name}` on the command line"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+    except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DownloadError(
             f"{name} cannot be downloaded from the Hub ({reason}): check the network; where only a "

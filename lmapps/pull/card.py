@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.model.pull.known import Known
+from lmapps.pull.known import Known
 
 CARD = """---
 license: {licence}
