@@ -55,7 +55,7 @@ class Template:
         self.tokenizer = tokenizer
         self.source = source
         self._has_marks = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
-        self.tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.tokens: dict[str, Any] = {"bos_token": bos_token, "eos_token": eos_token}
         """What the template calls them, as text; "" where there is none."""
         # A copy of its own, that does see control tokens: no shared flag is switched to and fro.
         self._marker_tokenizer = RawTokenizer.from_str(tokenizer.raw.to_str())
