@@ -33,10 +33,10 @@ BODIES = {
     "lstm": later("LSTM"),
 }
 SIZES = {
-    "tiny": later("Tiny: about 1 million parameters"),
-    "small": later("Small: about 10 million"),
-    "base": later("Base: about 40 million"),
-    "large": later("Large: about 125 million"),
+    "tiny": later("Tiny (1 M)"),
+    "small": later("Small (10 M)"),
+    "base": later("Base (40 M)"),
+    "large": later("Large (125 M)"),
 }
 
 Update = dict[Any, Any]
@@ -103,7 +103,8 @@ class NewRun:
             self.plugin = gr.Dropdown([], label=word("Of the chat"), elem_id="feedback-of")
             self.told = gr.Markdown(elem_id="feedback-told")
         self.files = gr.File(
-            label=word("Files"), file_count="multiple", height=110, elem_id="train-files",
+            label=word("Files"), file_count="multiple", elem_id="train-files",
+            elem_classes="drop", height=96,
             file_types=[*TEXT_SUFFIXES, *RECORD_SUFFIXES, *COMPRESSED_SUFFIXES],
         )  # fmt: skip
         self.places = gr.Dropdown(
