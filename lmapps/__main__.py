@@ -24,6 +24,7 @@ COMMANDS = {
     "checkpoints": "write a copy of a checkpoint in another precision",
     "data": "look at text: documents, sizes, and a vocabulary report",
     "plugins": "list the plugins and what failed; write a new one; switch them off and on",
+    "database": "write a backup of conversations and accounts, or put one back",
     "mcp": "offer the plugins as tools of the Model Context Protocol",
     "doctor": "say what this machine has and what will be used",
 }
