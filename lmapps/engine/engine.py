@@ -14,6 +14,7 @@ from typing import Self
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About, about_own
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation, explain
@@ -77,13 +78,9 @@ class Engine:
         self._thread.join()
 
     @property
-    def about(self) -> str:
-        """What the model is, as a line for a person."""
+    def about(self) -> About:
         config = self.checkpoint.config
-        return (
-            f"a {config.body} of {config.parameters / 1e6:.1f} million parameters, "
-            f"{config.context} tokens of context"
-        )
+        return about_own(config.body, config.parameters, config.context)
 
     @property
     def folder(self) -> Path | None:

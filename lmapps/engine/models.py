@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
 from lmapps.errors import (
@@ -35,8 +36,8 @@ class Description:
     place: str
     """The folder that it comes from."""
     state: ModelState
-    about: str
-    """What it is, once it was loaded."""
+    about: About
+    """What it is, while it is loaded."""
     bytes: int
     """Memory that it takes now."""
     users: int
@@ -188,7 +189,7 @@ class Models:
             source.name,
             source.place,
             "loading" if entry.opening else state,
-            entry.backend.about if entry.backend else "",
+            entry.backend.about if entry.backend else About(),
             entry.backend.bytes if entry.backend else 0,
             entry.users,
         )

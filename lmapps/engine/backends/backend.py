@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply
@@ -28,7 +29,7 @@ class Backend(Protocol):
         """What people call it."""
 
     @property
-    def about(self) -> str:
+    def about(self) -> About:
         """What it is, as a line for a person."""
 
     @property

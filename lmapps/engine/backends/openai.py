@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About, about_remote
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.wire import (
     RETRIED,
@@ -113,9 +114,8 @@ class OpenAIBackend:
         return client
 
     @property
-    def about(self) -> str:
-        """What the model is, as a line for a person."""
-        return f"{self.model} at {self.url}, {self.context} tokens of context"
+    def about(self) -> About:
+        return about_remote(self.model, self.url, self.context)
 
     @property
     def step_name(self) -> str:

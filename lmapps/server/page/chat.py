@@ -211,9 +211,8 @@ class ChatTab:
 
     def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any], str]:
         """The tab's other fields, its decoding settings, and the model that is chosen."""
-        model, *values = values
-        count = len(self.others)
-        fields, changed = values_of(self.others, values[:count]), values[count:]
+        model, rest, count = values[0], values[1:], len(self.others)
+        fields, changed = values_of(self.others, rest[:count]), rest[count:]
         return fields, lambda: decoding_from(self.plugin.decoding, changed), model
 
     # What it is not.

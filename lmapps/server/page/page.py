@@ -87,6 +87,6 @@ def _head(page: gr.Blocks, models: Models) -> Picker:
         gr.HTML(SELECT.format(label=word("Language"), options=chosen), elem_id="languages")
         scheme = gr.Button(word("Light / dark"), elem_id="scheme")
     scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
-    picker.connect()
-    page.load(None, None, None, js="() => lmapps.arrive()", **QUIET)
+    page.load(None, js="() => lmapps.arrive()", **QUIET)
+    picker.connect(page)
     return picker

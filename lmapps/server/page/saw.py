@@ -9,6 +9,7 @@ import gradio as gr
 from lmapps.engine.application import Asked
 from lmapps.errors import InputError
 from lmapps.server.page.languages import later, word
+from lmapps.server.page.live import warning
 
 MARKER, EARLIER = later("marker"), later("earlier reply")
 COLOURS = {MARKER: "#6366f1", EARLIER: "#059669"}
@@ -39,7 +40,7 @@ class Saw:
             seen = asked.explained()
         except InputError as error:  # another server's model: what it is given is not known here
             said = [(f"{one['content']}\n", one["role"]) for one in asked.messages]
-            return str(error), said, ""
+            return warning(error), said, ""
         about = [
             word("{count} tokens.", count=len(seen.tokens)),
             word("The first of {count} prompts side by side.", count=seen.prompts)
