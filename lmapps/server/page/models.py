@@ -9,7 +9,7 @@ import gradio as gr
 
 from lmapps.engine.models import Description
 from lmapps.model.inventory import stored_in
-from lmapps.model.pull.known import KNOWN
+from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import warning

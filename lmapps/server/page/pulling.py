@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from lmapps.errors import SettingsError
-from lmapps.model.pull.known import Progress
+from lmapps.pull.known import Progress
 from lmapps.server.page.languages import word
 from lmapps.server.page.modelview import megabytes
 
@@ -48,7 +48,7 @@ class Pulling:
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _pull(self) -> Path:
-        from lmapps.model.pull.pull import pull  # brings torch
+        from lmapps.pull.pull import pull  # brings torch
 
         return pull(self._name, licence=self._licence, on_progress=self._note)
 
