@@ -90,9 +90,20 @@ class Served:
             time.sleep(0.005)
 
 
+def _several(engine: Any, find: Any) -> Any:
+    """The engine's model, and those that `find` finds."""
+    from lmapps.engine.backends.source import Opening, Source, open_backend
+    from lmapps.engine.models import Models
+
+    def open(source: Source) -> Any:
+        return engine if source.name == engine.name else open_backend(source, Opening(slots=4))
+
+    return Models([Source(engine.name, "")], open, find=find)
+
+
 @contextmanager
 def _served(
-    found: Found, seconds_per_step: float, database: str = "", port: int = 0
+    found: Found, seconds_per_step: float, database: str = "", port: int = 0, find: Any = None
 ) -> Iterator[Served]:
     import uvicorn
 
@@ -106,7 +117,7 @@ def _served(
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(Models.of(engine), found, store),
+        create_app(Models.of(engine) if find is None else _several(engine, find), found, store),
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,

@@ -75,7 +75,8 @@ class ModelsTab:
         for event in (tab.select, self.chosen.input):
             event(self._on_look, self.chosen, self.outputs, **QUIET)
         self.chat.click(
-            self._on_chat, self.chosen, [self.picker.box, *self.outputs], **QUIET
+            self._on_chat, self.chosen,
+            [self.picker.box, self.picker.about, *self.outputs], **QUIET
         ).success(None, None, None, js=SHOW_CHAT, **QUIET)  # fmt: skip
         self.load.click(self._on_load, self.chosen, self.outputs, **QUIET)
         self.free.click(self._on_free, self.chosen, self.outputs, **QUIET)
@@ -143,7 +144,8 @@ class ModelsTab:
         try:
             async with self.models.use(name):
                 box = gr.update(choices=self.models.names, value=name)
-                return {self.picker.box: box, **self.shown(name)}
+                about = {self.picker.about: await self.picker.chosen(name)}
+                return {self.picker.box: box, **about, **self.shown(name)}
         except Exception as error:
             raise gr.Error(warning(error), print_exception=False) from None
 

@@ -75,7 +75,7 @@ class NewRun:
             self.recipe = gr.Dropdown([], label=word("Recipe in the data folder"), visible=False)
             self.more = gr.Textbox(
                 label=word("As in a recipe, a line each"), lines=3, max_lines=12, elem_id="more",
-                placeholder=word("vocab_size = 2000\ndropout = 0.1"),
+                placeholder=word("dropout = 0.1"),
                 info=word("All that `lmapps train --help` lists; these win over the form."),
             )  # fmt: skip
         with gr.Row():

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from lmapps.errors import SettingsError
 from lmapps.pull.known import Progress
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import later, word
 from lmapps.server.page.modelview import megabytes
 
 REFRESH_SECONDS = 0.2
+STAGES = later("downloading"), later("checking"), later("converting")
+"""What a pull tells of itself."""
 
 
 class Ended(Exception):

@@ -116,6 +116,7 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str:
     figures = "".join(
         f"<figure><figcaption>{escape(str(title))}</figcaption>{chart}</figure>"
         for title, series in drawn.items()
+        if any(len(points) > 1 for points in series.values())
         if (chart := line_chart(str(title), str(word("tokens")), series))
     )
     return f'<div class="run-curves">{figures}</div>' if figures else ""

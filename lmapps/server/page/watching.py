@@ -43,8 +43,7 @@ class Watching:
     def __init__(self, runs: Runs, picker: Picker) -> None:
         self.runs, self.picker = runs, picker
         self.chosen = gr.Dropdown([], label=word("Run"), elem_id="run", visible=False)
-        self.view = gr.HTML(elem_id="run-view")
-        with gr.Row():
+        with gr.Row(elem_classes="run-buttons"):
             self.pause = gr.Button(word("Pause"), visible=False, min_width=90)
             self.resume = gr.Button(word("Resume"), visible=False, min_width=90)
             self.stop = gr.Button(word("Stop and keep"), variant="stop", visible=False)
@@ -53,6 +52,7 @@ class Watching:
             self.forget = gr.Button(word("Delete"), variant="stop", visible=False, min_width=90)
         self.status = gr.Markdown(elem_classes="status", elem_id="run-status")
         self.back = gr.Button(visible=False, size="sm", elem_id="run-back")
+        self.view = gr.HTML(elem_id="run-view")
         self.before = gr.State("")
         self.scores = gr.Dataframe(visible=False, interactive=False, elem_id="run-scores")
         with gr.Accordion(word("What it printed"), open=False, visible=False) as self.folded:
@@ -79,7 +79,8 @@ class Watching:
         ):
             self._on(button.click, action)
         self._on(self.compare.click, self._compared)
-        switched = [self.picker.box, self.status, self.back, self.before]
+        picker = [self.picker.box, self.picker.about]
+        switched = [*picker, self.status, self.back, self.before]
         self.chat.click(
             self._on_chat, [self.chosen, self.picker.box], switched, **QUIET
         ).success(None, None, None, js=SHOW_CHAT, **QUIET)  # fmt: skip
@@ -172,20 +173,22 @@ class Watching:
         try:
             fresh(self.picker.models, name)
             async with self.picker.models.use(name):
-                pass
+                about = await self.picker.chosen(name)
         except LmappsError as error:
             raise gr.Error(warning(error), print_exception=False) from None
         back = word("Back to {name}", name=now)
         return {
             self.picker.box: gr.update(choices=self.picker.models.names, value=name),
+            self.picker.about: about,
             self.status: word("{name} answers on this page now.", name=name),
             self.back: gr.update(value=back, visible=now not in ("", name)),
             self.before: now,
         }
 
-    def _on_back(self, before: str) -> Update:
+    async def _on_back(self, before: str) -> Update:
         return {
             self.picker.box: before,
+            self.picker.about: await self.picker.chosen(before),
             self.status: word("{name} answers on this page now.", name=before),
             self.back: gr.update(visible=False),
         }
