@@ -16,6 +16,7 @@ import torch
 
 from lmapps.errors import DataError, SettingsError, StorageError
 from lmapps.evaluation.language import evaluate_corpus
+from lmapps.evaluation.programs import Problem
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.language_model import LanguageModel
@@ -51,6 +52,8 @@ class Prepared:
     """Of all that was read: the same hash, the same data."""
     held_out: Mapping[Plugin, Sequence[Example]] = field(default_factory=dict)
     """Examples of plugins that are not trained on."""
+    problems: Mapping[Plugin, Sequence[Problem]] = field(default_factory=dict)
+    """What plugins are to program, with tests."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
