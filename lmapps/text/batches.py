@@ -42,13 +42,12 @@ class Batch:
         """On another device. A GPU gets it while it works on, so nobody waits."""
         if device.type == "cpu":
             return self
-        parts = (self.ids_BT, self.targets_BT, self.places_BT)
-        return Batch(
-            *(
-                None if part is None else part.pin_memory().to(device, non_blocking=True)
-                for part in parts
-            )
-        )
+
+        def sent(part: torch.Tensor) -> torch.Tensor:
+            return part.pin_memory().to(device, non_blocking=True)
+
+        places = None if self.places_BT is None else sent(self.places_BT)
+        return Batch(sent(self.ids_BT), sent(self.targets_BT), places)
 
 
 class BatchSource(Protocol):
@@ -82,10 +81,12 @@ class PackedBatches:
         rows = []
         for place in range(number * self.rows, (number + 1) * self.rows):
             epoch, index = divmod(place, self.windows)
-            shift = _hash(self.seed, epoch) % (slack + 1)
-            start = shift + shuffled(index, self.windows, _hash(self.seed, epoch, 1)) * self.context
+            shift = hash_of(self.seed, epoch) % (slack + 1)
+            start = (
+                shift + shuffled(index, self.windows, hash_of(self.seed, epoch, 1)) * self.context
+            )
             rows.append(self.ids[start : start + self.context + 1])
-        return _shifted(np.stack(rows).astype(np.int64))
+        return shifted(np.stack(rows).astype(np.int64))
 
 
 Rows = list[npt.NDArray[np.int64]]
@@ -259,11 +260,12 @@ def _mix(value: int, key: int) -> int:
     return bits ^ bits >> 31
 
 
-def _hash(*numbers: int) -> int:
+def hash_of(*numbers: int) -> int:
+    """64 bits that numbers decide."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little")
 
 
-def _shifted(ids: npt.NDArray[np.int64]) -> Batch:
+def shifted(ids: npt.NDArray[np.int64]) -> Batch:
     """Rows of T+1 ids -> inputs and the ids that follow them."""
     import torch
 

@@ -160,6 +160,7 @@ def _write(
         "key": key,
         "dtype": dtype,
         "vocab_size": tokenizer.vocab_size,
+        "tokenizer": hashlib.sha256(tokenizer.raw.to_str().encode()).hexdigest(),
         "splits": {name: asdict(count) for name, count in counts.items()},
         "files": files,
     }

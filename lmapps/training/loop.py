@@ -46,13 +46,14 @@ class Bounds:
         return min(1.0, done)
 
 
-def bounds(settings: TrainSettings, batches: BatchSource, accumulation: int) -> Bounds:
-    """Steps, tokens or minutes as chosen; one epoch where nothing was."""
+def bounds(settings: TrainSettings, batches: BatchSource, passes: int) -> Bounds:
+    """Steps, tokens or minutes as chosen; one epoch where nothing was. A step has so many `passes`
+    over all processes."""
     if settings.minutes:
         return Bounds(0, settings.minutes * 60)
     if settings.tokens:
         return Bounds(max(1, settings.tokens // settings.batch_tokens), 0)
-    return Bounds(settings.steps or max(1, batches.batches_per_epoch // accumulation), 0)
+    return Bounds(settings.steps or max(1, batches.batches_per_epoch // passes), 0)
 
 
 def train(
@@ -81,7 +82,7 @@ def train(
     processes, rank = accelerator.num_processes, accelerator.process_index
     per_pass = batches.tokens_per_batch * processes
     accumulation = max(1, round(settings.batch_tokens / per_pass))
-    length = bounds(settings, batches, accumulation)
+    length = bounds(settings, batches, accumulation * processes)
     meter = Meter(accelerator, length, progress)
     watch = Watch(checkpoint.tokenizer, settings, run)
     prepared.train()

@@ -46,10 +46,10 @@ def observe_apps(
     held_out: Mapping[Plugin, Sequence[Example]],
     judged: int,
     problems: Mapping[Plugin, Sequence[Problem]],
-    samples: int,
+    draws: int,
 ) -> Observation:
     """A greedy reply to each plugin's first example, metrics over `judged` held-out ones, and
-    pass@k over `samples` programs for each problem."""
+    pass@k over `draws` programs for each problem."""
     samples: dict[str, str] = {}
     metrics: dict[str, float] = {}
     with _Evaluating(checkpoint), Engine(checkpoint) as engine:
@@ -63,7 +63,7 @@ def observe_apps(
                     if scores[name] is not None:
                         metrics[f"{plugin.name}.{name}"] = scores[name]
             if plugin in problems:
-                passed = pass_at_ks(plugin, engine, problems[plugin], samples)
+                passed = pass_at_ks(plugin, engine, problems[plugin], draws)
                 metrics |= {f"{plugin.name}.{name}": share for name, share in passed.items()}
     return Observation(samples, metrics)
 

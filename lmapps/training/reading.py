@@ -19,7 +19,7 @@ class Reading:
         )
         self._copied = None
         if loss.device.type == "cuda":
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
     @property
