@@ -23,6 +23,8 @@ from lmapps.errors import DataError, SettingsError
 from lmapps.text.batches import Batch, hash_of, shifted, shuffled
 from lmapps.text.corpus import MANIFEST, Corpus, Ids, is_corpus
 
+FIRST = 0
+"""The shard whose validation and test splits a run is scored on."""
 FILES = (MANIFEST, "tokenizer.json", "train.bin", "validation.bin", "test.bin")
 
 
@@ -36,7 +38,7 @@ def are_shards(path: str) -> bool:
 
 class Shards:
     """The corpora below a folder or URL. What is far is copied, a shard at a time, to a temporary
-    folder, where the one in use and the next one stay.
+    folder, where the first one, the one in use and the next one stay.
 
     Raises `DataError` where there are none or they do not belong together, `SettingsError` where a
     package for this kind of URL is missing.
@@ -73,12 +75,12 @@ class Shards:
 
     def corpus(self, number: int, then: int | None = None) -> Corpus:
         """A shard; with `then`, that one is on its way when this is there."""
+        for other in [n for n in self._coming if n not in (FIRST, number, then)]:
+            self._coming.pop(other).result()
+            shutil.rmtree(self._place(other), ignore_errors=True)
         for wanted in (number, then):
             if wanted is not None and wanted not in self._coming:
                 self._coming[wanted] = self._thread.submit(self._fetch, wanted)
-        for other in [n for n in self._coming if n not in (number, then)]:
-            self._coming.pop(other).result()
-            shutil.rmtree(self._place(other), ignore_errors=True)
         return self._coming[number].result()
 
     def _place(self, number: int) -> Path:

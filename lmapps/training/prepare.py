@@ -23,7 +23,7 @@ from lmapps.model.language_model import LanguageModel
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import BatchSource, PackedBatches
 from lmapps.text.corpus import Corpus, build_corpus, is_corpus
-from lmapps.text.shards import ShardedBatches, Shards, are_shards
+from lmapps.text.shards import FIRST, ShardedBatches, Shards, are_shards
 from lmapps.text.sources import data_files, hash_of_files, read_documents
 from lmapps.text.storage import write_whole
 from lmapps.text.template import Template
@@ -65,7 +65,7 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         raise SettingsError("no data to train on: name files or folders of text with --data")
     shards = Shards(settings.data[0]) if are_shards(settings.data[0]) else None
     if shards is not None:
-        checkpoint, corpus = checkpoint_of_corpus(settings, shards.corpus(0))
+        checkpoint, corpus = checkpoint_of_corpus(settings, shards.corpus(FIRST))
     else:
         checkpoint, corpus = open_corpus(settings) or corpus_of_files(settings, run)
     context = checkpoint.config.context
