@@ -51,9 +51,9 @@ class LanguageModel(nn.Module):
 
         `places_BT` is for a Transformer's rows of several texts (see `TransformerBody`).
         """
-        x_BTE = self.dropout(self.embedding(ids_BT))
         packed = {} if places_BT is None else {"places_BT": places_BT}
-        hidden = self.dropout(self.body(x_BTE, **packed))
+        # Without names for what is on the way, which would keep it in memory to the end.
+        hidden = self.dropout(self.body(self.dropout(self.embedding(ids_BT)), **packed))
         if targets_BT is None:
             return self.head(hidden)
         return linear_cross_entropy(

@@ -183,8 +183,7 @@ class NativeStep:
     def _matrix(
         self, layer: int, name: int, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> None:
-        if not (weight.isfinite().all() and (bias is None or bias.isfinite().all())):
-            raise Unavailable("the model has weights that are no numbers")
+        _require_numbers(weight, bias)
         weight = weight.float().contiguous()
         bias = None if bias is None else bias.float().contiguous()
         failed = self._library.lmapps_matrix(
@@ -195,6 +194,7 @@ class NativeStep:
             raise Unavailable("there is not enough memory for a packed copy of the model")
 
     def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
+        _require_numbers(vector)
         vector = vector.float().contiguous()
         if self._library.lmapps_vector(self._handle, layer, name, vector.data_ptr(), len(vector)):
             raise Unavailable("there is not enough memory for a packed copy of the model")
@@ -223,6 +223,12 @@ class _Pointers:
         _require(not is_cache or state.capacity <= c.context, "more places than positions")
         self.is_bfloat16 = int(torch.bfloat16 in types)
         self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+
+
+def _require_numbers(*weights: torch.Tensor | None) -> None:
+    """Torch's own step shows them in its logits, which the engine refuses; int8 has no way to."""
+    if not all(weight is None or weight.isfinite().all() for weight in weights):
+        raise Unavailable("the model has weights that are no numbers")
 
 
 def _require(is_right: bool, wrong: str) -> None:
