@@ -27,6 +27,7 @@ import gpt
 import machine
 import torch
 
+from lmapps.errors import LmappsError
 from lmapps.evaluation.baselines import trigram_on
 from lmapps.evaluation.language import window_batches
 from lmapps.model.config import ModelConfig
@@ -137,17 +138,24 @@ def run_one(task: Task, name: str, seed: int, rate: float) -> Score:
 def tuned_rate(
     task: Task, name: str, share: float, rates: Sequence[float]
 ) -> tuple[float, dict[str, float]]:
-    """The learning rate with the best validation, and what each gave (infinity: it diverged)."""
-    tried = {}
+    """The learning rate with the best validation, and what each gave (infinity: it diverged).
+
+    Where the best one is the lowest or highest tried, one beyond it is tried too.
+    """
+    tried: dict[float, float] = {}
     task = replace(task, tokens=int(task.tokens * share))
-    for rate in rates:
+    rates, factor = list(rates), rates[-1] / rates[-2]
+    while rates:
+        rate = rates.pop(0)
         try:
             tried[rate] = run_one(task, name, TUNING_SEED, rate)["validation"]
-        except Exception as error:  # a rate that diverges is a result
+        except LmappsError as error:  # a rate that diverges is a result
             print(f"{name} at {rate}: {error}")
             tried[rate] = math.inf
-    best = min(tried, key=lambda rate: tried[rate])
-    return best, {str(rate): bits for rate, bits in tried.items()}
+        best = min(tried, key=lambda rate: tried[rate])
+        if not rates and best in (min(tried), max(tried)):
+            rates = [best / factor if best == min(tried) else best * factor]
+    return best, {f"{rate:.2g}": tried[rate] for rate in sorted(tried)}
 
 
 def prepare_task(args: argparse.Namespace, folder: Path) -> Task:
