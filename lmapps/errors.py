@@ -10,6 +10,7 @@
     │   ├── CheckpointError      a folder that is not a usable checkpoint
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
     ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
+    ├── DownloadError            a model that cannot be reached           (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
     │   └── ShuttingDown         the server ends                          (503)
     └── StorageError             disk full, folder not writable           (507, exit 1)
@@ -70,6 +71,12 @@ class PromptTooLong(InputError):
 
 class ReplyError(LmappsError):
     """A reply that has not the form asked for, for example JSON that was cut at its limit."""
+
+    status = 502
+
+
+class DownloadError(LmappsError):
+    """A model cannot be downloaded: no network, no such index, or it is not given to everybody."""
 
     status = 502
 

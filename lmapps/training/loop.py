@@ -7,6 +7,7 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from lmapps.training.compiled import compile_training
 from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
 from lmapps.training.parallel import distribute, gather, whole
+from lmapps.training.process import Paused
 from lmapps.training.reading import Reading
 from lmapps.training.run import Progress, Run, state_of
 from lmapps.training.settings import TrainSettings
@@ -69,7 +71,7 @@ def train(
 
     Returns the final progress: step, tokens, seconds and the goodness of the best weights (minus
     the validation loss, or the metric that `settings.best` names). Raises `Diverged` where the loss
-    is not a number, `StorageError` where a save fails.
+    is not a number, `StorageError` where a save fails, `Paused` where it was asked to end.
     """
     model = checkpoint.model
     progress: Progress = {"step": 0, "tokens": 0, "seconds": 0.0, "best": None, "worse": 0}
@@ -120,11 +122,16 @@ def train(
         progress["step"] += 1
         progress["tokens"] += accumulation * per_pass
         share_after = length.progress(progress["step"], meter.elapsed)
-        if length.seconds:  # by the clock: every process has its own
-            share_after = _agreed(share_after, accelerator)
+        asked = run.request.made
+        if processes > 1 and (length.seconds or progress["step"] % Meter.EVERY == 0):
+            share_after, asked = _agreed(share_after, asked, accelerator)
+        elif processes > 1:
+            asked = False  # to ask everybody is to wait for everybody
+        if asked and run.request.is_early:
+            share_after = 1.0
         progress["done"] = share_after >= 1
         is_evaluated = _due(settings.evaluations, share, share_after)
-        is_saved = _due(settings.saves, share, share_after)
+        is_saved = _due(settings.saves, share, share_after) or asked
         is_due = is_evaluated or is_saved
 
         reading = Reading(progress["step"], total_loss, whole(norm))
@@ -143,6 +150,8 @@ def train(
             state |= adapters_of(prepared)
             if accelerator.is_main_process:
                 run.save(checkpoint, state, {**progress, **meter.clock()})
+        if asked and not progress["done"]:
+            raise Paused(f"paused after step {progress['step']}: the same command goes on there")
     meter.close()
     return progress | meter.clock()
 
@@ -175,7 +184,7 @@ def _evaluate(
         progress["done"] = True
     if accelerator.is_main_process:
         entry = {"step": progress["step"], "validation": scores.as_dict(), **asdict(seen)}
-        run.log({**entry, "is_best": better, **meter.clock()})
+        run.log({**entry, "is_best": better, "done": progress["done"], **meter.clock()})
         meter.note(progress["step"], scores)
         if better:
             run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
@@ -188,12 +197,12 @@ def _from_main_process(value: float, accelerator: Accelerator) -> float:
     return float(accelerator.reduce(own.to(accelerator.device), reduction="sum"))
 
 
-def _agreed(value: float, accelerator: Accelerator) -> float:
-    """The mean over the processes, in every one of them."""
-    if accelerator.num_processes == 1:
-        return value
-    own = torch.tensor(value, device=accelerator.device)
-    return float(accelerator.reduce(own, reduction="mean"))
+def _agreed(share: float, asked: bool, accelerator: Accelerator) -> tuple[float, bool]:
+    """The mean share that is done, by every process's own clock, and whether any was asked to end:
+    the same in all of them."""
+    own = torch.tensor([share, float(asked)], device=accelerator.device)
+    share, requests = accelerator.reduce(own, reduction="mean").tolist()
+    return share, requests > 0
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
@@ -212,7 +221,10 @@ class Meter:
         self.window_tokens = progress["tokens"]
         unit, total = ("step", length.steps) if length.steps else ("s", int(length.seconds))
         done = progress["step"] if length.steps else int(self.before)
-        self.bar = tqdm(total=total, initial=done, unit=unit, mininterval=1)
+        every = 1 if sys.stderr.isatty() else 60  # a file would grow by a line each time
+        self.bar = tqdm(
+            total=total, initial=done, unit=unit, mininterval=every, maxinterval=max(10, every)
+        )
         self.pending: tuple[Progress, Reading] | None = None
 
     @property
@@ -240,10 +252,14 @@ class Meter:
         now = time.monotonic()
         speed = (progress["tokens"] - self.window_tokens) / max(1e-9, now - self.window_start)
         self.window_start, self.window_tokens = now, progress["tokens"]
-        entry = {name: progress[name] for name in ("step", "tokens")}
-        return entry | {
-            "learning_rate": learning_rate, "tokens_per_second": round(speed), **self.clock()
-        }  # fmt: skip
+        return {
+            "step": progress["step"],
+            "tokens": progress["tokens"],
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(speed),
+            "share": round(self.length.progress(progress["step"], self.elapsed), 5),
+            **self.clock(),
+        }
 
     def _finished(self, entry: Progress, reading: Reading) -> Progress:
         entry |= {"loss": round(reading.loss, 5), "gradient_norm": round(reading.norm, 4)}

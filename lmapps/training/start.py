@@ -61,10 +61,11 @@ def train_or_halve(
             expected = foresee(prepared, settings, accelerator)
             accelerator.print(expected)
         if _everybody(expected is None or expected.fits, accelerator):
-            return train(
-                prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
-                settings, run, accelerator,
-            )  # fmt: skip
+            with run.request:
+                return train(
+                    prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
+                    settings, run, accelerator,
+                )  # fmt: skip
         why = "memory will not suffice"
     except (MemoryError, RuntimeError) as error:
         if accelerator.num_processes > 1 or not is_out_of_memory(error):
