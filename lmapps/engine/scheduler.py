@@ -39,8 +39,6 @@ class Scheduler:
         """In the order in which they came."""
         self.reading: Request | None = None
         """The request whose prompt is being read."""
-        self.passes = 0
-        """Forward passes so far."""
         self.counts = Counts()
         self.pace = Pace()
         self._turns = 0
@@ -60,7 +58,7 @@ class Scheduler:
         done_reading = self.clock()
         if self.slots.running:
             logits_BV = _numbers(self.slots.decode())
-            self.passes += 1
+            self.counts.passes += 1
             self._sample_all(logits_BV)
         if is_beside_others and read:
             self.pace.took(read, done_reading - started, self.clock() - done_reading)
@@ -68,6 +66,8 @@ class Scheduler:
 
     def fail(self, error: Exception) -> None:
         """End everything that is under way: nobody is left waiting for a reply."""
+        if not isinstance(error, LmappsError):
+            error = _failed(error)
         under_way = [*self._holding(), *self.waiting]
         self.slots.running.clear()
         self.waiting.clear()
@@ -125,7 +125,7 @@ class Scheduler:
                     self.reading = None
                     self._end(request, "error", _no_memory(request))
                     continue
-                self.passes += 1
+                self.counts.passes += 1
                 left -= request.prefilled - before
                 self.counts.read_tokens += request.prefilled - before
             if request.prefilled == len(request.prompt_ids):
@@ -202,6 +202,12 @@ class Scheduler:
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
         self.counts.end(finish, self.clock())
+
+
+def _failed(error: Exception) -> LmappsError:
+    failure = LmappsError(f"the engine failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _no_memory(request: Request) -> Busy:

@@ -34,6 +34,10 @@ class Step(Protocol):
     def name(self) -> str:
         """What is used, and why not the native one: a line for a person."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether it can go on from a state by several tokens at once."""
+
     def new_state(self, batch: int, capacity: int) -> State:
         """An empty state that this step can go on from."""
 
@@ -57,6 +61,8 @@ def choose_step(model: LanguageModel, weights: str = "float32") -> Step:
 class TorchStep:
     """The model's own `step`."""
 
+    continues = True
+
     def __init__(self, model: LanguageModel, weights: str = "float32", reason: str = "") -> None:
         self.model = model if weights == "float32" else rounded(model, weights)
         self.name = f"torch, {weights}" + (f" ({reason})" if reason else "")
@@ -77,6 +83,8 @@ class NativeStep:
     level    the number of the instruction set among `levels()`; 0 = the best
     threads  0 = as many as torch uses, and no more than the cores we are given
     """
+
+    continues = True
 
     def __init__(
         self, model: LanguageModel, weights: str = "float32", *, level: int = 0, threads: int = 0

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmapps.engine.slots import Slots
 from lmapps.errors import SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
@@ -292,9 +291,9 @@ def test_an_engine_uses_the_native_step_unless_it_is_turned_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = random_model(transformer(vocab_size=31, head_size=8))
-    assert Slots(model, 2).step.name.startswith(f"native {LEVELS[0]}, float32")
+    assert choose_step(model).name.startswith(f"native {LEVELS[0]}, float32")
     monkeypatch.setenv("LMAPPS_NATIVE", "0")
-    assert Slots(model, 2).step.name == "torch, float32 (LMAPPS_NATIVE=0 turns the native step off)"
+    assert choose_step(model).name == "torch, float32 (LMAPPS_NATIVE=0 turns the native step off)"
 
 
 def test_without_a_library_or_with_one_of_other_sources_torch_takes_over(
