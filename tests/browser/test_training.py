@@ -1,4 +1,4 @@
-"""Training as a person does it, in Debian's chromium: start, watch together, pause, chat, compare."""
+"""Training and models as a person sees them: start, watch together, pause, chat, load, free."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from lmapps.training.runs import Runs
 
 pytestmark = pytest.mark.browser
 STORY = "The cat sat on the mat. The dog ran after the cat, and the cat ran up a tree. "
-SMALL = (
-    "vocab_size = 300\ncontext = 64\nlayers = 1\nwidth = 32\nbatch_tokens = 256\nevaluations = 99"
-)
+SMALL = "vocab_size = 300\ncontext = 64\nlayers = 1\nwidth = 32\nbatch_tokens = 256\nsteps = 90000\nevaluations = 9000"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +105,7 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
         told(viewer, "#run-view", "Training", 120)
         viewer.locator("#run-view polyline").first.wait_for(timeout=60_000)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    told(page, "#run-view", "Validation loss", 60)
     button(page, "Start").click()
     told(page, "#new-run-status", "There is already a checkpoint 'cats'")
     fill(page, "#run-name", "dogs")

@@ -259,8 +259,8 @@ class Chosen:
     body: str
     size: str
     minutes: float | None
-    name: str
-    more: str
+    name: str | None
+    more: str | None
 
     @property
     def uploaded(self) -> list[Path]:
@@ -277,8 +277,8 @@ class Chosen:
         if self.what == APPS and not apps:
             raise DataError("no plugin is chosen: choose one at least")
         return Draft(
-            self.name.strip(), places or (), [app for app in apps if app], self.start_from or "",
-            self.body, self.size, self.minutes or 0, self.more,
+            (self.name or "").strip(), places or (), [app for app in apps if app],
+            self.start_from or "", self.body, self.size, self.minutes or 0, self.more or "",
         )  # fmt: skip
 
 
