@@ -11,9 +11,12 @@ import asyncio
 import json
 import re
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
+from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -137,6 +140,30 @@ class Door:
             await send(message)
 
         return told
+
+
+class Pages:
+    """The page of admins and that of the others: who asks gets theirs, and of the other's tabs
+    and events there is nothing on it.
+
+    pages  by whether they are an admin's; where there is one only, it is everybody's
+    """
+
+    def __init__(self, pages: Mapping[bool, FastAPI]) -> None:
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_admin = scope.get(IS_ADMIN, True)
+        page = self._pages.get(is_admin) or next(iter(self._pages.values()))
+        await page(scope, receive, send)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """As long as the server runs."""
+        async with AsyncExitStack() as stack:
+            for page in self._pages.values():
+                await stack.enter_async_context(page.router.lifespan_context(page))
+            yield
 
 
 def _refusal(error: LmappsError, scope: Scope, path: str) -> Response:

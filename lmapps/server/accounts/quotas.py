@@ -115,7 +115,7 @@ class Quotas:
                 for subject, usage in used:
                     values = {"minute": self._now(MINUTE), "requests": usage.requests + 1}
                     connection.execute(_of(subject).values(values))
-        payer.is_counted = True
+            payer.is_counted = True  # while nobody else has the rows: prompts come side by side
 
     def count(self, payer: Payer, tokens: int) -> None:
         """So many tokens more were made."""
