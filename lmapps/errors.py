@@ -8,7 +8,11 @@
     │   ├── PluginError          a plugin that is unknown or does not work
     │   ├── DataError            text or records that cannot be read
     │   ├── CheckpointError      a folder that is not a usable checkpoint
+    │   ├── NoSuchModel          a model that is not served here          (404)
+    │   ├── ModelInUse           a model that cannot be freed now         (409)
+    │   ├── ModelTooLarge        more memory than models may take         (507)
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    ├── ModelServerError         another server's model that fails        (502, exit 1)
     ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
     ├── DownloadError            a model that cannot be reached           (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
@@ -63,10 +67,34 @@ class CheckpointError(InputError):
     """A folder that is not a usable checkpoint."""
 
 
+class NoSuchModel(InputError):
+    """A model that is not served here."""
+
+    status = 404
+
+
+class ModelInUse(InputError):
+    """A model that cannot be freed, since it is answering somebody."""
+
+    status = 409
+
+
+class ModelTooLarge(InputError):
+    """A model that does not fit into the memory for models, even alone."""
+
+    status = 507
+
+
 class PromptTooLong(InputError):
     """A prompt that leaves no room for a reply in the model's context."""
 
     status = 413
+
+
+class ModelServerError(LmappsError):
+    """Another server, which runs a model, does not answer or fails."""
+
+    status = 502
 
 
 class ReplyError(LmappsError):

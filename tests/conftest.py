@@ -97,6 +97,7 @@ def _served(
     import uvicorn
 
     from lmapps.engine.engine import Engine
+    from lmapps.engine.models import Models
     from lmapps.server.serve import create_app
     from lmapps.server.store.store import Store
 
@@ -105,7 +106,7 @@ def _served(
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(engine, found, store),
+        create_app(Models.of(engine), found, store),
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,

@@ -61,7 +61,7 @@ def devices() -> Iterator[Fact]:
     """What training and serving will run on, in which precision."""
     import torch
 
-    from lmapps.server.serve import best_device
+    from lmapps.engine.backends.source import best_device
     from lmapps.training.start import mixed_precision
 
     for number in range(torch.cuda.device_count()):

@@ -117,7 +117,7 @@ class Template:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        _check(messages)
+        check_messages(messages)
         marked = [
             {"role": message["role"], "content": f"\ue000{number}\ue001"}
             for number, message in enumerate(messages)
@@ -160,7 +160,8 @@ class Template:
         return list(self._marker_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _check(messages: Sequence[Message]) -> None:
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises `InputError` for none, for a role that is not known, and for other than text."""
     if not messages:
         raise InputError("a conversation needs at least one message, got none")
     for number, message in enumerate(messages, start=1):
