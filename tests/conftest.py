@@ -103,21 +103,38 @@ def _several(engine: Any, find: Any) -> Any:
 
 @contextmanager
 def _served(
-    found: Found, seconds_per_step: float, database: str = "", port: int = 0, find: Any = None
+    found: Found,
+    seconds_per_step: float,
+    database: str = "",
+    port: int = 0,
+    prepare: Callable[[Any], None] = lambda store: None,
+    find: Any = None,
+    **settings: Any,
 ) -> Iterator[Served]:
+    """`prepare` gets the store before the server is made of it, `find` finds more models, and
+    `settings` are the server's."""
     import uvicorn
 
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
+    from lmapps.server.accounts.access import access_of
     from lmapps.server.serve import create_app
+    from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
 
     engine = Engine(_endless(_tiny_checkpoint("transformer")))
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
+    prepare(store)
+    access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(Models.of(engine) if find is None else _several(engine, find), found, store),
+        create_app(
+            Models.of(access.metered(engine)) if find is None else _several(engine, find),
+            found,
+            store,
+            access,
+        ),  # fmt: skip
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,

@@ -1,36 +1,33 @@
-"""A visitor -> whether they may manage what everybody shares: models and training runs."""
+"""A request -> refused, unless whoever sends it may manage what everybody shares: models and runs.
+
+Their tabs are not part of the page of others; this stands before what the tabs do, since every
+event and address can be asked for by anybody.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lmapps.errors import InputError
+from lmapps.server.who import who, who_on_page
 
 
 class NotAllowed(InputError):
-    """Something that only who runs the server may do."""
+    """Something that only an administrator may do."""
 
     status = 403
 
 
-def may_manage(request: Any) -> bool:
-    """Whether this request may see and use the Models and Training tabs and their addresses.
-
-    request   FastAPI's, or Gradio's, which has the same headers and cookies
-
-    The one place that decides it. There are no accounts: everybody who reaches the server may.
-    """
-    return True
-
-
 def check_may_manage(request: Any) -> None:
-    """Raises `NotAllowed`."""
-    if not may_manage(request):
-        raise NotAllowed("only an administrator may do this: ask the one who runs the server")
+    """Of an address of ours. Raises `NotAllowed`."""
+    _check(who(request).is_admin)
 
 
 def check_page() -> None:
-    """The same for a handler of the page: whoever pressed something."""
-    from gradio.context import LocalContext
+    """Of an event of the page. Raises `NotAllowed`."""
+    _check(who_on_page().is_admin)
 
-    check_may_manage(LocalContext.request.get(None))
+
+def _check(is_admin: bool) -> None:
+    if not is_admin:
+        raise NotAllowed("only an administrator may do this: ask the one who runs the server")

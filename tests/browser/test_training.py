@@ -14,7 +14,13 @@ from lmapps.training.runs import Runs
 
 pytestmark = pytest.mark.browser
 STORY = "The cat sat on the mat. The dog ran after the cat, and the cat ran up a tree. "
-SMALL = "vocab_size = 300\ncontext = 64\nlayers = 1\nwidth = 32\nbatch_tokens = 256\nsteps = 90000\nevaluations = 9000"
+SMALL = """vocab_size = 300
+context = 64
+layers = 1
+width = 32
+batch_tokens = 256
+steps = 90000
+evaluations = 9000"""
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import logging
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
+from lmapps.server.who import who_on_page
 from lmapps.training.runs import Runs
 
 LOG = logging.getLogger("lmapps.server")
@@ -33,11 +35,23 @@ SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(t
 </select>"""
 
 
-def build_page(found: Found, models: Models, store: Store, runs: Runs | None = None) -> gr.Blocks:
-    """The whole page. Chats come first, the list of plugins last."""
+def build_page(
+    found: Found,
+    models: Models,
+    store: Store,
+    for_admins: bool = True,
+    with_accounts: bool = False,
+    runs: Runs | None = None,
+) -> gr.Blocks:
+    """The whole page. Chats come first, the list of plugins last.
+
+    for_admins     with the tabs that are an admin's: on the page of the others they are not there
+    with_accounts  say who is logged in
+    runs           the training runs; None = those of the checkpoint folders
+    """
     places, runs = Places(found), runs or Runs()
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
-        picker = _head(page, models)
+        picker = _head(page, models, with_accounts)
 
         def draw(plugin: Plugin) -> None:
             def build() -> None:
@@ -50,8 +64,9 @@ def build_page(found: Found, models: Models, store: Store, runs: Runs | None = N
 
         trained = models.folder(models.default)
         plugin_tabs(
-            places, draw, lambda left_over: plugins_page(found, left_over, trained),
-            lambda: our_tabs(page, picker, found, store, runs),
+            places, draw,
+            (lambda left_over: plugins_page(found, left_over, trained)) if for_admins else None,
+            lambda: our_tabs(picker, found, store, runs, for_admins),
         )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
@@ -77,7 +92,7 @@ def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:
     gr.Markdown(f"⚠ {cell(failure.told[:1].upper() + failure.told[1:])}. {cell(failure.fix)}")
 
 
-def _head(page: gr.Blocks, models: Models) -> Picker:
+def _head(page: gr.Blocks, models: Models, with_accounts: bool) -> Picker:
     """Whose page it is, which model answers, and how the page is shown."""
     options = {"en": "English"} | {code: language.name for code, language in known().items()}
     chosen = "\n".join(f'<option value="{code}">{name}</option>' for code, name in options.items())
@@ -86,7 +101,19 @@ def _head(page: gr.Blocks, models: Models) -> Picker:
         picker = Picker(models)
         gr.HTML(SELECT.format(label=word("Language"), options=chosen), elem_id="languages")
         scheme = gr.Button(word("Light / dark"), elem_id="scheme")
+        if with_accounts:
+            account = gr.HTML(elem_id="account")
+            page.load(_account, None, account, **QUIET)
     scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
     page.load(None, js="() => lmapps.arrive()", **QUIET)
     picker.connect(page)
     return picker
+
+
+def _account() -> str:
+    """Who is logged in, as the way to their account."""
+    account = who_on_page().account
+    if account is None:
+        return ""
+    title, name = html.escape(word("Account")), html.escape(account.name)
+    return f'<a href="account" title="{title}">{name}</a>'
