@@ -134,7 +134,7 @@ def _served(
             found,
             store,
             access,
-        ),  # fmt: skip
+        ),
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,
