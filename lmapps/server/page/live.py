@@ -22,10 +22,10 @@ from lmapps.engine.application import (
 )
 from lmapps.engine.asking import events_on
 from lmapps.engine.models import Models
-from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, word
+from lmapps.server.who import who_on_page
 
 LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.1
@@ -65,7 +65,7 @@ async def views(
     yield view
     told = view
     try:
-        mine = events_on(models, model, plugin, values, choose(), user_of_page())
+        mine = events_on(models, model, plugin, values, choose(), who_on_page().turns)
         async with aclosing(mine) as events:
             async for event in events:
                 if isinstance(event, Notice):
@@ -88,14 +88,6 @@ def warning(error: Exception) -> str:
             "something went wrong in the server ({kind}): see its log", kind=type(error).__name__
         )
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
-
-
-def user_of_page() -> User:
-    """Each open page takes turns with the others."""
-    from gradio.context import LocalContext
-
-    request = LocalContext.request.get(None)
-    return f"page {request.session_hash}" if request is not None else None
 
 
 def _after(view: View, event: Event, notice: str) -> View:
