@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
+from lmapps.engine.turns import subdivided
 from lmapps.errors import Busy, InputError, LmappsError
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
@@ -123,15 +124,17 @@ def model_of(values: Mapping[str, Any]) -> str | None:
 
 
 def user_of(request: Request, values: Mapping[str, Any]) -> str:
-    """Who takes turns with others: the name that the request gives, else where it comes from."""
+    """Who takes turns with others: where a request comes from, which nobody can choose, and the
+    name that it gives, if it does."""
     name = values.get("user")
+    address = request.client.host if request.client else "unknown"
     if name is None:
-        return request.client.host if request.client else "unknown"
+        return address
     if not isinstance(name, str) or len(name) > MAX_NAME:
         raise InputError(
             f"user must be a text of at most {MAX_NAME} characters, got {str(name)[:60]!r}"
         )
-    return f"user {name}"
+    return subdivided(address, name)
 
 
 def flag_of(values: Mapping[str, Any], name: str) -> bool:
@@ -179,10 +182,14 @@ async def on_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
-async def server_sent(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Objects as server-sent events. An error in the middle is the last event."""
+async def server_sent(events: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:
+    """Objects as server-sent events, and texts as comments, which clients skip. An error in the
+    middle is the last event."""
     try:
         async for event in events:
+            if isinstance(event, str):
+                yield f": {event}\n\n"
+                continue
             yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
     except LmappsError as error:
         yield f"data: {json.dumps(error_body(error))}\n\n"
