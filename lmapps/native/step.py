@@ -12,6 +12,7 @@ import os
 import weakref
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -113,18 +114,20 @@ class NativeStep:
         dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
         shape = (batch, c.num_kv_heads, capacity, c.head_size)
         layers: list[tuple[torch.Tensor, ...]] = [
-            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
-            for _ in range(c.num_layers)
+            (_zeros(shape, dtype), _zeros(shape, dtype)) for _ in range(c.num_layers)
         ]
         return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         rows, tokens = ids_BT.shape
-        assert rows == len(state.lengths), f"{rows} rows of ids for {len(state.lengths)} of state"
+        # The library trusts what it is given, so nothing here may be an assert, which -O takes out.
+        if rows != len(state.lengths):
+            raise ValueError(f"{rows} rows of ids for {len(state.lengths)} of state")
         if not rows * tokens:
             raise ValueError(f"there are no ids to go on with: shape {tuple(ids_BT.shape)}")
-        longest = int(state.lengths.max()) + tokens
-        assert longest <= state.capacity, f"{longest} tokens in a state of {state.capacity}"
+        shortest, longest = int(state.lengths.min()), int(state.lengths.max()) + tokens
+        if shortest < 0 or longest > state.capacity:
+            raise ValueError(f"tokens {shortest} to {longest} in a state of {state.capacity}")
         pointers = self._pointers.get(state)
         if pointers is None:
             pointers = self._pointers[state] = _Pointers(self.model, state)
@@ -188,6 +191,7 @@ class NativeStep:
     def _matrix(
         self, layer: int, name: int, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> None:
+        _require_numbers(weight, bias)
         weight = weight.float().contiguous()
         bias = None if bias is None else bias.float().contiguous()
         failed = self._library.lmapps_matrix(
@@ -198,6 +202,7 @@ class NativeStep:
             raise Unavailable("there is not enough memory for a packed copy of the model")
 
     def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
+        _require_numbers(vector)
         vector = vector.float().contiguous()
         if self._library.lmapps_vector(self._handle, layer, name, vector.data_ptr(), len(vector)):
             raise Unavailable("there is not enough memory for a packed copy of the model")
@@ -214,17 +219,29 @@ class _Pointers:
             shape = (rows, c.num_kv_heads, state.capacity, c.head_size)
         parts = [part for layer in state.layers for part in layer]
         expected = c.num_layers * (2 if c.body in ("transformer", "lstm") else 1)
-        assert len(parts) == expected, f"{len(parts)} tensors in a state of {expected}"
         types = {part.dtype for part in parts}
         allowed = (torch.float32, torch.bfloat16) if is_cache else (torch.float32,)
-        assert len(types) == 1 and types <= set(allowed), f"a state of {types}"
+        _require(len(parts) == expected, f"{len(parts)} tensors, not {expected}")
+        _require(len(types) == 1 and types <= set(allowed), f"tensors of {types}")
         for part in parts:
-            assert part.shape == shape, f"{tuple(part.shape)} in a state of {shape}"
-            assert part.is_contiguous() and part.device.type == "cpu"
-        assert state.lengths.dtype == torch.int64 and state.lengths.is_contiguous()
-        assert not is_cache or state.capacity <= c.context, "more places than positions"
+            _require(part.shape == shape, f"a tensor of {tuple(part.shape)}, not {shape}")
+            _require(part.is_contiguous() and part.device.type == "cpu", "a tensor not as it lies")
+        lengths = state.lengths
+        _require(lengths.dtype == torch.int64 and lengths.is_contiguous(), "lengths not in int64")
+        _require(not is_cache or state.capacity <= c.context, "more places than positions")
         self.is_bfloat16 = int(torch.bfloat16 in types)
         self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+
+
+def _require_numbers(*weights: torch.Tensor | None) -> None:
+    """Torch's own step shows them in its logits, which the engine refuses; int8 has no way to."""
+    if not all(weight is None or weight.isfinite().all() for weight in weights):
+        raise Unavailable("the model has weights that are no numbers")
+
+
+def _require(is_right: bool, wrong: str) -> None:
+    if not is_right:
+        raise ValueError(f"the native step cannot use this state: it has {wrong}")
 
 
 def _refuse_changed_layers(model: LanguageModel) -> None:
@@ -237,6 +254,13 @@ def _refuse_changed_layers(model: LanguageModel) -> None:
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             raise Unavailable(f"{name} is a {type(parameter.data).__name__}, not a plain tensor")
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take memory only once they are written over: of a long context little is used,
+    and the system gives numpy untouched pages where torch.zeros touches every one."""
+    kind = np.float32 if dtype == torch.float32 else np.uint16
+    return torch.from_numpy(np.zeros(shape, kind)).view(dtype)
 
 
 def _rotations(model: LanguageModel) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from lmapps.native import WEIGHTS
 from lmapps.native import library as library_module
 from lmapps.native.compile import CannotCompile, compile_library, find_compiler
 from lmapps.native.library import Unavailable, levels
-from lmapps.native.step import NativeStep, TorchStep, choose_step
+from lmapps.native.step import NativeStep, TorchStep, _zeros, choose_step
 
 CONTEXT = 40
 ROOT = Path(__file__).parent.parent.parent
@@ -227,20 +228,42 @@ def test_what_does_not_fit_is_refused_before_the_native_code_sees_it() -> None:
     for bad in (31, -1):
         with pytest.raises(IndexError):
             step(torch.tensor([[0], [bad]]), state)
-    with pytest.raises(AssertionError, match="5 tokens in a state of 4"):
+    with pytest.raises(ValueError, match="tokens 0 to 5 in a state of 4"):
         step(torch.zeros(2, 5, dtype=torch.int64), state)
-    with pytest.raises(AssertionError, match="3 rows of ids for 2"):
+    with pytest.raises(ValueError, match="3 rows of ids for 2"):
         step(torch.zeros(3, 1, dtype=torch.int64), state)
     with pytest.raises(ValueError, match="no ids"):
         step(torch.zeros(2, 0, dtype=torch.int64), state)
     doubles = [tuple(part.double() for part in layer) for layer in state.layers]
-    with pytest.raises(AssertionError, match="float64"):
+    with pytest.raises(ValueError, match="float64"):
         step(torch.zeros(2, 1, dtype=torch.int64), KeyValueCache(doubles, state.lengths, 4))
     other = random_model(transformer(vocab_size=31, head_size=10)).new_state(2, 4)
-    with pytest.raises(AssertionError, match="in a state of"):
+    with pytest.raises(ValueError, match=r"a tensor of \(2, 1, 4, 10\)"):
         step(torch.zeros(2, 1, dtype=torch.int64), other)
-    with pytest.raises(AssertionError, match="more places than positions"):
+    with pytest.raises(ValueError, match="more places than positions"):
         step(torch.zeros(2, 1, dtype=torch.int64), model.new_state(2, CONTEXT + 1))
+
+
+@needs_native
+@pytest.mark.parametrize("body", ["rnn", "gru", "lstm", "transformer"])
+def test_what_is_no_number_is_noticed(body: str) -> None:
+    model = random_model(
+        transformer(vocab_size=31) if body == "transformer" else recurrent(body=body, vocab_size=31)
+    )
+    for weights in WEIGHTS:
+        for level in range(len(LEVELS)):
+            step = NativeStep(model, weights, level=level)
+            good, bad = model.embedding.weight.clone(), torch.tensor([[3], [4]])
+            try:
+                model.embedding.weight[3] = torch.nan
+                logits_BV = step(bad, step.new_state(2, 4))
+            finally:
+                model.embedding.weight.copy_(good)
+            assert logits_BV[0].isnan().any(), (weights, LEVELS[level])
+            assert logits_BV[1].isfinite().all(), (weights, LEVELS[level])
+    next(iter(model.body.parameters())).flatten()[0] = torch.inf
+    with pytest.raises(Unavailable, match="weights that are no numbers"):
+        NativeStep(model)
 
 
 @needs_native
@@ -357,3 +380,17 @@ def test_a_machine_without_a_compiler_gets_a_reason_and_no_half_library(
         with pytest.raises(CannotCompile, match=r"could not be run|failed"):
             compile_library(tmp_path / "libstep.so", compiler=broken)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="memory is read from /proc")
+def test_a_long_context_takes_memory_only_as_it_is_filled() -> None:
+    """SmolLM2's 8192 tokens for 16 people would else be gigabytes from the first moment on."""
+    before = _resident()
+    made = [_zeros((64, 1 << 20), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert _resident() - before < 40e6, "of 400 MB"
+    assert not any(part[::7, ::4096].any() for part in made)
+    assert [part.dtype for part in made] == [torch.float32, torch.bfloat16]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -220,7 +220,7 @@ def test_the_engine_hears_whose_request_it_is(served: Any, monkeypatch: pytest.M
     httpx.post(f"{served.url}/v1/chat/completions", json=body)
     httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": "ann"})
     httpx.post(f"{served.url}/apps/news", json={"headline": "Rain"})
-    assert users == ["127.0.0.1", subdivided("127.0.0.1", "ann"), "127.0.0.1"]
+    assert users == ["127.0.0.1", subdivided("127.0.0.1", "user ann"), "127.0.0.1"]
     for name in (3, "x" * 300):
         response = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": name})
         assert response.status_code == 400 and "user must be" in response.text
@@ -231,11 +231,11 @@ def test_each_open_page_takes_turns() -> None:
 
     from gradio.context import LocalContext
 
-    from lmapps.server.page.live import user_of_page
+    from lmapps.server.who import who_on_page
 
-    assert user_of_page() is None
+    assert who_on_page().turns is None
     token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]
-    assert user_of_page() == "page abc"
+    assert who_on_page().turns == subdivided("unknown", "page abc")
     LocalContext.request.reset(token)
 
 

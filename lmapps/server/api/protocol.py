@@ -10,14 +10,12 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
-from lmapps.engine.turns import subdivided
 from lmapps.errors import Busy, InputError, LmappsError
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""
-MAX_NAME = 256
 
 # Of OpenAI's parameters: our name for each that sets decoding.
 _DECODING = {
@@ -121,20 +119,6 @@ def model_of(values: Mapping[str, Any]) -> str | None:
     if name is not None and not isinstance(name, str):
         raise InputError(f"model must be the name of one, a text, got {str(name)[:60]!r}")
     return name
-
-
-def user_of(request: Request, values: Mapping[str, Any]) -> str:
-    """Who takes turns with others: where a request comes from, which nobody can choose, and the
-    name that it gives, if it does."""
-    name = values.get("user")
-    address = request.client.host if request.client else "unknown"
-    if name is None:
-        return address
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise InputError(
-            f"user must be a text of at most {MAX_NAME} characters, got {str(name)[:60]!r}"
-        )
-    return subdivided(address, name)
 
 
 def flag_of(values: Mapping[str, Any], name: str) -> bool:
