@@ -92,21 +92,31 @@ class Served:
 
 @contextmanager
 def _served(
-    found: Found, seconds_per_step: float, database: str = "", port: int = 0
+    found: Found,
+    seconds_per_step: float,
+    database: str = "",
+    port: int = 0,
+    prepare: Callable[[Any], None] = lambda store: None,
+    **settings: Any,
 ) -> Iterator[Served]:
+    """`prepare` gets the store before the server is made of it; `settings` are the server's."""
     import uvicorn
 
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
+    from lmapps.server.accounts.access import access_of
     from lmapps.server.serve import create_app
+    from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
 
     engine = Engine(_endless(_tiny_checkpoint("transformer")))
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
+    prepare(store)
+    access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(Models.of(engine), found, store),
+        create_app(Models.of(access.metered(engine)), found, store, access),
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,
