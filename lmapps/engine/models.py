@@ -15,14 +15,7 @@ from typing import Literal
 from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
-from lmapps.errors import (
-    Busy,
-    ModelInUse,
-    ModelTooLarge,
-    NoSuchModel,
-    SettingsError,
-    ShuttingDown,
-)
+from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 CLOSED = "the server is shutting down: try again when it is back"
