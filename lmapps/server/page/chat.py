@@ -220,8 +220,8 @@ class ChatTab:
 
     def _on_arrive(self, kept: dict[str, str] | None) -> Update:
         known = kept if isinstance(kept, dict) else {}
-        visitor, conversation = (str(known.get(key) or "") for key in ("visitor", "conversation"))
-        owner = owner_on_page(self.talk.store, visitor)
+        owner = owner_on_page(self.talk.store, str(known.get("visitor") or ""))
+        conversation = str(known.get("conversation") or "")
         return self._told(Place(owner), lambda: self.talk.arrive(owner, conversation))
 
     def _on_like(self, place: Place, data: gr.LikeData) -> Update:
