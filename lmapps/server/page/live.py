@@ -28,8 +28,8 @@ from lmapps.server.page.languages import later, word
 from lmapps.server.who import who_on_page
 
 LOG = logging.getLogger("lmapps.server")
-REFRESH_SECONDS = 0.04
-"""The page is sent news at most so often."""
+REFRESH_SECONDS = 0.1
+"""The page is sent news at most so often, but for the first text and the end: those go at once."""
 ENDINGS = {
     "length": later("The reply was cut at its longest length."),
     "cancelled": later("Stopped."),
@@ -63,6 +63,7 @@ async def views(
     """
     view, notice, shown = View(status=word("Reading ...")), "", 0.0
     yield view
+    told = view
     try:
         mine = events_on(models, model, plugin, values, choose(), who_on_page().turns)
         async with aclosing(mine) as events:
@@ -70,9 +71,10 @@ async def views(
                 if isinstance(event, Notice):
                     notice = event.text
                 view = _after(view, event, notice)
-                if view.done or time.monotonic() - shown >= REFRESH_SECONDS:
+                turns = view.done or bool(view.text) != bool(told.text)
+                if turns or time.monotonic() - shown >= REFRESH_SECONDS:
                     yield view
-                    shown = time.monotonic()
+                    told, shown = view, time.monotonic()
     except Exception as error:  # a tab that is not told the end waits for it for ever
         yield replace(view, status=warning(error), done=True, failed=True)
 
