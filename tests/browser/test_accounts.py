@@ -98,7 +98,7 @@ def test_a_key_is_made_and_revoked_on_the_account_page(browser: Any, shared: Any
     ann.arrive()
     ann.page.goto(f"{shared.url}/account")
     ann.page.get_by_label("Name of a new key").fill("laptop")
-    ann.page.get_by_role("button", name="Make").click()
+    ann.page.get_by_role("button", name="Create").click()
     key = ann.page.inner_text("#key")
     headers = {"Authorization": f"Bearer {key}"}
     api = ann.page.context.browser.new_context()

@@ -216,8 +216,6 @@ class ChatTab:
         fields, changed = values_of(self.others, rest[:count]), rest[count:]
         return fields, lambda: decoding_from(self.plugin.decoding, changed), model
 
-    # What it is not.
-
     def _on_arrive(self, kept: dict[str, str] | None) -> Update:
         known = kept if isinstance(kept, dict) else {}
         owner = owner_on_page(self.talk.store, str(known.get("visitor") or ""))
