@@ -15,14 +15,7 @@ from typing import Literal
 from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
-from lmapps.errors import (
-    Busy,
-    ModelInUse,
-    ModelTooLarge,
-    NoSuchModel,
-    SettingsError,
-    ShuttingDown,
-)
+from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 CLOSED = "the server is shutting down: try again when it is back"
@@ -38,6 +31,8 @@ class Description:
     state: ModelState
     about: About
     """What it is, while it is loaded."""
+    context: int | None
+    """The longest prompt and reply together, in tokens, while it is loaded."""
     bytes: int
     """Memory that it takes now."""
     users: int
@@ -190,6 +185,7 @@ class Models:
             source.place,
             "loading" if entry.opening else state,
             entry.backend.about if entry.backend else About(),
+            entry.backend.context if entry.backend else None,
             entry.backend.bytes if entry.backend else 0,
             entry.users,
         )

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from lmapps.engine.turns import User
+from lmapps.engine.turns import User, subdivided
 from lmapps.errors import InputError
 from lmapps.server.accounts.quotas import Payer
 from lmapps.server.accounts.users import Account
@@ -56,12 +56,11 @@ def who(request: Any, *, visitor: str = "", named: Any = None) -> Who:
     if account:
         return Who(account.owner, Payer(account), account, account.role == "admin")
     turns: User = None
-    if named is not None:
-        turns = f"user {named}"
-    elif session:
-        turns = f"page {session}"
-    elif request is not None:
-        turns = request.client.host if request.client else "unknown"
+    if request is not None:  # nobody chooses their address; what they say of themselves divides it
+        client = getattr(request, "client", None)
+        turns = client.host if client else "unknown"
+        within = f"user {named}" if named is not None else f"page {session}" if session else None
+        turns = turns if within is None else subdivided(turns, within)
     return Who(_visitor(visitor), turns, None, scope.get(IS_ADMIN, True))
 
 
