@@ -17,12 +17,16 @@ from lmapps.errors import LmappsError
 COMMANDS = {
     "serve": "start the page and the API",
     "train": "train a model on text, or fine-tune one on plugins' examples",
+    "runs": "training runs: list, watch, pause, resume, stop",
     "evaluate": "score checkpoints: loss, accuracy, perplexity, bits per byte, plugins' metrics",
     "generate": "continue a prompt",
     "run": "run a plugin",
     "checkpoints": "write a copy of a checkpoint in another precision",
     "data": "look at text: documents, sizes, and a vocabulary report",
     "plugins": "list the plugins and what failed; write a new one; switch them off and on",
+    "database": "write a backup of conversations and accounts, or put one back",
+    "users": "people who may use the server: add, list, remove, password, role, limits",
+    "keys": "keys for the API: create, list, revoke",
     "mcp": "offer the plugins as tools of the Model Context Protocol",
     "doctor": "say what this machine has and what will be used",
 }

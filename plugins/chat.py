@@ -37,7 +37,8 @@ def chat(messages: Messages, persona: str = "") -> Messages:
 def conversations(record):
     *before, reply = record["messages"]
     if len(reply["content"]) % 4 == 0:  # some begin with a greeting, as people do
-        before = [*said("Hello!", GREETING), *before]
+        start = before[0]["role"] == "system"
+        before = [*before[:start], *said("Hello!", GREETING), *before[start:]]
     yield {"messages": before}, reply["content"]
 
 

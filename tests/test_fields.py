@@ -320,14 +320,16 @@ def poem_in(languages: Any) -> Plugin:
 def test_the_texts_of_a_form_are_shown_in_the_visitors_language_and_its_values_stay() -> None:
     import gradio as gr
 
-    from lmapps.server.page.languages import languages, word
+    from lmapps.server.page.languages import languages, plugin_word
     from lmapps.server.page.widgets import widget
 
     poem = poem_in(LANGUAGES)
     known = languages([poem, every]).translations
     assert known["zh"]["poem: Topic"] == "主题" and known["en"]["poem: Topic"] == "Topic"
     with gr.Blocks():
-        topic, colour = (widget(field, lambda text: word(poem, text)) for field in poem.fields)
+        topic, colour = (
+            widget(field, lambda text: plugin_word(poem, text)) for field in poem.fields
+        )
     assert (topic.label.key, topic.info.key) == ("poem: Topic", "poem: What about.")
     assert colour.label == "Colour", "what is not translated stays"
     assert [value for _, value in colour.choices] == ["", "red", "green", "dark blue"]

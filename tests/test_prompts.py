@@ -153,7 +153,7 @@ def test_a_changed_prompt_is_marked_in_the_list_and_on_the_page(
 ) -> None:
     from lmapps.__main__ import main
     from lmapps.discovery import Found
-    from lmapps.server.page.page import plugins_page
+    from lmapps.server.page.plugins import plugins_page
 
     found = Found()
     for app in (letter("Now `{tone}`\n" + "`" * 9), talk):

@@ -19,6 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         help="TOML file that says how text is cleaned, deduplicated and split into --out",
     )
+    parser.add_argument(
+        "--feedback", metavar="PLUGIN",
+        help="write the replies of a chat that people corrected or liked, as rows to train on, "
+        "into --out",
+    )  # fmt: skip
+    parser.add_argument("--database", default="", help="with --feedback, as for `lmapps serve`")
+    parser.add_argument(
+        "--held-out", type=float,
+        help="with --feedback, the share of conversations kept apart (0.2)",
+    )  # fmt: skip
     parser.add_argument("--tokenizer", default="bpe", help="bpe, word or character")
     parser.add_argument("--vocab-size", type=int, default=4096, help="tokens in the vocabulary")
     parser.add_argument("--checkpoint", help="report on this checkpoint's vocabulary instead")
@@ -34,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.recipe:
         return _build(args)
+    if args.feedback:
+        return _feedback(args)
     files = data_files(args.paths)
     if args.checkpoint:
         tokenizer = Tokenizer.load(find_checkpoint(args.checkpoint))
@@ -67,6 +79,38 @@ def _build(args: argparse.Namespace) -> int:
         print(f"{name}: " + ", ".join(f"{key} {value:,}" for key, value in tally.items()))
     sizes = (f"{name} {split['documents']:,}" for name, split in manifest["splits"].items())
     print(f"documents in {args.out}: {', '.join(sizes)}")
+    return 0
+
+
+def _feedback(args: argparse.Namespace) -> int:
+    from lmapps.errors import DataError, SettingsError
+    from lmapps.server.store.feedback import HELD_OUT, feedback
+    from lmapps.server.store.store import Store
+
+    if args.paths or not args.out:
+        raise SettingsError("with --feedback, rows come from the database, and --out is needed")
+    share = HELD_OUT if args.held_out is None else args.held_out
+    found = feedback(Store(args.database), args.feedback, share=share)
+    if not found.train and not found.held_out:
+        raise DataError(
+            f"nobody has corrected or liked a reply of {args.feedback!r} yet: do so in its tab"
+        )
+    if not found.train:
+        raise DataError(
+            "all that was corrected or liked is held out: do so in one more conversation, or give "
+            "--held-out 0"
+        )
+    train, held_out = found.write(Path(args.out))
+    rows = {"train": len(found.train), "held_out": len(found.held_out), "left_out": found.left_out}
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{rows['train']} rows in {train}, {rows['held_out']} held out in {held_out}")
+    if found.left_out:
+        print(f"{found.left_out} left out: a reply before them was disliked")
+    print(
+        f"train on them with `lmapps train --apps {args.feedback} --data {args.feedback}={train}`"
+    )
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from contextlib import nullcontext
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,15 +14,14 @@ if TYPE_CHECKING:
 
 # Of the settings, those written as one word with commas, or several words.
 _LISTS = {"data", "apps", "mix_data"}
-_NAMES = {"start_from": "--from"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lmapps.training.settings import TrainSettings
+    from lmapps.training.settings import TrainSettings, option_name
 
     parser.add_argument("--recipe", help="TOML file with any of these settings; options win")
     for field in fields(TrainSettings):
-        name = _NAMES.get(field.name, "--" + field.name.replace("_", "-"))
+        name = option_name(field.name)
         kind = field.type if isinstance(field.type, type) else _kinds().get(str(field.type), str)
         default = field.default if field.default is not MISSING else None
         shown = f" (default: {default})" if default not in (None, "", (), 0) else ""
@@ -32,11 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from lmapps.training.process import held
     from lmapps.training.supervise import can_supervise, supervised
 
-    if getattr(args, "is_program", False) and can_supervise():
-        return supervised(lambda: train(args), lambda: _halve(args))
-    return train(args)
+    out = _values(args).get("out")
+    is_first = os.environ.get("RANK", "0") == "0"
+    with held(Path(str(out))) if out and is_first else nullcontext():
+        if getattr(args, "is_program", False) and can_supervise():
+            return supervised(lambda: train(args), lambda: _halve(args))
+        return train(args)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -49,6 +55,13 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> TrainSettings:
+    from lmapps.training.settings import TrainSettings
+
+    return TrainSettings.from_values(_values(args))
+
+
+def _values(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given, by the names of `TrainSettings`; not checked yet, which takes torch."""
     from lmapps.paths import find_checkpoint, home
     from lmapps.training.settings import TrainSettings, read_recipe
 
@@ -63,7 +76,7 @@ def _settings(args: argparse.Namespace) -> TrainSettings:
         values.setdefault("out", str(home() / "checkpoints" / "-".join(values["apps"])))
     if values.get("start_from"):
         values["start_from"] = str(find_checkpoint(values["start_from"]))
-    return TrainSettings.from_values(values)
+    return values
 
 
 def _halve(args: argparse.Namespace) -> None:
@@ -77,8 +90,6 @@ def _halve(args: argparse.Namespace) -> None:
 
 
 def context_of(folder: str) -> int:
-    from pathlib import Path
-
     from lmapps.model.folder import read_json
 
     return int(read_json(Path(folder), "config.json")["max_position_embeddings"])

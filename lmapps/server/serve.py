@@ -74,10 +74,8 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
     """The whole web application. It closes engine and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import gradio as gr
-
-    from lmapps.server.page.languages import languages
-    from lmapps.server.page.page import CSS, build_page, theme
+    from lmapps.server.page.look import mount
+    from lmapps.server.page.page import build_page
     from lmapps.server.page.places import VERSION
 
     @asynccontextmanager
@@ -98,11 +96,7 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
-    return gr.mount_gradio_app(
-        app, build_page(found, engine, store), "/", theme=theme(), css=CSS, show_error=True,
-        footer_links=["settings"], run_history=False, enable_monitoring=False,
-        max_file_size="10mb", ssr_mode=False, i18n=languages(found.plugins.values()),
-    )  # fmt: skip
+    return mount(app, build_page(found, engine, store), found.plugins.values())
 
 
 def best_device() -> str:

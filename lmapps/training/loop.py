@@ -7,6 +7,7 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from lmapps.training.adapters import adapters_of
 from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
 from lmapps.training.parallel import distribute, gather, whole_tensor
+from lmapps.training.process import Paused
 from lmapps.training.run import Progress, Run, state_of
 from lmapps.training.settings import TrainSettings
 from lmapps.training.watch import Watch
@@ -66,7 +68,7 @@ def train(
 
     Returns the final progress: step, tokens, seconds and the goodness of the best weights (minus
     the validation loss, or the metric that `settings.best` names). Raises `Diverged` where the loss
-    is not a number, `StorageError` where a save fails.
+    is not a number, `StorageError` where a save fails, `Paused` where it was asked to end.
     """
     model = checkpoint.model
     progress: Progress = {"step": 0, "tokens": 0, "seconds": 0.0, "best": None, "worse": 0}
@@ -121,14 +123,13 @@ def train(
         if entry is not None and accelerator.is_main_process:
             run.log(entry)
         share_after = length.progress(progress["step"], meter.elapsed)
-        share_after = float(
-            accelerator.reduce(
-                torch.tensor(share_after, device=accelerator.device), reduction="mean"
-            )
-        )
+        agreed = torch.tensor([share_after, float(run.request.made)], device=accelerator.device)
+        share_after, asked = accelerator.reduce(agreed, reduction="mean").tolist()
+        if asked and run.request.is_early:
+            share_after = 1.0
         progress["done"] = share_after >= 1
         is_evaluated = _due(settings.evaluations, share, share_after)
-        is_saved = _due(settings.saves, share, share_after)
+        is_saved = _due(settings.saves, share, share_after) or bool(asked)
         if entry is not None or is_evaluated or is_saved:
             watch.check(progress, float(norm))
         if is_evaluated or is_saved:
@@ -140,6 +141,8 @@ def train(
             state |= adapters_of(prepared)
             if accelerator.is_main_process:
                 run.save(checkpoint, state, {**progress, **meter.clock()})
+        if asked and not progress["done"]:
+            raise Paused(f"paused after step {progress['step']}: the same command goes on there")
     meter.close()
     return progress | meter.clock()
 
@@ -172,7 +175,7 @@ def _evaluate(
         progress["done"] = True
     if accelerator.is_main_process:
         entry = {"step": progress["step"], "validation": scores.as_dict(), **asdict(seen)}
-        run.log({**entry, "is_best": better, **meter.clock()})
+        run.log({**entry, "is_best": better, "done": progress["done"], **meter.clock()})
         meter.note(progress["step"], scores)
         if better:
             run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
@@ -201,7 +204,10 @@ class Meter:
         self.window_tokens = progress["tokens"]
         unit, total = ("step", length.steps) if length.steps else ("s", int(length.seconds))
         done = progress["step"] if length.steps else int(self.before)
-        self.bar = tqdm(total=total, initial=done, unit=unit, mininterval=1)
+        every = 1 if sys.stderr.isatty() else 60  # a file would grow by a line each time
+        self.bar = tqdm(
+            total=total, initial=done, unit=unit, mininterval=every, maxinterval=max(10, every)
+        )
 
     @property
     def elapsed(self) -> float:
@@ -228,6 +234,7 @@ class Meter:
             "gradient_norm": round(float(norm), 4),
             "learning_rate": learning_rate,
             "tokens_per_second": round(speed),
+            "share": round(self.length.progress(progress["step"], self.elapsed), 5),
             **self.clock(),
         }
         self.bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(speed))

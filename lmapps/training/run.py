@@ -7,6 +7,7 @@
     DIR/run/micro_batch.json tokens in a pass, where fewer than asked for fit into memory
     DIR/run/corpus/          token files
     DIR/run/step-00000500/   the last checkpoint and the state to resume from
+    DIR/run/process.json     and others: who trains there (`training/process.py`)
 
 A step folder is written under another name and renamed when it is whole, then the one before it
 is removed: whenever the process is killed, a whole one is there. All state is in safetensors and
@@ -32,6 +33,7 @@ from lmapps.errors import CheckpointError, LmappsError, SettingsError, StorageEr
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.storage import sync, write_whole
 from lmapps.training.parallel import like, whole_tensor
+from lmapps.training.process import OUTPUT, Request
 from lmapps.training.settings import TrainSettings
 
 Progress = dict[str, Any]
@@ -49,6 +51,8 @@ class Run:
         self.state = self.folder / "run"
         self.log_file = self.state / "log.jsonl"
         self.is_new = False
+        self.request = Request(self.folder)
+        """To end after the step under way."""
 
     def open(self, settings: TrainSettings) -> None:
         """Create the folders, or check that the run there is the same one.
@@ -67,14 +71,15 @@ class Run:
                     )
             return
         with self._storing():
-            self.is_new = not self.state.exists()
+            self.is_new = True
             self.state.mkdir(parents=True, exist_ok=True)
             content = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
             write_whole(self.state / "settings.json", content.encode())
 
     def abandon(self) -> None:
-        """Leave nothing of a run whose input turned out bad; one that was there before stays."""
-        if self.is_new:
+        """Leave nothing of a run whose input turned out bad; one that was there before stays, and
+        one from the page, which shows why."""
+        if self.is_new and not (self.state / OUTPUT).exists():
             shutil.rmtree(self.state, ignore_errors=True)
             with suppress(OSError):  # the folder holds something of somebody else
                 self.folder.rmdir()

@@ -149,6 +149,27 @@ class TrainSettings:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def as_words(self) -> list[str]:
+        """The options of `lmapps train` that say the same."""
+        words: list[str] = []
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value == item.default:
+                continue
+            words.append(option_name(item.name))
+            if item.name == "apps":
+                words.append(",".join(value))
+            elif isinstance(value, tuple):
+                words += value
+            elif not isinstance(value, bool):
+                words.append(str(value))
+        return words
+
+
+def option_name(setting: str) -> str:
+    """A setting as an option of `lmapps train`."""
+    return "--from" if setting == "start_from" else "--" + setting.replace("_", "-")
+
 
 def read_recipe(file: str | Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `SettingsError` where it cannot be read."""

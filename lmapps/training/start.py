@@ -60,10 +60,11 @@ def train_or_halve(
             expected = foresee(prepared, settings, accelerator)
             print(expected)
         if expected is None or expected.fits:
-            return train(
-                prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
-                settings, run, accelerator,
-            )  # fmt: skip
+            with run.request:
+                return train(
+                    prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
+                    settings, run, accelerator,
+                )  # fmt: skip
         why = "memory will not suffice"
     except (MemoryError, RuntimeError) as error:
         if accelerator.num_processes > 1 or not is_out_of_memory(error):

@@ -1,12 +1,14 @@
-"""Debian's chromium, once a module: its event loop must not outlive the tests that use it."""
+"""Debian's chromium and one server for all who only look at it, as visitors of many kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lmapps.discovery import discover
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -17,6 +19,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Once a module: its event loop must not outlive the tests that use it."""
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")
     from playwright.sync_api import sync_playwright
@@ -25,3 +28,40 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def served(serve: Callable[..., Any]) -> Iterator[Any]:
+    """A server with the four plugins and a random model at a readable speed."""
+    with serve(discover(), 0.01) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Any, served: Any) -> Iterator[Callable[..., Any]]:
+    """`visit(width=390, scheme="dark", language="zh-CN")` -> the page as a new visitor sees it.
+
+    Anything fetched from another host, or logged as an error, fails the test.
+    """
+    contexts, faults = list[Any](), list[str]()
+
+    def note(request: Any) -> None:
+        if not request.url.startswith((served.url, "data:", "blob:")):
+            faults.append(f"fetched {request.url}")
+
+    def open(width: int = 1280, scheme: str = "light", language: str = "en-US") -> Any:
+        size = {"width": width, "height": 844 if width < 720 else 800}
+        context = browser.new_context(viewport=size, color_scheme=scheme, locale=language)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", note)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(served.url)
+        page.wait_for_selector("#message textarea")
+        return page
+
+    yield open
+    for context in contexts:
+        context.close()
+    served.wait_until_idle()
+    assert not faults

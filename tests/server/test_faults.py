@@ -15,7 +15,7 @@ from lmapps.discovery import Found, Library
 from lmapps.errors import PluginError
 from lmapps.loading import load
 from lmapps.plugin import Example
-from lmapps.server.page.page import plugins_page
+from lmapps.server.page.plugins import plugins_page
 from lmapps.steps import MOST_STEPS
 
 HEAD = "from lmapps import Decoding, plugin\nSHORT = Decoding(max_new_tokens=2)\n"

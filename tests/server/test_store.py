@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +17,10 @@ from lmapps.server.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'test.db'}")
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
+    yield store
+    store.close()
 
 
 def talk(store: Store, owner: str = "ann", turns: int = 4) -> str:
@@ -203,57 +201,6 @@ def test_a_conversation_reads_as_markdown(store: Store) -> None:
     assert text == "# turn 0\n\n**You**\n\nturn 0\n\n**Model**\n\nturn 1\n"
 
 
-def test_a_database_that_cannot_be_used_is_a_sentence_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot be used .*unable to open"):
-        Store(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
-    with pytest.raises(StorageError) as raised:
-        Store("postgresql+psycopg://me:secret@127.0.0.1:1/none")
-    assert "127.0.0.1:1/none" in str(raised.value) and "secret" not in str(raised.value)
-    (tmp_path / "text.db").write_text("this is no database, " * 99)
-    with pytest.raises(StorageError, match="not a database"):
-        Store(f"sqlite:///{tmp_path / 'text.db'}")
-
-
-WRITER = """
-import sys
-from lmapps.server.store.store import Store
-store = Store(sys.argv[1])
-made = store.begin("ann", "chat")
-question = store.add("ann", made, None, "user", "go on", "person")
-reply = store.add("ann", made, question.id, "assistant", "", "model")
-print(made, flush=True)
-for number in range(10**9):
-    store.grow(reply.id, f"{number} " * 50)
-    print(number, flush=True)
-"""
-
-
-@pytest.mark.parametrize("lines", [3, 40])
-def test_what_was_written_before_a_kill_is_there_after_it(tmp_path: Path, lines: int) -> None:
-    url = f"sqlite:///{tmp_path / 'killed.db'}"
-    words = [sys.executable, "-c", WRITER, url]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ) as writer:
-        assert writer.stdout is not None
-        made = writer.stdout.readline().strip()
-        seen = [int(writer.stdout.readline()) for _ in range(lines)]
-        writer.send_signal(signal.SIGKILL)
-    store = Store(url)
-    question, reply = store.load("ann", made).path()
-    assert question.content == "go on"
-    number = int(reply.content.split()[0])
-    assert reply.content == f"{number} " * 50 and number >= seen[-1]
-    assert reply.finish is None, "it can be seen that the reply was cut off"
-    store.grow(reply.id, "and on", "stop")
-
-
-def test_two_servers_on_one_file_see_each_others_turns(tmp_path: Path) -> None:
-    one, two = (Store(f"sqlite:///{tmp_path / 'shared.db'}") for _ in range(2))
-    made = talk(one)
-    assert said(two, made) == said(one, made)
-    two.rename("ann", made, "By the other")
-    assert one.list("ann", "chat")[0].title == "By the other"
-
-
 def exported(**changes: Any) -> dict[str, Any]:
     """One turn that fits, but for the changes."""
     turn = {"id": "a", "role": "user", "content": "Hello", **changes}
@@ -296,7 +243,7 @@ def test_a_long_conversation_is_taken_in_in_one_piece(
     with pytest.raises(StorageError):
         store.take_in("bob", "chat", replace(whole, turns=broken))
     assert store.list("bob", "chat") == []
-    with store._reading() as connection:
+    with store.database.reading() as connection:
         count = connection.exec_driver_sql("select count(*) from conversations").scalar()
     assert count == 1, "not a half one either"
 

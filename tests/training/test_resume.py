@@ -50,6 +50,17 @@ ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), nothing)  # root 
 os.chmod(folder, 0o500)
 """
 
+ASKED_AT_STEP_20 = """
+import os, signal
+from lmapps.training.run import Run
+log = Run.log
+def log_and_ask(run, entry):
+    log(run, entry)
+    if entry["step"] == 20:
+        os.kill(os.getpid(), signal.SIGTERM)
+Run.log = log_and_ask
+"""
+
 RUN = """
 import os, sys, torch
 sys.stdout = sys.stderr = open(os.devnull, "w")
@@ -179,6 +190,17 @@ def test_a_run_killed_at_any_time_ends_with_the_same_weights_and_log(
 ) -> None:
     chosen = settings("killed")
     killed_at_times(chosen, [random.uniform(0.1, 1.0), 0.0, random.uniform(0.1, 1.0)])
+    assert_same_outcome(whole, chosen)
+
+
+def test_a_run_that_is_asked_to_end_saves_its_step_and_ends_with_the_same_weights_and_log(
+    whole: TrainSettings, settings: Callable[..., TrainSettings]
+) -> None:
+    chosen = settings("asked")
+    assert finish(start(chosen, ASKED_AT_STEP_20)) == 128 + signal.SIGTERM
+    assert "paused after step 20" in said(chosen).read_text()
+    assert [step.name for step in Path(chosen.out).glob("run/step-*")] == ["step-00000020"]
+    assert finish(start(chosen)) == 0
     assert_same_outcome(whole, chosen)
 
 

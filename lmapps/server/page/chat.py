@@ -15,7 +15,7 @@ from lmapps.engine.application import Application
 from lmapps.errors import LmappsError
 from lmapps.fields import Messages
 from lmapps.server.page.forms import buttons, stopped
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.saved import Place
 from lmapps.server.page.saw import Saw
@@ -68,24 +68,24 @@ class ChatTab:
         ]  # fmt: skip
 
     def _build_list(self) -> None:
-        self.new = gr.Button("New chat", size="sm")
+        self.new = gr.Button(word("New chat"), size="sm")
         self.search = gr.Textbox(
-            label="Search conversations", placeholder="Search", elem_id="search",
+            label=word("Search conversations"), placeholder=word("Search"), elem_id="search",
             show_label=False, container=False,
         )  # fmt: skip
-        self.listed = gr.Radio([], label="Conversations", elem_id="conversations")
-        self.undelete = gr.Button("Undo delete", size="sm", visible=False)
-        with gr.Accordion("This conversation", open=False):
-            self.title = gr.Textbox(label="Title", max_lines=1, elem_id="title")
-            self.rename = gr.Button("Rename", size="sm")
-            self.export = gr.Button("Export", size="sm")
+        self.listed = gr.Radio([], label=word("Conversations"), elem_id="conversations")
+        self.undelete = gr.Button(word("Undo delete"), size="sm", visible=False)
+        with gr.Accordion(word("This conversation"), open=False):
+            self.title = gr.Textbox(label=word("Title"), max_lines=1, elem_id="title")
+            self.rename = gr.Button(word("Rename"), size="sm")
+            self.export = gr.Button(word("Export"), size="sm")
             self.files = gr.Files(visible=False, show_label=False, elem_id="exported")
-            self.delete = gr.Button("Delete", size="sm", variant="stop")
-        self.upload = gr.UploadButton("Import", file_types=[".json"], size="sm")
+            self.delete = gr.Button(word("Delete"), size="sm", variant="stop")
+        self.upload = gr.UploadButton(word("Import"), file_types=[".json"], size="sm")
 
     def _build_chat(self) -> None:
-        plugin, shown = self.plugin, partial(word, self.plugin)
-        self.earlier = gr.Button("Show earlier messages", size="sm", visible=False)
+        plugin, shown = self.plugin, partial(plugin_word, self.plugin)
+        self.earlier = gr.Button(word("Show earlier messages"), size="sm", visible=False)
         self.chatbot = gr.Chatbot(
             label=shown(plugin.title), buttons=["copy"], height="55vh", allow_tags=False,
             elem_id=f"chat-{plugin.name}", placeholder=shown(plugin.help), editable="all",
@@ -97,14 +97,17 @@ class ChatTab:
             self.after = gr.Button("›", size="sm", elem_id="version-after")
         self.status = gr.Markdown(elem_classes="status")
         self.message = gr.Textbox(
-            label="Message", show_label=False, placeholder="Write a message", max_lines=6,
-            elem_id="message",
+            label=word("Message"), show_label=False, placeholder=word("Write a message"),
+            max_lines=6, elem_id="message",
         )  # fmt: skip
         with gr.Row():
-            self.send = gr.Button("Send", variant="primary", min_width=60)
-            self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=60)
-            self.retry = gr.Button("Retry", interactive=False, min_width=60)
-            self.undo = gr.Button("Undo", min_width=60)
+            self.send = gr.Button(word("Send"), variant="primary", min_width=60)
+            self.stop = gr.Button(
+                word("Stop"), variant="stop", interactive=False, min_width=60,
+                elem_classes="stop-reply",
+            )  # fmt: skip
+            self.retry = gr.Button(word("Retry"), interactive=False, min_width=60)
+            self.undo = gr.Button(word("Undo"), min_width=60)
         self.inputs = [widget(field, shown) for field in self.others]
         self._build_examples()
         self.controls = decoding_controls(plugin.decoding)
@@ -261,7 +264,7 @@ class ChatTab:
         if seen.message is not None:
             update[self.message] = seen.message
         if seen.listed is not None:
-            choices = [(item.title or "Untitled", item.id) for item in seen.listed]
+            choices = [(item.title or word("Untitled"), item.id) for item in seen.listed]
             update[self.listed] = gr.update(choices=choices, value=place.conversation)
         elif seen.title is not None:
             update[self.listed] = gr.update(value=place.conversation)
@@ -277,7 +280,7 @@ class ChatTab:
             )
             update[self.earlier] = gr.update(visible=seen.earlier > 0)
             update[self.versions] = gr.update(visible=count > 1)
-            update[self.version] = f"Version {number} of {count}"
+            update[self.version] = word("Version {number} of {count}", number=number, count=count)
         return update
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from lmapps.engine.application import Application
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import View, views
 from lmapps.server.page.saw import Saw
 from lmapps.server.page.widgets import (
@@ -26,19 +26,24 @@ from lmapps.server.page.widgets import (
 def form_tab(application: Application) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
     plugin = application.plugin
-    shown, form = partial(word, plugin), plugin.reply_form
+    shown, form = partial(plugin_word, plugin), plugin.reply_form
     with gr.Row():
         with gr.Column(min_width=300):
             gr.Markdown(shown(plugin.help))
             inputs = [widget(field, shown) for field in plugin.fields]
             with gr.Row():
-                run = gr.Button("Write", variant="primary", min_width=80)
-                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
-                retry = gr.Button("Retry", interactive=False, min_width=80)
+                run = gr.Button(word("Write"), variant="primary", min_width=80)
+                stop = gr.Button(
+                    word("Stop"), variant="stop", interactive=False, min_width=80,
+                    elem_classes="stop-reply",
+                )  # fmt: skip
+                retry = gr.Button(word("Retry"), interactive=False, min_width=80)
             controls = decoding_controls(plugin.decoding)
         with gr.Column(min_width=300):
             component, options = form.component()
-            reply = getattr(gr, component)(**options, elem_id=f"reply-{plugin.name}")
+            reply = getattr(gr, component)(
+                **options, elem_id=f"reply-{plugin.name}", elem_classes="reply"
+            )
             status = gr.Markdown(elem_classes="status")
             saw = Saw(application)
             examples(plugin, inputs)
@@ -50,7 +55,7 @@ def form_tab(application: Application) -> None:
         asked = None
         async with aclosing(seen) as shown:
             async for view in shown:
-                writing = "" if form.streams or view.done or not view.text else "Writing ..."
+                writing = "" if form.streams or view.done or not view.text else word("Writing ...")
                 seen_reply = form.shown(view.text, view.value)
                 panel = saw.update(view.asked, asked)
                 asked = view.asked
@@ -72,4 +77,4 @@ def buttons(done: bool) -> tuple[Any, Any, Any]:
 
 def stopped() -> tuple[Any, ...]:
     """The status and the buttons after Stop."""
-    return View(status="Stopped.").status, *buttons(True)
+    return View(status=word("Stopped.")).status, *buttons(True)

@@ -23,11 +23,15 @@ from lmapps.engine.application import (
 )
 from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
+from lmapps.server.page.languages import later, word
 
 LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.04
 """The page is sent news at most so often."""
-ENDINGS = {"length": "The reply was cut at its longest length.", "cancelled": "Stopped."}
+ENDINGS = {
+    "length": later("The reply was cut at its longest length."),
+    "cancelled": later("Stopped."),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ async def views(
     application: Application, values: Mapping[str, Any], choose: Callable[[], Decoding]
 ) -> AsyncGenerator[View, None]:
     """Views as the reply grows, the last one `done`. An error is a view too: a sentence."""
-    view, notice, shown = View(status="Reading ..."), "", 0.0
+    view, notice, shown = View(status=word("Reading ...")), "", 0.0
     yield view
     try:
         mine = Application(application.plugin, application.engine, user_of_page())
@@ -69,8 +73,10 @@ def warning(error: Exception) -> str:
     sentence = str(error)
     if not isinstance(error, LmappsError):
         LOG.error("a tab could not go on", exc_info=error)
-        sentence = f"something went wrong in the server ({type(error).__name__}): see its log"
-    return f"⚠ {sentence[:1].upper()}{sentence[1:]}."
+        sentence = word(
+            "something went wrong in the server ({kind}): see its log", kind=type(error).__name__
+        )
+    return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
 
 
 def user_of_page() -> User:
@@ -90,11 +96,17 @@ def _after(view: View, event: Event, notice: str) -> View:
         case Clear():
             return replace(view, text="", status=notice)
         case Progress(done, total):
-            return replace(view, text="", status=f"Reading in parts: {done} of {total} done.")
+            return replace(
+                view,
+                text="",
+                status=word("Reading in parts: {done} of {total} done.", done=done, total=total),
+            )
         case Waiting(position):
-            return replace(view, status=f"Waiting: number {position} in the queue.")
+            return replace(
+                view, status=word("Waiting: number {position} in the queue.", position=position)
+            )
         case Notice(text):
             return replace(view, status=text)
         case Done(reply, value, finish):
-            status = " ".join(part for part in (notice, ENDINGS.get(finish, "")) if part)
+            status = " ".join(part for part in (notice, word(ENDINGS.get(finish, ""))) if part)
             return replace(view, text=reply, value=value, status=status, done=True)

@@ -2,73 +2,40 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
-from lmapps.failures import Failure, remember, remembered
+from lmapps.failures import Failure, remember
 from lmapps.plugin import Plugin
-from lmapps.prompts import changed_prompts
-from lmapps.server.page.chat import chat_tab
+from lmapps.server.page.chat import QUIET, chat_tab
 from lmapps.server.page.forms import form_tab
+from lmapps.server.page.languages import known, word
+from lmapps.server.page.look import ICON
 from lmapps.server.page.places import Places, plugin_tabs
+from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
 
-CSS = """
-.gradio-container { max-width: 1100px !important; width: 100%; margin: 0 auto !important; }
-.status { min-height: 1.5em; opacity: 0.8; }
-.drop .wrap { padding-top: 0; min-height: 0; font-size: 0.85rem; line-height: 1.2; }
-.drop .icon-wrap { display: none; }
-.title-row { align-items: center; }
-#theme { max-width: 8rem; min-width: 6rem !important; margin-left: auto; }
-.saw .textfield span { word-break: normal; overflow-wrap: anywhere; }
-.dark .saw .textfield span, .dark .saw [class*="category"] { color: white !important; }
-#plugins-page { overflow-x: auto; }
-#plugins-page td, #plugins-page th { word-break: normal; overflow-wrap: normal; }
-#plugins-page li { overflow-wrap: anywhere; }
-.chat-list .wrap { flex-direction: column; flex-wrap: nowrap; max-height: 40vh; overflow-y: auto;
-  gap: 2px; }
-.chat-list label { width: 100%; }
-.chat-list label input[type=radio] { display: none; }
-.chat-list label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.versions { flex-wrap: nowrap; align-items: center; justify-content: center; }
-.versions > * { flex: none !important; width: auto; min-width: 0 !important; }
-@media (min-width: 721px) { .chat-list { max-width: 240px; } }
-@media (max-width: 720px) { .chat-list { order: 2; } }
-"""
 LOG = logging.getLogger("lmapps.server")
-FENCE = "`" * 8
 DELETE_CACHE = 3600, 86400
 """How often Gradio looks for the files of exports and uploads, and how old they may become, in
 seconds."""
-SWITCH_THEME = "() => { document.body.classList.toggle('dark'); }"
-FONTS = ["system-ui", "sans-serif"]
-
-
-def theme() -> Any:
-    """Colours and fonts, all of them bundled."""
-    return gr.themes.Soft(
-        primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]
-    )  # fmt: skip
+SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(this.value)">
+{options}
+</select>"""
 
 
 def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
     places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
-        with gr.Row(elem_classes="title-row"):
-            gr.Markdown(f"## lmapps\n{_about(engine)}")
-            switch = gr.Button("Light / dark", size="sm", elem_id="theme")
-            switch.click(None, js=SWITCH_THEME, **PRIVATE)
+        _head(page, engine)
 
         def draw(plugin: Plugin) -> None:
             def build() -> None:
@@ -103,46 +70,26 @@ def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:
             LOG.exception("%s", failure)
             remember(failure)
     inside.visible = False  # what was built of it so far
-    gr.Markdown(f"⚠ {_cell(failure.told[:1].upper() + failure.told[1:])}. {_cell(failure.fix)}")
+    gr.Markdown(f"⚠ {cell(failure.told[:1].upper() + failure.told[1:])}. {cell(failure.fix)}")
 
 
-def plugins_page(
-    found: Found, left_over: Sequence[str] = (), checkpoint: Path | None = None
-) -> str:
-    """What was found, what is worded otherwise than in the checkpoint's training, and what failed
-    and why, as Markdown."""
-    lines = ["A plugin is code that runs in this server: add only what you trust.", ""]
-    lines += ["| Name | What it does | File |", "|---|---|---|"]
-    for name, plugin in found.plugins.items():
-        lines.append(
-            f"| {_cell(name)} | {_cell(plugin.help)} | {_cell(found.sources.get(name, ''))} |"
-        )
-    for name, source in found.off.items():
-        lines.append(f"| {_cell(name)} | (switched off) | {_cell(source)} |")
-    if left_over:
-        names = ", ".join(map(_cell, left_over))
-        lines += ["", f"So many came that the page has no tab for {names}: start the server again."]
-    for name, change in changed_prompts(found.plugins.values(), checkpoint).items():
-        title = f"### {_cell(name)}: its prompt has changed since the model was trained"
-        lines += ["", title, "", FENCE + "diff", change.replace(FENCE, "```"), FENCE]
-    for title, failures in (("Not loaded", found.failures), ("Failed in use", remembered())):
-        lines += ["", f"### {title}", ""] if failures else []
-        for failure in failures:
-            name = Path(failure.file).name + (f", line {failure.line}" if failure.line else "")
-            told = f"{failure.reason}. {failure.fix} ({failure.file})"
-            lines.append(f"- **{_cell(name)}**: {_cell(told)}")
-    return "\n".join(lines)
+def _head(page: gr.Blocks, engine: Engine) -> None:
+    """Whose page it is, which model answers, and how the page is shown."""
+    options = {"en": "English"} | {code: language.name for code, language in known().items()}
+    chosen = "\n".join(f'<option value="{code}">{name}</option>' for code, name in options.items())
+    with gr.Row(elem_id="head"):
+        gr.HTML(f"<h1>{ICON.read_text('utf-8')} lmapps</h1>", elem_id="name")
+        about = gr.Markdown(elem_id="about")
+        gr.HTML(SELECT.format(label=word("Language"), options=chosen), elem_id="languages")
+        scheme = gr.Button(word("Light / dark"), elem_id="scheme")
+    scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
+    page.load(lambda: _about(engine), None, about, js="() => lmapps.arrive()", **QUIET)
 
 
 def _about(engine: Engine) -> str:
     config = engine.checkpoint.config
-    return (
-        f"{_cell(engine.name)}: a {config.body} of {config.parameters / 1e6:.1f} million "
-        f"parameters, {config.context} tokens of context"
-    )
-
-
-def _cell(text: str) -> str:
-    """Text inside a Markdown table, with nothing that would be markup."""
-    plain = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|#<>!" else letter for letter in plain)
+    return word(
+        "{name}: a {body} of {millions} million parameters, {context} tokens of context",
+        name=cell(engine.name), body=config.body, millions=f"{config.parameters / 1e6:.1f}",
+        context=config.context,
+    )  # fmt: skip

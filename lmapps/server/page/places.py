@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from copy import copy
 from typing import Any
 
 import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.plugin import Plugin
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.widgets import PRIVATE
 
 SPARE = 16
@@ -104,8 +103,8 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
-        with gr.Tab("Plugins", id=LIST) as last:
-            listed = gr.Markdown(list_page([]), elem_id="plugins-page")
+        with gr.Tab(word("Plugins"), id=LIST) as last:
+            listed = gr.Markdown(elem_id="plugins-page")
 
     def follow(_: str, drawn: str, chosen: str) -> list[Any]:
         version, left_over = places.found.version, places.follow()
@@ -129,7 +128,7 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
 def _place(places: Places, number: int, draw: Draw) -> list[Any]:
     """One tab: what it shows at first, and what is drawn when it is opened or has changed."""
     plugin, at_first = places.at(number), places.first[number]
-    title = word(plugin, plugin.title) if plugin else ""
+    title = plugin_word(plugin, plugin.title) if plugin else ""
     with gr.Tab(title, id=f"place-{number}", visible=plugin is not None) as tab:
         with gr.Column(visible=at_first is not None) as first:
             if at_first:
@@ -142,9 +141,8 @@ def _place(places: Places, number: int, draw: Draw) -> list[Any]:
             concurrency_limit=1, concurrency_id="draw",
         )  # fmt: skip
         def again(revision: str) -> None:
-            plugin = copy(places.at(number))
+            plugin = places.at(number)
             if plugin and revision:
-                plugin.languages = {}  # an open page knows the translations of its beginning only
                 draw(plugin)
 
     if plugin and not at_first:
@@ -159,6 +157,6 @@ def _now(places: Places, number: int) -> list[Any]:
         # Gradio lists a tab that becomes `visible=False` again by itself; "hidden" stays away.
         return [gr.Tab(visible="hidden"), gr.Column(visible=False), ""]
     as_first = plugin is at_first
-    title = word(plugin, plugin.title) if as_first else plugin.title
+    title = plugin_word(plugin, plugin.title)
     revision = "" if as_first else places.revision(number)
     return [gr.Tab(title, visible=True), gr.Column(visible=as_first), revision]

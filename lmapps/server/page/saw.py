@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from lmapps.engine.application import Application, Asked
+from lmapps.server.page.languages import later, word
 
-COLOURS = {"marker": "#6366f1", "earlier reply": "#059669"}
-EMPTY = "Nothing yet: what the model is given appears here with the reply."
+MARKER, EARLIER = later("marker"), later("earlier reply")
+COLOURS = {MARKER: "#6366f1", EARLIER: "#059669"}
 
 
 class Saw:
@@ -17,14 +18,16 @@ class Saw:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        with gr.Accordion("What the model saw", open=False, elem_classes="saw"):
-            self._about = gr.Markdown(EMPTY)
+        with gr.Accordion(word("What the model saw"), open=False, elem_classes="saw"):
+            self._about = gr.Markdown(
+                word("Nothing yet: what the model is given appears here with the reply.")
+            )
             self._prompt = gr.HighlightedText(
                 color_map=COLOURS, combine_adjacent=True, show_inline_category=False,
                 show_legend=True, show_label=False, show_whitespaces=True,
             )  # fmt: skip
             self._ids = gr.Textbox(
-                label="Ids", interactive=False, lines=2, max_lines=6, buttons=["copy"]
+                label=word("Ids"), interactive=False, lines=2, max_lines=6, buttons=["copy"]
             )
         self.outputs = [self._about, self._prompt, self._ids]
 
@@ -33,10 +36,16 @@ class Saw:
         if asked is None or asked is before:
             return gr.skip(), gr.skip(), gr.skip()
         seen = self._application.explained(asked)
-        several = f" The first of {seen.prompts} prompts side by side." if seen.prompts > 1 else ""
-        about = f"{len(seen.tokens)} tokens.{several} Decoding: `{seen.settings}`"
+        about = [
+            word("{count} tokens.", count=len(seen.tokens)),
+            word("The first of {count} prompts side by side.", count=seen.prompts)
+            if seen.prompts > 1 else "",
+            word("Decoding: `{settings}`", settings=seen.settings),
+        ]  # fmt: skip
+        marker, earlier = word(MARKER), word(EARLIER)
         pieces = [
-            (token.text, "marker" if token.control else "earlier reply" if token.counted else None)
+            (token.text, marker if token.control else earlier if token.counted else None)
             for token in seen.tokens
         ]
-        return about, pieces, " ".join(str(token.id) for token in seen.tokens)
+        prompt = gr.update(value=pieces, color_map={word(name): COLOURS[name] for name in COLOURS})
+        return " ".join(filter(None, about)), prompt, " ".join(str(t.id) for t in seen.tokens)

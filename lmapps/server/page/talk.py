@@ -15,6 +15,7 @@ from typing import Any
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application, Asked
 from lmapps.errors import InputError
+from lmapps.server.page.languages import word
 from lmapps.server.page.live import views
 from lmapps.server.page.saved import SHOWN_TURNS, Place, saved
 from lmapps.server.store.conversation import (
@@ -82,13 +83,13 @@ class Talk:
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
-        return Seen(place, status="Renamed.", listed=self.listed(place))
+        return Seen(place, status=word("Renamed."), listed=self.listed(place))
 
     def delete(self, place: Place) -> Seen:
         """Leave the conversation out of the list, and begin a new one."""
         self.store.delete(place.owner, _there(place))
         seen = self.open(place, None)
-        return replace(seen, status="Deleted.", listed=self.listed(place))
+        return replace(seen, status=word("Deleted."), listed=self.listed(place))
 
     def restore(self, place: Place, conversation: str) -> Seen:
         """Take the deletion of a conversation back."""
@@ -98,7 +99,7 @@ class Talk:
     def take_in(self, place: Place, exported: Any) -> Seen:
         """A conversation that was exported, as one more of the visitor's."""
         made = self.store.take_in(place.owner, self.plugin.name, conversation_from(exported))
-        return replace(self.open(place, made), status="Imported.", listed=self.listed(place))
+        return replace(self.open(place, made), status=word("Imported."), listed=self.listed(place))
 
     def export(self, place: Place) -> Conversation:
         """The conversation, with the branch that this tab shows."""
@@ -112,7 +113,7 @@ class Talk:
     ) -> AsyncGenerator[Seen, None]:
         """Add what was written, and answer it."""
         if not text.strip():
-            yield Seen(place, status="Write a message first.")
+            yield Seen(place, status=word("Write a message first."))
             return
         place = self._say(place, place.leaf, text)
         async with aclosing(self._answer(place, fields, choose)) as news:
@@ -125,7 +126,7 @@ class Talk:
         """Answer the last message again; the reply before it stays, as another version."""
         asked = [turn for turn in self._path(place) if turn.role == "user"]
         if not asked:
-            yield Seen(place, status="There is nothing to try again yet.")
+            yield Seen(place, status=word("There is nothing to try again yet."))
             return
         place = replace(place, leaf=asked[-1].id)
         async with aclosing(self._answer(place, fields, choose)) as news:
@@ -148,15 +149,15 @@ class Talk:
                 place.owner, _there(place), turn.parent, turn.role, text, "person"
             )
             place = replace(place, leaf=corrected.id)
-            yield self._seen(place, self._load(place), status="Your correction is kept.")
+            yield self._seen(place, self._load(place), status=word("Your correction is kept."))
         else:
-            yield self._seen(place, self._load(place), status="An empty message is not kept.")
+            yield self._seen(place, self._load(place), status=word("An empty message is not kept."))
 
     def undo(self, place: Place) -> Seen:
         """Back to before the last message, which stands in the box again; the branch is kept."""
         asked = [turn for turn in self._path(place) if turn.role == "user"]
         if not asked:
-            return Seen(place, status="There is nothing to undo.")
+            return Seen(place, status=word("There is nothing to undo."))
         last = asked[-1]
         self.store.show(place.owner, _there(place), last.parent)
         place = replace(place, leaf=last.parent)
@@ -168,14 +169,16 @@ class Talk:
         rating = {"True": 1, "Like": 1, "False": -1, "Dislike": -1}.get(str(liked))
         turn = self._shown(place)[index]
         self.store.rate(place.owner, _there(place), turn.id, rating)
-        return Seen(place, status="Your rating is kept." if rating else "Your rating is gone.")
+        return Seen(
+            place, status=word("Your rating is kept." if rating else "Your rating is gone.")
+        )
 
     def switch(self, place: Place, by: int) -> Seen:
         """The version before or after, of the last turn that was said in several ways."""
         whole = self._load(place)
         turn, versions = _branching(whole, place)
         if turn is None:
-            return Seen(place, status="There is one version only.")
+            return Seen(place, status=word("There is one version only."))
         number = [other.id for other in versions].index(turn.id) + by
         chosen = whole.end_of(versions[max(0, min(number, len(versions) - 1))])
         self.store.show(place.owner, whole.id, chosen.id)
@@ -244,7 +247,7 @@ class Talk:
 
 def _there(place: Place) -> str:
     if place.conversation is None:
-        raise InputError("there is no conversation yet: write a message first")
+        raise InputError(word("there is no conversation yet: write a message first"))
     return place.conversation
 
 

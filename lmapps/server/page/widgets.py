@@ -12,6 +12,7 @@ from lmapps.decoding import Decoding
 from lmapps.errors import DecodingError, LmappsError
 from lmapps.fields import Field
 from lmapps.plugin import Plugin
+from lmapps.server.page.languages import word
 from lmapps.text.documents import READERS, read_document
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -33,7 +34,7 @@ def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
     made = getattr(gr, component)(**options, **named, elem_id=f"field-{field.name}")
     if field.kind == "passage":
         drop = gr.File(
-            label="Text of a file", file_types=list(READERS), height=96,
+            label=word("Text of a file"), file_types=list(READERS), height=96,
             elem_id=f"drop-{field.name}", elem_classes="drop",
         )  # fmt: skip
         drop.upload(text_of_file, drop, [made, drop], show_progress="minimal", **PRIVATE)
@@ -69,31 +70,32 @@ def text_of_file(path: str) -> tuple[Any, None]:
 
 def decoding_controls(decoding: Decoding) -> list[Any]:
     """A folded panel with the settings that people change; see `decoding_from`."""
-    with gr.Accordion("Decoding", open=False):
+    with gr.Accordion(word("Decoding"), open=False):
         return [
             gr.Slider(
-                0, 2, decoding.temperature, step=0.05, label="Temperature",
-                info="0 is always the most probable token; higher is more surprising",
+                0, 2, decoding.temperature, step=0.05, label=word("Temperature"),
+                info=word("0 is always the most probable token; higher is more surprising"),
             ),
             gr.Slider(
-                0.05, 1, decoding.top_p, step=0.05, label="Top p",
-                info="Keep the most probable tokens up to this share of the probability",
+                0.05, 1, decoding.top_p, step=0.05, label=word("Top p"),
+                info=word("Keep the most probable tokens up to this share of the probability"),
             ),
             gr.Slider(
-                0, 200, decoding.top_k, step=1, label="Top k",
-                info="Keep so many of the most probable tokens; 0 = all",
+                0, 200, decoding.top_k, step=1, label=word("Top k"),
+                info=word("Keep so many of the most probable tokens; 0 = all"),
             ),
             gr.Slider(
-                1, 2, decoding.repetition_penalty, step=0.05, label="Repetition penalty",
-                info="Above 1, what was said already becomes less probable",
+                1, 2, decoding.repetition_penalty, step=0.05, label=word("Repetition penalty"),
+                info=word("Above 1, what was said already becomes less probable"),
             ),
             gr.Slider(
                 1, max(512, decoding.max_new_tokens), decoding.max_new_tokens, step=1,
-                label="Longest reply, in tokens",
+                label=word("Longest reply, in tokens"),
             ),
             gr.Textbox(  # Gradio's number box can't be empty
-                "" if decoding.seed is None else str(decoding.seed), label="Seed", max_lines=1,
-                info="The same seed gives the same text; empty = another one each time",
+                "" if decoding.seed is None else str(decoding.seed), max_lines=1,
+                label=word("Seed"),
+                info=word("The same seed gives the same text; empty = another one each time"),
             ),
         ]  # fmt: skip
 

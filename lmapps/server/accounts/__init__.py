@@ -1,0 +1,1 @@
+"""Who may come in, what is theirs, and how much of the engine they may have."""

@@ -1,0 +1,82 @@
+// In the head of the page, before Gradio starts: the language and the scheme that were chosen, Esc,
+// and what a screen reader has to be told. look.py fills in the languages.
+const lmapps = {
+  languages: LANGUAGES, // by code: what Gradio calls each
+
+  language() {
+    const cookie = document.cookie.match(/(?:^|; )lmapps_language=([\w-]+)/);
+    return (cookie?.[1] ?? navigator.language).split("-")[0];
+  },
+
+  choose(language) {
+    document.cookie = `lmapps_language=${language}; path=/; max-age=31536000; SameSite=Lax`;
+    location.reload();
+  },
+
+  scheme() {
+    const kept = localStorage.getItem("lmapps-scheme");
+    return kept ?? (lmapps.system("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  },
+
+  // What is pressed stands for the system's own choice from now on.
+  switchScheme() {
+    localStorage.setItem("lmapps-scheme", lmapps.scheme() === "dark" ? "light" : "dark");
+    lmapps.paint();
+  },
+
+  paint() {
+    const dark = lmapps.scheme() === "dark";
+    document.documentElement.dataset.scheme = dark ? "dark" : "light";
+    document.body?.classList.toggle("dark", dark);
+  },
+
+  system: window.matchMedia.bind(window),
+
+  arrive() {
+    const language = lmapps.language();
+    document.querySelector("#language").value = language in lmapps.languages ? language : "en";
+    lmapps.announce();
+    return [];
+  },
+
+  // Gradio gives its components no roles for what changes by itself.
+  announce() {
+    for (const line of document.querySelectorAll(".status:not([role])"))
+      line.setAttribute("role", "status");
+    for (const reply of document.querySelectorAll(".reply:not([aria-live])"))
+      reply.setAttribute("aria-live", "polite");
+  },
+
+  stop(event) {
+    if (event.key !== "Escape" || event.defaultPrevented) return;
+    const buttons = [...document.querySelectorAll("button.stop-reply")];
+    buttons.find((button) => button.offsetParent && !button.disabled)?.click();
+  },
+};
+
+{
+  const locale = lmapps.languages[lmapps.language()];
+  if (locale) Object.defineProperty(navigator, "language", { get: () => locale });
+
+  window.matchMedia = (query) => {
+    const asked = lmapps.system(query);
+    if (!/prefers-color-scheme: *dark/.test(query)) return asked;
+    return new Proxy(asked, {
+      get: (target, key) => {
+        if (key === "matches") return lmapps.scheme() === "dark";
+        const value = target[key];
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  };
+
+  lmapps.paint();
+  document.addEventListener("keydown", lmapps.stop);
+  let waiting = 0;
+  new MutationObserver(() => {
+    waiting ||= setTimeout(() => {
+      waiting = 0;
+      lmapps.announce();
+    }, 300);
+  }).observe(document, { childList: true, subtree: true });
+}

@@ -1,0 +1,158 @@
+"""The page for eyes, keys and screen readers: schemes, languages, phones, axe-core."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+FOCUSED = """() => {
+    const at = document.activeElement, style = getComputedStyle(at);
+    const name = at.getAttribute("aria-label") || at.innerText || at.placeholder || at.id;
+    return [name.trim(), style.outlineStyle !== "none" || style.boxShadow !== "none"];
+}"""
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def tabs(page: Any) -> list[str]:
+    """The names of all tabs, those in the menu of what has no room included."""
+    return page.evaluate(
+        "[...new Set([...document.querySelectorAll('[role=tab]')].map(t => t.innerText.trim()))]"
+    )
+
+
+def open_tab(page: Any, name: str) -> None:
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    if not tab.count():
+        page.locator(".overflow-menu button").first.click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.first.click()
+    page.wait_for_timeout(300)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_tab(visit: Callable[..., Any], scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(scheme=scheme)
+    names = tabs(page)
+    assert len(names) > 4
+    found = list[str]()
+    for name in names:
+        open_tab(page, name)
+        for fault in Axe().run(page).response["violations"]:
+            if fault["impact"] in ("serious", "critical"):
+                where = fault["nodes"][0]
+                told = f"{where['target']} {where['html'][:200]} {where['failureSummary']}"
+                found.append(f"{name}: {fault['id']} x{len(fault['nodes'])}: {told}")
+    assert not found, "\n".join(found)
+
+
+def test_the_scheme_is_the_systems_until_another_is_chosen_and_that_is_remembered(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit(scheme="dark")
+    is_dark = "document.body.classList.contains('dark')"
+    assert page.evaluate(is_dark)
+    button(page, "Light / dark").click()
+    assert not page.evaluate(is_dark)
+    page.reload()
+    page.wait_for_selector("#message textarea")
+    assert not page.evaluate(is_dark)
+    assert page.evaluate("document.documentElement.dataset.scheme") == "light"
+
+
+def test_a_chinese_browser_is_spoken_to_in_chinese_until_english_is_chosen(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit(language="zh-CN")
+    button(page, "发送").wait_for()
+    assert page.get_attribute("#message textarea", "placeholder") == "输入消息"
+    assert page.get_attribute("#language", "aria-label") == "语言"
+    assert "百万参数" in page.locator("#about", has_text="百万").inner_text()
+    button(page, "重试").wait_for()
+    button(page, "发送").click()
+    page.get_by_text("请先输入消息。").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.select_option("#language", "en")
+    button(page, "Send").wait_for()
+    button(page, "Send").click()
+    page.get_by_text("Write a message first.").wait_for()
+    assert page.input_value("#language") == "en"
+
+
+def test_enter_sends_shift_enter_begins_a_line_and_escape_stops(
+    visit: Callable[..., Any], served: Any
+) -> None:
+    page = visit()
+    page.focus("#message textarea")
+    page.keyboard.type("Tell me")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("everything")
+    assert page.input_value("#message textarea") == "Tell me\neverything"
+    served.seconds_per_step = 0.1
+    try:
+        page.keyboard.press("Enter")
+        page.locator("#chat-chat .bot.message").first.wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_text("Stopped.").locator("visible=true").wait_for()
+    finally:
+        served.seconds_per_step = 0.01
+    assert page.evaluate(FOCUSED)[0] == "Write a message", "the box keeps the focus"
+
+
+def test_everything_is_reached_by_tab_in_the_order_of_the_page_with_a_visible_focus(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit()
+    page.evaluate("document.activeElement.blur()")
+    order = list[str]()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name, is_seen = page.evaluate(FOCUSED)
+        assert is_seen, f"no focus is seen on {name!r}"
+        order.append(name)
+        if name == "Send":
+            break
+    wanted = ["Language", "Light / dark", "Chat", "New chat", "Search", "Write a message", "Send"]
+    places = [next((n for n, at in enumerate(order) if re.match(name, at)), -1) for name in wanted]
+    assert -1 not in places and places == sorted(places), order
+
+
+def test_what_changes_by_itself_is_told_to_a_screen_reader(visit: Callable[..., Any]) -> None:
+    page = visit()
+    page.locator(".status[role=status]").first.wait_for(state="attached")
+    page.locator("#chat-chat [role=log][aria-live]").wait_for()
+    page.locator("#reply-news[aria-live]").wait_for(state="attached")
+    assert page.locator("main").count() == 1 and page.locator("h1").count() == 1
+
+
+def test_every_tab_fits_a_phone_and_is_within_reach(visit: Callable[..., Any]) -> None:
+    page = visit(width=390)
+    for name in tabs(page):
+        open_tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        outside = page.evaluate(
+            """[...document.querySelectorAll('button, textarea, input, select, h1')].filter(e => {
+                const box = e.getBoundingClientRect();
+                return e.offsetParent && box.width && (box.left < 0 || box.right > 390);
+            }).map(e => e.outerHTML.slice(0, 120))"""
+        )
+        assert not outside, name
+
+
+def test_the_page_has_its_own_name_and_icon(visit: Callable[..., Any], served: Any) -> None:
+    page = visit()
+    assert page.title() == "lmapps"
+    icon = page.request.get(f"{served.url}/favicon.ico")
+    assert icon.headers["content-type"].startswith("image/svg") and b"lmapps" in icon.body()
+    assert "gradio" not in page.locator("head meta").evaluate_all(
+        "all => all.map(e => e.content).join()"
+    )

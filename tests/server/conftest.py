@@ -1,0 +1,72 @@
+"""The databases that the tests of the store run on: SQLite, and a PostgreSQL of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ACCOUNT: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []}
+"""PostgreSQL does not run as root."""
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs, which Debian keeps out of the path."""
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    found = max(versions, key=lambda program: int(program.parts[4]), default=None)
+    found = found or shutil.which("initdb")
+    if not found:
+        pytest.skip("PostgreSQL is not installed: `apt-get install postgresql` for these tests")
+    return Path(found).parent
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[str]:
+    """The URL of a PostgreSQL server on a socket in a temporary folder, without its database."""
+    pytest.importorskip("psycopg")
+    account = ACCOUNT if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="lmapps-pg-"))
+    if account:
+        shutil.chown(folder, "postgres", "postgres")
+
+    def call(program: str, *words: str) -> None:
+        run = [str(postgres_programs / program), *words]
+        log: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": folder}
+        subprocess.run(run, check=True, timeout=60, **log, **account)
+
+    data = str(folder / "data")
+    options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=60"
+    try:
+        call("initdb", "-D", data, "-U", "lmapps", "-A", "trust", "-E", "UTF8", "--no-sync")
+        call("pg_ctl", "start", "-D", data, "-w", "-o", options, "-l", str(folder / "log"))
+        yield f"postgresql://lmapps@/{{}}?host={folder}"
+        call("pg_ctl", "stop", "-D", data, "-m", "immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """The URL of a new, empty database."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.format("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return postgres.format(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, of either kind in turn."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'test.db'}"

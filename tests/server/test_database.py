@@ -1,0 +1,345 @@
+"""A database of any age is brought up to date once, and survives kills and several servers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sql
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from lmapps.__main__ import main
+from lmapps.errors import StorageError
+from lmapps.server.store.backup import back_up, restore
+from lmapps.server.store.database import Database
+from lmapps.server.store.store import Store
+from lmapps.server.store.tables import METADATA
+
+RELEASED = """
+CREATE TABLE conversations (
+    id VARCHAR(32) NOT NULL, owner VARCHAR(64) NOT NULL, plugin VARCHAR(200) NOT NULL,
+    title TEXT NOT NULL, leaf VARCHAR(32), updated FLOAT NOT NULL, deleted FLOAT,
+    PRIMARY KEY (id)
+);
+CREATE INDEX conversations_of_owner ON conversations (owner, plugin, updated);
+CREATE TABLE turns (
+    number INTEGER NOT NULL, id VARCHAR(32) NOT NULL, conversation VARCHAR(32) NOT NULL,
+    parent VARCHAR(32), role VARCHAR(16) NOT NULL, content TEXT NOT NULL,
+    author VARCHAR(16) NOT NULL, finish VARCHAR(16), rating INTEGER, created FLOAT NOT NULL,
+    PRIMARY KEY (number), UNIQUE (id), FOREIGN KEY(conversation) REFERENCES conversations (id)
+);
+CREATE INDEX ix_turns_conversation ON turns (conversation);
+INSERT INTO conversations VALUES ('c', 'ann', 'chat', 'Old', 't', 1.0, NULL);
+INSERT INTO turns VALUES (1, 't', 'c', NULL, 'user', 'of before', 'person', 'stop', NULL, 1.0);
+"""
+"""A database as the first release left it."""
+
+
+def version(database: Database) -> list[str]:
+    with database.reading() as connection:
+        return list(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
+
+
+def test_the_migrations_make_the_tables_that_the_program_uses(database_url: str) -> None:
+    database = Database(database_url)
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    assert len(version(database)) == 1
+    database.close()
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(
+    tmp_path: Path,
+) -> None:
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.executescript(RELEASED)
+    connection.close()
+    for _ in range(2):  # it stays so when it is opened again
+        store = Store(f"sqlite:///{tmp_path / 'old.db'}")
+        assert [turn.content for turn in store.load("ann", "c").path()] == ["of before"]
+        with store.database.reading() as reading:
+            assert compare_metadata(MigrationContext.configure(reading), METADATA) == []
+        store.close()
+
+
+def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
+    database = Database(database_url)
+    with database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StorageError, match=r"newer lmapps .*at 9999, .*up to 0"):
+        Database(database_url)
+    assert version(database) == ["9999"]
+    database.close()
+
+
+def test_servers_that_start_together_migrate_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrades, upgrade = list[str](), command.upgrade
+    monkeypatch.setattr(
+        command, "upgrade", lambda *words: upgrades.append(words[-1]) or upgrade(*words)
+    )
+    start, failed = threading.Barrier(6), list[BaseException]()
+
+    def open_one() -> None:
+        start.wait()
+        try:
+            Database(database_url).close()
+        except BaseException as error:
+            failed.append(error)
+
+    servers = [threading.Thread(target=open_one) for _ in range(6)]
+    for server in servers:
+        server.start()
+    for server in servers:
+        server.join()
+    assert failed == [] and upgrades == ["head"]
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = command.upgrade
+
+    def fails(*words: Any) -> None:
+        upgrade(*words)
+        raise sql.exc.OperationalError("", None, Exception("the disk is full"))
+
+    monkeypatch.setattr(command, "upgrade", fails)
+    with pytest.raises(StorageError, match="the disk is full"):
+        Database(database_url)
+    monkeypatch.undo()
+    engine = sql.create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
+    assert sql.inspect(engine).get_table_names() == []
+    engine.dispose()
+    Database(database_url).close()
+
+
+def test_sqlite_is_tuned_for_several_processes_and_for_kills(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    with database.reading() as connection:
+        tuned = {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 10_000}
+        for pragma, value in tuned.items():
+            assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value, pragma
+
+
+def test_writers_that_read_first_wait_for_each_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    Store(url).begin("ann", "chat", "0")
+
+    def count() -> None:
+        database = Database(url)
+        for _ in range(20):
+            with database.writing() as connection:
+                seen = connection.exec_driver_sql("SELECT max(title) FROM conversations").scalar()
+                connection.exec_driver_sql(
+                    "UPDATE conversations SET title = ?", (f"{int(seen) + 1:04}",)
+                )
+        database.close()
+
+    counting = [threading.Thread(target=count) for _ in range(4)]
+    for thread in counting:
+        thread.start()
+    for thread in counting:
+        thread.join()
+    with Database(url).reading() as connection:
+        assert connection.exec_driver_sql("SELECT title FROM conversations").scalar() == "0080"
+
+
+def test_a_database_that_cannot_be_used_is_a_sentence_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be used .*unable to open"):
+        Store(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
+    for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        with pytest.raises(StorageError) as raised:
+            Store(f"{scheme}://me:secret@127.0.0.1:1/none")
+        assert "127.0.0.1:1/none" in str(raised.value) and "secret" not in str(raised.value)
+    with pytest.raises(StorageError, match=r"pip install 'no_such_driver'|Can't load plugin"):
+        Store("postgresql+no_such_driver://localhost/x")
+    (tmp_path / "text.db").write_text("this is no database, " * 99)
+    with pytest.raises(StorageError, match="not a database"):
+        Store(f"sqlite:///{tmp_path / 'text.db'}")
+
+
+def test_two_servers_on_one_database_see_each_others_turns(database_url: str) -> None:
+    one, two = Store(database_url), Store(database_url)
+    made = one.begin("ann", "chat")
+    one.add("ann", made, None, "user", "Hello", "person")
+    assert [turn.content for turn in two.load("ann", made).path()] == ["Hello"]
+    two.rename("ann", made, "By the other")
+    assert one.list("ann", "chat")[0].title == "By the other"
+    one.close()
+    two.close()
+
+
+WRITER = """
+import asyncio, os, sys, time
+from lmapps.server.page.live import View
+from lmapps.server.page.saved import Place, saved
+from lmapps.server.store.store import Store
+
+async def reply():
+    for number in range(10**9):
+        yield View(text=f"{number} " * 50)
+        await asyncio.sleep(0.005)
+
+async def talk(store):
+    made = store.begin("ann", "chat")
+    question = store.add("ann", made, None, "user", "go on", "person")
+    async for view, turn in saved(reply(), store, Place("ann", made, question.id)):
+        print(time.monotonic(), made, view.text.split()[0], flush=True)
+
+async def several():
+    store = Store(sys.argv[1])
+    await asyncio.gather(*(talk(store) for _ in range(4)))
+
+for _ in sys.stdin:  # a server for each line, without importing everything anew
+    server = os.fork()
+    if not server:
+        asyncio.run(several())
+    print(server, flush=True)
+    os.waitpid(server, 0)
+    print("killed", flush=True)
+"""
+"""Servers that stream four replies into the store, and say what is seen of them and when."""
+
+
+def killed(writer: subprocess.Popen[str], seconds: float) -> dict[str, int]:
+    """Start a server, kill it so long after its first word, and return how far each of its
+    conversations was seen a second before."""
+    assert writer.stdin and writer.stdout
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+    server, lines = 0, list[list[str]]()
+    while (line := writer.stdout.readline().split()) != ["killed"]:
+        if len(line) == 1 and line[0].isdigit():
+            server = int(line[0])
+        elif len(line) == 3:
+            lines.append(line)
+        if server and len(lines) == 1:
+            threading.Timer(seconds, os.kill, [server, signal.SIGKILL]).start()
+            server = 0
+    end, seen = time.monotonic(), dict[str, int]()
+    for when, conversation, number in lines:
+        seen.setdefault(conversation, 0)
+        if float(when) < end - 1:
+            seen[conversation] = int(number)
+    return seen
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[subprocess.Popen[str]]:
+    words, pipe = [sys.executable, "-c", WRITER, database_url], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=os.environ) as writer:
+        yield writer
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
+def test_what_was_written_a_second_before_a_kill_is_there_after_it(
+    database_url: str, writer: subprocess.Popen[str], kills: int
+) -> None:
+    seen, chance = dict[str, int](), random.Random(kills)
+    for _ in range(kills):
+        seen |= killed(writer, chance.uniform(0.05, 1.8))
+        store = Store(database_url)
+        if store.database.is_sqlite:
+            with store.database.reading() as connection:
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        for made, number in seen.items():
+            question, *replies = store.load("ann", made).path()
+            assert question.content == "go on"
+            content = replies[0].content if replies else ""
+            last = int(content.split()[0]) if content else 0
+            assert content == f"{last} " * 50 * bool(content) and last >= number
+            assert not replies or replies[0].finish is None, "it can be seen that it was cut off"
+        store.close()
+    assert len(seen) > kills
+
+
+def test_a_backup_of_a_database_in_use_is_whole_and_can_be_put_back(tmp_path: Path) -> None:
+    store, where = Store(f"sqlite:///{tmp_path / 'live.db'}"), f"sqlite:///{tmp_path / 'live.db'}"
+    made = store.begin("ann", "chat")
+    store.add("ann", made, None, "user", "of before", "person")
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            store.add("ann", made, None, "user", "of later " * 200, "person")
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    copy = [str(tmp_path / "copy"), "--database", where]
+    assert main(["database", "backup", *copy]) == 0
+    ended.set()
+    writing.join()
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+    assert {file.name for file in tmp_path.iterdir()} <= {
+        "copy", "live.db", "live.db-wal", "live.db-shm",
+    }  # fmt: skip
+    count = len(store.load("ann", made).turns)
+    store.add("ann", made, None, "user", "lost", "person")
+    assert main(["database", "restore", *copy]) == 1, "somebody has it open"
+    store.close()
+    assert main(["database", "restore", *copy]) == 0
+    back = [turn.content for turn in Store(where).load("ann", made).turns]
+    assert back[0] == "of before" and "lost" not in back and len(back) <= count
+    (kept,) = tmp_path.glob("live.db.*.before")
+    assert Store(f"sqlite:///{kept}").load("ann", made).turns[-1].content == "lost"
+
+
+def test_a_backup_takes_the_place_of_a_broken_database(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'good.db'}")
+    made = store.begin("ann", "chat", "Mine")
+    back_up(store.database, tmp_path / "copy")
+    (tmp_path / "broken.db").write_text("torn " * 9999)
+    _, kept = restore(tmp_path / "copy", f"sqlite:///{tmp_path / 'broken.db'}")
+    assert kept is not None and kept.read_text().startswith("torn")
+    assert Store(f"sqlite:///{tmp_path / 'broken.db'}").load("ann", made).title == "Mine"
+
+
+def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'live.db'}")
+    made, where = (
+        store.begin("ann", "chat", "Mine"),
+        ["--database", f"sqlite:///{tmp_path / 'live.db'}"],
+    )
+    (tmp_path / "note").write_text("not a database, " * 99)
+    assert main(["database", "backup", str(tmp_path / "note"), *where]) == 2
+    assert main(["database", "backup", str(tmp_path / "no" / "copy"), *where]) == 1
+    assert main(["database", "restore", str(tmp_path / "note"), *where]) == 2
+    assert main(["database", "restore", str(tmp_path / "nothing"), *where]) == 2
+    told = capsys.readouterr().err
+    for words in ("is there already", "cannot be written", "no backup", "nothing is no backup"):
+        assert words in told
+    assert store.load("ann", made).title == "Mine" and not list(tmp_path.glob("*.before"))
+
+
+def test_a_backup_of_postgresql_is_what_its_own_program_puts_back(
+    postgres_url: str, postgres_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file = Store(postgres_url), tmp_path / "copy"
+    made = store.begin("ann", "chat", "Mine")
+    where = ["--database", postgres_url]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["database", "backup", str(file), *where]) == 1 and not file.exists()
+    monkeypatch.setenv("PATH", str(postgres_programs))
+    assert main(["database", "backup", str(file), *where]) == 0
+    store.rename("ann", made, "Renamed")
+    assert main(["database", "restore", str(file), *where]) == 2, "it is said how"
+    store.close()
+    clean = ["--clean", "--if-exists", "--no-owner", f"--dbname={postgres_url}"]
+    subprocess.run([postgres_programs / "pg_restore", *clean, str(file)], check=True)
+    assert Store(postgres_url).load("ann", made).title == "Mine"
