@@ -94,9 +94,8 @@ class Served:
 def _served(
     found: Found, seconds_per_step: float, database: str = "", port: int = 0
 ) -> Iterator[Served]:
-    import uvicorn
-
     from lmapps.engine.engine import Engine
+    from lmapps.server.gate.server import Server
     from lmapps.server.serve import create_app
     from lmapps.server.store.store import Store
 
@@ -104,13 +103,7 @@ def _served(
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     running = Served(engine, seconds_per_step)
-    config = uvicorn.Config(
-        create_app(engine, found, store),
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    server = Server(create_app(engine, found, store), port=port, log_level="warning")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

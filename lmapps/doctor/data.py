@@ -100,6 +100,5 @@ def _database(url: str) -> Finding:
     except LmappsError as error:
         told, _, way_out = str(error).rpartition(": ")
         return Finding("database", told, way_out, fatal=True)
-    place = store.url.rpartition("@")[2].removeprefix("sqlite:///")
     store.close()
-    return Finding("database", place)
+    return Finding("database", store.database.place)

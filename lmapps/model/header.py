@@ -67,28 +67,30 @@ def bytes_of(file: Path) -> int:
 
 def _checked(file: Path, name: str, stated: Any, end: int) -> int:
     """The bytes of one tensor."""
+    told: dict[str, Any] = stated if isinstance(stated, dict) else {}
     shape, place, bits = (
-        (stated.get("shape"), stated.get("data_offsets"), _BITS.get(str(stated.get("dtype"))))
-        if isinstance(stated, dict)
-        else (None, None, None)
+        told.get("shape"),
+        told.get("data_offsets"),
+        _BITS.get(str(told.get("dtype"))),
     )
-    if bits is None or not (_are_sizes(shape, 8) and _are_sizes(place, 2) and len(place) == 2):
+    if bits is None or not (_are_sizes(shape, 0, 8) and _are_sizes(place, 2, 2)):
         raise _broken(file, f"its header describes {name[:80]!r} as {str(stated)[:80]}")
+    assert isinstance(shape, list) and isinstance(place, list)
     first, last = place
     if not first <= last <= end or (last - first) * 8 != math.prod(shape) * bits:
         raise _broken(
             file,
-            f"{name[:80]!r} of shape {shape} and type {stated['dtype']} cannot lie at bytes "
+            f"{name[:80]!r} of shape {shape} and type {told['dtype']} cannot lie at bytes "
             f"{first:,} to {last:,} of {end:,}",
         )
     return int(last - first)
 
 
-def _are_sizes(numbers: Any, most: int) -> bool:
-    """A list of at most so many whole numbers that a file could have."""
+def _are_sizes(numbers: Any, least: int, most: int) -> bool:
+    """A list of so many whole numbers that a file could have."""
     return (
         isinstance(numbers, list)
-        and len(numbers) <= most
+        and least <= len(numbers) <= most
         and all(type(number) is int and 0 <= number < 2**63 for number in numbers)
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,19 +17,20 @@ from lmapps.paths import find_checkpoint
 from lmapps.server.api.apps import app_routes, described
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
+from lmapps.server.gate.gate import Gate
+from lmapps.server.gate.hosts import Hosts
+from lmapps.server.gate.log import set_up
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 
-GRACE_SECONDS = 3
-"""How long replies under way may go on when the server is asked to stop."""
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
 
 
 def serve(settings: ServeSettings) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
-    import uvicorn
+    from lmapps.server.gate.server import Server
 
     listening = settings.listen()
     library = Library(patience=PATIENCE_SECONDS)
@@ -50,10 +50,9 @@ def serve(settings: ServeSettings) -> None:
     app = create_app(engine, library.found, store)
     say(f"decoding: {engine.step_name}")
     say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-    logging.getLogger("lmapps").addHandler(logging.StreamHandler())
+    set_up()
     with library.watched(say):
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(app).run(sockets=[listening])
 
 
 def find_default() -> Checkpoint | None:
@@ -70,7 +69,7 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
+def create_app(engine: Engine, found: Found, store: Store, hosts: Hosts | None = None) -> FastAPI:
     """The whole web application. It closes engine and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -86,6 +85,7 @@ def create_app(engine: Engine, found: Found, store: Store) -> FastAPI:
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
+    app.add_middleware(Gate, hosts=hosts or Hosts())
     app.add_exception_handler(LmappsError, on_error)
     app.include_router(openai_routes(engine))
     app.include_router(app_routes(found, engine))

@@ -48,7 +48,10 @@ def ending(reply: str) -> str:
     return PAYLOAD
 
 
-@plugin(title=PAYLOAD[:200], finish=ending, decoding=Decoding(max_new_tokens=2), examples=[[PAYLOAD]])
+SHORT = Decoding(max_new_tokens=2)
+
+
+@plugin(title=PAYLOAD[:200], finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
 def hostile(text: str = PAYLOAD) -> str:
     """{help}
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lmapps.server.gate.connections import Connection
 from lmapps.server.gate.headers import policy_of_page
 from lmapps.server.gate.hosts import ForeignPage, Hosts, WrongHost
 from lmapps.server.gate.log import Lines, without_secrets
@@ -229,23 +230,32 @@ def test_the_connection_that_waits_longest_makes_room(
         one.close()
 
 
-def test_who_does_not_read_is_cut_off_and_its_slot_is_free(
-    served: Any, monkeypatch: pytest.MonkeyPatch
+def test_who_does_not_read_is_cut_off_and_its_slots_are_free(
+    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lmapps.server.gate.connections.STALL_SECONDS", 0.5)
-    usual, served.seconds_per_step = served.seconds_per_step, 0
-    body = json.dumps({**ASK, "max_tokens": 100, "stream": True, "n": 16, "logprobs": True,
-                       "top_logprobs": 20}).encode()  # fmt: skip
+    caplog.set_level(logging.DEBUG, "lmapps.requests")
+    began = Connection.connection_made
+
+    def with_small_buffers(self: Connection, transport: Any) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        began(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", with_small_buffers)
+    monkeypatch.setattr("lmapps.server.gate.connections.STALL_SECONDS", 0.3)
+    told = {"n": 16, "logprobs": True, "top_logprobs": 20, "stream": True, "max_tokens": 100}
+    body = json.dumps({**ASK, **told}).encode()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(20)
         deaf.connect(("127.0.0.1", int(served.url.rsplit(":", 1)[1])))
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        deaf.sendall(head.encode() + body)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+        deaf.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        while not any("nobody reads" in str(vars(record)) for record in caplog.records):
+            time.sleep(0.01)
         served.wait_until_idle()
-    served.seconds_per_step = usual
-    assert httpx.get(f"{served.url}/health").json()["running"] == 0
+        with pytest.raises(ConnectionResetError):
+            while deaf.recv(100_000):
+                pass
 
 
 def test_an_unexpected_failure_is_a_sentence_with_the_requests_name_and_the_log_has_the_rest(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lmapps.errors import DataError
 from lmapps.text import documents
-from lmapps.text.documents import READERS, read_document
-from lmapps.text.readers import Bounds, Unreadable, text_of
+from lmapps.text.documents import read_document
+from lmapps.text.readers import READERS, Bounds, Unreadable, text_of
 
 PAGE = """<html><head><style>p { color: red }</style><script>var x = 1;</script></head><body>
 <h2>The cat</h2><p>It <b>sat</b> on the <a href="http://x.y">mat</a>.</p>

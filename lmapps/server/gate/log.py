@@ -21,6 +21,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 _SECRETS = (
     (re.compile(r"(://[^/\s:@'\"]*):[^/\s@'\"]+@"), r"\1:***@"),  # a password inside a URL
+    (re.compile(r"\blmapps-[\w-]{20,}"), "lmapps-***"),  # a key of ours
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
     (
         re.compile(
@@ -71,11 +72,17 @@ def set_up(level: str = "info", with_prompts: bool = False) -> None:
     """Log what lmapps and the HTTP server have to tell to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(with_prompts))
-    for name, least in (("lmapps", level), ("uvicorn", max(level, "warning", key=LEVELS.index))):
+    for name, least in (("lmapps", level), ("uvicorn", "error")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(least.upper())
         logger.propagate = False
+    logging.getLogger("uvicorn.error").filters = [_told_elsewhere]
+
+
+def _told_elsewhere(record: logging.LogRecord) -> bool:
+    """What uvicorn says of requests that the gate has logged with their names."""
+    return not record.msg.startswith(("Exception in ASGI", "ASGI callable", "Cancel %s running"))
 
 
 def _value(value: Any) -> str:
