@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 Prompts = list[list[int]]
@@ -114,9 +113,13 @@ def _llama_cpp(folder: Path, kind: str, threads: int) -> Run:
     """Its own server with as many slots as there are streams."""
     import xllamacpp
 
+    from lmapps.model.checkpoint import Checkpoint
+    from lmapps.model.gguf_file import KINDS, write_gguf
+
     file = folder / f"{kind}.gguf"
     if not file.is_file():
-        write_gguf(folder, file, kind)
+        weights = next(ours for ours, theirs in KINDS.items() if theirs == kind)
+        write_gguf(Checkpoint.load(folder), file, weights)
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_ctx = MOST_STREAMS * 512
@@ -143,58 +146,3 @@ def _llama_cpp(folder: Path, kind: str, threads: int) -> Run:
         assert not failed, failed[0]
 
     return run
-
-
-def write_gguf(folder: Path, file: Path, kind: str) -> None:
-    """A Llama folder of ours as a GGUF file; every matrix in `kind`, norms in F32."""
-    import gguf
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer
-
-    config = json.loads((folder / "config.json").read_text())
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    kinds = gguf.GGMLQuantizationType
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        data = tensor.float().numpy()
-        if "q_proj" in name or "k_proj" in name:  # llama.cpp turns neighbours, Llama halves
-            parts = (heads if "q_proj" in name else kv_heads, 2, -1, data.shape[1])
-            data = np.ascontiguousarray(data.reshape(parts).swapaxes(1, 2)).reshape(data.shape)
-        chosen = kinds[kind] if data.ndim == 2 else kinds.F32
-        writer.add_tensor(_gguf_name(name), gguf.quants.quantize(data, chosen), raw_dtype=chosen)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _gguf_name(name: str) -> str:
-    name = name.removeprefix("model.").replace("layers.", "blk.")
-    for theirs, ours in {
-        "embed_tokens": "token_embd", "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }.items():  # fmt: skip
-        name = name.replace(theirs, ours)
-    return "output_norm.weight" if name == "norm.weight" else name

@@ -232,6 +232,7 @@ def serving(checkpoint: str, slots: int) -> Iterator[tuple[str, Any]]:
 
     from lmapps.discovery import discover
     from lmapps.engine.engine import Engine
+    from lmapps.engine.models import Models
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
     from lmapps.server.serve import create_app
@@ -239,7 +240,8 @@ def serving(checkpoint: str, slots: int) -> Iterator[tuple[str, Any]]:
 
     engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots, queue=32)
     store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")
-    config = uvicorn.Config(create_app(engine, discover(), store), port=0, log_level="critical")
+    app = create_app(Models.of(engine), discover(), store)
+    config = uvicorn.Config(app, port=0, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

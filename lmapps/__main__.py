@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": "score checkpoints: loss, accuracy, perplexity, bits per byte, plugins' metrics",
     "generate": "continue a prompt",
     "run": "run a plugin",
-    "checkpoints": "write a copy of a checkpoint in another precision",
+    "checkpoints": "list them, pull an open model, write a copy in another precision or as GGUF",
     "data": "look at text: documents, sizes, and a vocabulary report",
     "plugins": "list the plugins and what failed; write a new one; switch them off and on",
     "database": "write a backup of conversations and accounts, or put one back",

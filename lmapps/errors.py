@@ -8,8 +8,13 @@
     │   ├── PluginError          a plugin that is unknown or does not work
     │   ├── DataError            text or records that cannot be read
     │   ├── CheckpointError      a folder that is not a usable checkpoint
+    │   ├── NoSuchModel          a model that is not served here          (404)
+    │   ├── ModelInUse           a model that cannot be freed now         (409)
+    │   ├── ModelTooLarge        more memory than models may take         (507)
     │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    ├── ModelServerError         another server's model that fails        (502, exit 1)
     ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
+    ├── DownloadError            a model that cannot be reached           (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
     │   └── ShuttingDown         the server ends                          (503)
     └── StorageError             disk full, folder not writable           (507, exit 1)
@@ -62,14 +67,44 @@ class CheckpointError(InputError):
     """A folder that is not a usable checkpoint."""
 
 
+class NoSuchModel(InputError):
+    """A model that is not served here."""
+
+    status = 404
+
+
+class ModelInUse(InputError):
+    """A model that cannot be freed, since it is answering somebody."""
+
+    status = 409
+
+
+class ModelTooLarge(InputError):
+    """A model that does not fit into the memory for models, even alone."""
+
+    status = 507
+
+
 class PromptTooLong(InputError):
     """A prompt that leaves no room for a reply in the model's context."""
 
     status = 413
 
 
+class ModelServerError(LmappsError):
+    """Another server, which runs a model, does not answer or fails."""
+
+    status = 502
+
+
 class ReplyError(LmappsError):
     """A reply that has not the form asked for, for example JSON that was cut at its limit."""
+
+    status = 502
+
+
+class DownloadError(LmappsError):
+    """A model cannot be downloaded: no network, no such index, or it is not given to everybody."""
 
     status = 502
 

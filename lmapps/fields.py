@@ -48,7 +48,7 @@ _TYPES: tuple[tuple[Any, Kind], ...] = (
     (Messages, Conversation()),
 )  # fmt: skip
 
-RESERVED = ("checkpoint", "decoding", "explain", "help", "stream")
+RESERVED = ("checkpoint", "decoding", "explain", "help", "model", "stream")
 """Names that requests and commands use beside the fields of a plugin."""
 
 REQUIRED = inspect.Parameter.empty

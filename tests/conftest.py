@@ -95,6 +95,7 @@ def _served(
     found: Found, seconds_per_step: float, database: str = "", port: int = 0
 ) -> Iterator[Served]:
     from lmapps.engine.engine import Engine
+    from lmapps.engine.models import Models
     from lmapps.server.gate.server import Server
     from lmapps.server.serve import create_app
     from lmapps.server.store.store import Store
@@ -103,7 +104,8 @@ def _served(
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     running = Served(engine, seconds_per_step)
-    server = Server(create_app(engine, found, store), port=port, log_level="warning")
+    models = Models.of(engine)
+    server = Server(create_app(models, found, store), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

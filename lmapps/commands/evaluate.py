@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 Scores = dict[str, dict[str, Any]]
 
+TALKER = "chat"
+"""The plugin that is asked questions."""
+SAMPLES = 20
+"""Replies of each plugin that `--write` writes."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="*", default=["default"], help="folders or names")
@@ -26,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--coder", default="code", help="with --problems, the plugin (code)")
     parser.add_argument("--samples", type=int, default=1, help="with --problems, of each one")
+    parser.add_argument(
+        "--questions", help="JSON Lines file of question and answers, asked through chat"
+    )
+    parser.add_argument("--write", help="with --apps, 20 unpicked replies of each as Markdown")
     parser.add_argument("--html", help="also write the comparison as a page with plots")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -34,17 +43,22 @@ def main(args: argparse.Namespace) -> int:
     from lmapps.errors import SettingsError
     from lmapps.paths import find_checkpoint
 
-    if not (args.data or args.apps or args.problems):
+    if not (args.data or args.apps or args.problems or args.questions):
         raise SettingsError(
-            "nothing to evaluate on: give held-out text with --data, or --apps, or --problems"
+            "nothing to evaluate on: give held-out text with --data, or --apps, or --problems, or "
+            "--questions"
         )
+    if args.write and (not args.apps or len(args.checkpoints) > 1):
+        raise SettingsError("--write takes replies of one checkpoint and needs --apps")
     for name in ("limit", "samples"):
         if getattr(args, name) < 1:
             raise SettingsError(f"{name} must be at least 1, got {getattr(args, name)}")
     folders = {name: find_checkpoint(name) for name in args.checkpoints}
     results = {name: evaluate(folder, args) for name, folder in folders.items()}
     if args.html:
-        _write_page(Path(args.html), results, folders)
+        from lmapps.training.compare import compare_page
+
+        _write(Path(args.html), compare_page(results, folders))
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
@@ -70,6 +84,8 @@ def evaluate(folder: Path, args: argparse.Namespace) -> Scores:
         scores["text"] = _evaluate_text(checkpoint, args)
     if args.problems:
         scores["programs"] = _evaluate_programs(checkpoint, args)
+    if args.questions:
+        scores["questions"] = _evaluate_questions(checkpoint, args)
     return scores
 
 
@@ -93,19 +109,34 @@ def _evaluate_text(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str
 def _evaluate_apps(checkpoint: Checkpoint, args: argparse.Namespace) -> Scores:
     from lmapps.engine.engine import Engine
     from lmapps.evaluation.baselines import baseline_scores
+    from lmapps.evaluation.samples import draw_samples, samples_page
     from lmapps.evaluation.tasks import score
     from lmapps.training.examples import examples_to_score, files_of_apps, find_plugins
 
     names = args.apps.split(",")
     files = files_of_apps(names, args.data)
-    results = {}
+    results, samples = {}, {}
     with Engine(checkpoint) as engine:
         for plugin in find_plugins(names):
             examples = examples_to_score(plugin, files[plugin.name], args.held_out)
             scores = score(plugin, engine, examples, args.limit, overlap=True)
             scores["baselines"] = baseline_scores(plugin, examples, args.limit)
             results[plugin.name] = scores
+            if args.write:
+                samples[plugin.name] = draw_samples(plugin, engine, examples, SAMPLES)
+    if args.write:
+        _write(Path(args.write), samples_page(checkpoint.name, samples))
     return results
+
+
+def _evaluate_questions(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
+    from lmapps.engine.engine import Engine
+    from lmapps.evaluation.questions import read_questions, score_questions
+    from lmapps.training.examples import find_plugins
+
+    questions = read_questions(args.questions)
+    with Engine(checkpoint) as engine:
+        return score_questions(find_plugins([TALKER])[0], engine, questions)
 
 
 def _evaluate_programs(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
@@ -122,12 +153,11 @@ def _evaluate_programs(checkpoint: Checkpoint, args: argparse.Namespace) -> dict
         return score_coding(find_plugins([args.coder])[0], engine, problems, args.samples, ks)
 
 
-def _write_page(file: Path, results: dict[str, Scores], folders: dict[str, Path]) -> None:
+def _write(file: Path, text: str) -> None:
     from lmapps.errors import StorageError
     from lmapps.text.storage import write_whole
-    from lmapps.training.compare import compare_page
 
     try:
-        write_whole(file, compare_page(results, folders).encode())
+        write_whole(file, text.encode())
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error}") from None

@@ -1,4 +1,4 @@
-"""A plugin, an engine and what a person filled in -> events, ending in the whole reply."""
+"""A plugin, a model and what a person filled in -> events, ending in the whole reply."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.backend import Backend, Prompt
 from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
-from lmapps.engine.engine import Engine, Reply
-from lmapps.engine.explanation import Explanation, explain
+from lmapps.engine.explanation import Explanation
+from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Finish
 from lmapps.engine.turns import User
 from lmapps.engine.workers import workers_of
@@ -44,7 +45,13 @@ class Asked:
 
     messages: Messages
     decoding: Decoding
+    backend: Backend = field(repr=False, compare=False)
     prompts: int = 1
+
+    def explained(self) -> Explanation:
+        """What the model is given: ids, text and loss mask. Raises `InputError` where these are
+        not known here."""
+        return self.backend.explain(self.messages, self.decoding, self.prompts)
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,10 @@ Event = Asked | Text | Clear | Progress | Notice | Waiting | Done
 
 
 class Application:
-    """One plugin on one engine, for somebody who takes turns with others."""
+    """One plugin on one model, for somebody who takes turns with others."""
 
-    def __init__(self, plugin: Plugin, engine: Engine, user: User = None) -> None:
-        self.plugin, self.engine, self.user = plugin, engine, user
-        self._template = engine.checkpoint.template
+    def __init__(self, plugin: Plugin, backend: Backend, user: User = None) -> None:
+        self.plugin, self.backend, self.user = plugin, backend, user
 
     async def events(
         self, values: Mapping[str, Any], decoding: Decoding | None = None
@@ -134,11 +140,7 @@ class Application:
         if not several:
             decoding = self.plugin.reply_form.hold(decoding)
         _, kept = self._fit(conversations[0], decoding)
-        return self.explained(Asked(kept, decoding, len(conversations)))
-
-    def explained(self, asked: Asked) -> Explanation:
-        """Ids, text and loss mask of what was asked."""
-        return explain(asked.messages, self._template, asked.decoding, asked.prompts)
+        return Asked(kept, decoding, self.backend, len(conversations)).explained()
 
     async def reply(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Done:
         """Run the plugin to its end."""
@@ -182,23 +184,23 @@ class Application:
     async def _single(self, messages: Messages, decoding: Decoding) -> AsyncGenerator[Any, None]:
         """One conversation, streamed."""
         decoding = self.plugin.reply_form.hold(decoding)
-        ids, kept = await asyncio.to_thread(self._fit, messages, decoding)
-        yield Asked(kept, decoding)
+        prompt, kept = await asyncio.to_thread(self._fit, messages, decoding)
+        yield Asked(kept, decoding, self.backend)
         if left_out := len(messages) - len(kept):
             yield Notice(
-                f"The conversation is longer than the model's context of {self.engine.context} "
+                f"The conversation is longer than the model's context of {self.backend.context} "
                 f"tokens: its oldest {left_out} messages are left out."
             )
-        text, count, finish = "", 0, None
-        async with aclosing(self.engine.stream(ids, decoding, self.user)) as deltas:
+        told = []
+        async with aclosing(self.backend.stream(prompt, decoding, self.user)) as deltas:
             async for delta in deltas:
                 if delta.position is not None:
                     yield Waiting(delta.position)
                 if delta.text:
                     yield Text(delta.text)
-                text, count, finish = text + delta.text, count + len(delta.ids), delta.finish
-        assert finish is not None
-        yield _Step([text], finish, len(ids), count)
+                told.append(delta)
+        reply = joined(told)
+        yield _Step([reply.text], reply.finish, reply.prompt_tokens(prompt), reply.tokens)
 
     async def _several(
         self, conversations: Sequence[Messages], decoding: Decoding
@@ -207,14 +209,14 @@ class Application:
         prompts = await asyncio.to_thread(
             lambda: [self._fit(messages, decoding)[0] for messages in conversations]
         )
-        yield Asked(conversations[0], decoding, len(prompts))
+        yield Asked(conversations[0], decoding, self.backend, len(prompts))
         turns = asyncio.Semaphore(SIDE_BY_SIDE)
 
-        async def complete(ids: list[int]) -> Reply:
+        async def complete(prompt: Prompt) -> Reply:
             async with turns:
-                return await self.engine.complete(ids, decoding, self.user)
+                return await self.backend.complete(prompt, decoding, self.user)
 
-        tasks = [asyncio.create_task(complete(ids)) for ids in prompts]
+        tasks = [asyncio.create_task(complete(prompt)) for prompt in prompts]
         try:
             yield Progress(0, len(tasks))
             for number, next_done in enumerate(asyncio.as_completed(tasks), start=1):
@@ -232,18 +234,17 @@ class Application:
         yield _Step(
             finished,
             finish,
-            sum(map(len, prompts)),
-            sum(len(reply.ids) for reply in replies),
+            sum(r.prompt_tokens(prompt) for r, prompt in zip(replies, prompts, strict=True)),
+            sum(reply.tokens for reply in replies),
         )
 
-    def _fit(self, messages: Messages, decoding: Decoding) -> tuple[list[int], Messages]:
-        """Ids that leave room for the reply, and the messages that they are of."""
-        context = self.engine.context
+    def _fit(self, messages: Messages, decoding: Decoding) -> tuple[Prompt, Messages]:
+        """A prompt that leaves room for the reply, and the messages that it is of."""
         if not self.plugin.messages_field:
-            return fit_prompt(messages, self._template, context, decoding), messages
-        ids, left_out = fit_conversation(messages, self._template, context, decoding)
+            return fit_prompt(messages, self.backend, decoding), messages
+        prompt, left_out = fit_conversation(messages, self.backend, decoding)
         first = int(messages[0]["role"] == "system")
-        return ids, [*messages[:first], *messages[first + left_out :]]
+        return prompt, [*messages[:first], *messages[first + left_out :]]
 
     def _measured(self, arguments: dict[str, Any], decoding: Decoding) -> dict[str, Any]:
         """Each passage learns how much of it the model can read: an equal share of the context
@@ -256,14 +257,11 @@ class Application:
         steps = self.plugin.steps({**arguments, **short})
         asked: Any = next(steps)
         steps.close()
-        frame = self._template.prompt_ids(asked[0] if _is_several(asked) else asked)
-        room = self.engine.context - reply_room(self.engine.context, decoding) - len(frame)
-        tokenizer = self.engine.checkpoint.tokenizer
+        backend = self.backend
+        frame = backend.render(asked[0] if _is_several(asked) else asked)
+        room = backend.context - reply_room(backend.context, decoding) - len(frame)
         budget = max(MARGIN, room // len(names) - MARGIN)
-        measured = {
-            name: Passage(arguments[name], lambda text: len(tokenizer.encode(text)), budget)
-            for name in names
-        }
+        measured = {name: Passage(arguments[name], backend.measure, budget) for name in names}
         return {**arguments, **measured}
 
 

@@ -1,14 +1,23 @@
-"""Conversations -> prompt ids that leave room for a reply: what happens when it overflows."""
+"""Conversations -> prompts that leave room for a reply: what happens when it overflows."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from lmapps.decoding import Decoding
 from lmapps.errors import PromptTooLong
-from lmapps.fields import Message
-from lmapps.text.template import Template
+from lmapps.messages import Message
+
+
+class Reader(Protocol):
+    """What reads conversations, as far as it matters here."""
+
+    @property
+    def context(self) -> int: ...
+
+    def render(self, messages: Sequence[Message]) -> Any: ...
 
 
 def reply_room(context: int, decoding: Decoding) -> int:
@@ -16,29 +25,27 @@ def reply_room(context: int, decoding: Decoding) -> int:
     return min(decoding.max_new_tokens, context // 4)
 
 
-def fit_prompt(
-    messages: Sequence[Message], template: Template, context: int, decoding: Decoding
-) -> list[int]:
-    """Ids of a prompt. Raises `PromptTooLong` with the length and the limit."""
-    ids = template.prompt_ids(messages)
-    limit = context - reply_room(context, decoding)
-    if len(ids) > limit:
+def fit_prompt(messages: Sequence[Message], reader: Reader, decoding: Decoding) -> Any:
+    """The prompt of a conversation. Raises `PromptTooLong` with the length and the limit."""
+    prompt = reader.render(messages)
+    limit = reader.context - reply_room(reader.context, decoding)
+    if len(prompt) > limit:
         raise PromptTooLong(
-            f"the prompt has {len(ids)} tokens, the model takes at most {limit} beside its reply: "
-            "shorten it"
+            f"the prompt has {len(prompt)} tokens, the model takes at most {limit} beside its "
+            "reply: shorten it"
         )
-    return ids
+    return prompt
 
 
 def fit_conversation(
-    messages: Sequence[Message], template: Template, context: int, decoding: Decoding
-) -> tuple[list[int], int]:
-    """Ids of a conversation, and how many of its oldest messages were left out to fit.
+    messages: Sequence[Message], reader: Reader, decoding: Decoding
+) -> tuple[Any, int]:
+    """The prompt of a conversation, and how many of its oldest messages were left out to fit.
 
     The system prompt stays, and what is left begins with a turn of the user's. Raises
     `PromptTooLong` where the last message alone does not fit.
     """
-    limit = context - reply_room(context, decoding)
+    limit = reader.context - reply_room(reader.context, decoding)
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system) :])
     starts = [number for number, turn in enumerate(turns) if turn["role"] == "user"]
@@ -46,9 +53,9 @@ def fit_conversation(
     candidates = starts if starts[0] == 0 else [0, *starts]
 
     def fits(start: int) -> bool:
-        return len(template.prompt_ids([*system, *turns[start:]])) <= limit
+        return len(reader.render([*system, *turns[start:]])) <= limit
 
     # The fewer turns, the shorter: halve instead of trying each. The last start is not tried.
     place = bisect_left(candidates[:-1], True, key=fits)
     start = candidates[place]
-    return fit_prompt([*system, *turns[start:]], template, context, decoding), start
+    return fit_prompt([*system, *turns[start:]], reader, decoding), start

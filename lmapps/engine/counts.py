@@ -1,4 +1,4 @@
-"""What an engine has done so far, in numbers: requests, tokens, seconds to the first token."""
+"""What a model has done so far, in numbers: requests, tokens, seconds to the first token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Histogram:
 
 
 class Counts:
-    """Written by one engine, read by whoever wants to know."""
+    """Written by one model, read by whoever wants to know."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -31,6 +31,8 @@ class Counts:
         """Requests for which the queue was full."""
         self.finished: Counter[str] = Counter()
         """Requests at their end, by `Finish`."""
+        self.passes = 0
+        """Forward passes of the model."""
         self.prompt_tokens = 0
         """Tokens of the prompts that were begun."""
         self.reused_tokens = 0

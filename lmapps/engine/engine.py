@@ -8,36 +8,28 @@ import math
 import queue
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About, about_own
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
-from lmapps.engine.request import Deliver, Delta, Finish, Request
-from lmapps.engine.sampling import Logprob
+from lmapps.engine.explanation import Explanation, explain
+from lmapps.engine.reply import Reply, joined
+from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, share
 from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong, ShuttingDown
+from lmapps.messages import Message
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.text.tokenizer import Tokenizer
 
 LONGEST_PATIENCE = 60
 """The most seconds that somebody is told to wait before trying again."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply at its end."""
-
-    text: str
-    ids: tuple[int, ...]
-    finish: Finish
-    logprobs: tuple[Logprob, ...] = ()
-    reused: int = 0
-    """Ids of the prompt that were not read again."""
 
 
 class Engine:
@@ -46,6 +38,7 @@ class Engine:
     slots   how many requests run at once; the others wait their turn
     queue   how many may wait before `Busy` is raised
     weights the precision that the model is used in: float32, bfloat16 or int8
+    name    what people call the model; the checkpoint's own name where it is left out
     """
 
     def __init__(
@@ -55,8 +48,10 @@ class Engine:
         slots: int = 16,
         queue: int = 256,
         weights: str = "float32",
+        name: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.name = name or checkpoint.name
         self.queue = queue
         rows = Slots(checkpoint.model, slots, weights)
         self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
@@ -83,8 +78,23 @@ class Engine:
         self._thread.join()
 
     @property
-    def name(self) -> str:
-        return self.checkpoint.name
+    def about(self) -> About:
+        config = self.checkpoint.config
+        return about_own(config.body, config.parameters, config.context)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.checkpoint.folder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.checkpoint.tokenizer
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights, of all slots and of the most states that are kept."""
+        weights = sum(part.nbytes for part in self.checkpoint.model.parameters())
+        return weights + self._scheduler.slots.bytes
 
     @property
     def step_name(self) -> str:
@@ -99,7 +109,7 @@ class Engine:
     @property
     def passes(self) -> int:
         """Forward passes so far."""
-        return self._scheduler.passes
+        return self.counts.passes
 
     @property
     def counts(self) -> Counts:
@@ -128,6 +138,28 @@ class Engine:
     def prefix_bytes(self) -> int:
         """Memory of the states that are kept for prompts that begin in the same way."""
         return self._scheduler.slots.prefixes.bytes
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, up to where the reply begins."""
+        return self.checkpoint.template.prompt_ids(messages)
+
+    def read(self, text: str | list[int]) -> list[int]:
+        """Ids of the beginning of a text. Raises `InputError` for ids outside the vocabulary."""
+        if isinstance(text, str):
+            return self.tokenizer.prompt_ids(text)
+        if all(0 <= number < self.tokenizer.vocab_size for number in text):
+            return text
+        raise InputError(f"token ids must be between 0 and {self.tokenizer.vocab_size - 1}")
+
+    def measure(self, text: str) -> int:
+        """How many ids a text has, by itself."""
+        return len(self.tokenizer.encode(text))
+
+    def explain(
+        self, messages: Sequence[Message], decoding: Decoding, prompts: int = 1
+    ) -> Explanation:
+        """Ids, text and loss mask of a conversation."""
+        return explain(messages, self.checkpoint.template, decoding, prompts)
 
     def submit(
         self,
@@ -254,16 +286,6 @@ class Engine:
             self._scheduler.waiting.extend(self._arrived)
             self._arrived.clear()
             return not self._closed
-
-
-def joined(deltas: Sequence[Delta]) -> Reply:
-    """All the deltas of one request -> its reply."""
-    finish = deltas[-1].finish
-    assert finish is not None
-    ids = tuple(token_id for delta in deltas for token_id in delta.ids)
-    logprobs = tuple(one for delta in deltas for one in delta.logprobs)
-    reused = sum(delta.reused for delta in deltas)
-    return Reply("".join(delta.text for delta in deltas), ids, finish, logprobs, reused)
 
 
 def _for_a_person(error: Exception) -> Exception:

@@ -5,10 +5,11 @@ It is read off the template that makes the live request, not rendered a second w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from lmapps.decoding import Decoding
-from lmapps.messages import Messages
+from lmapps.messages import Message
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class Explanation:
 
 
 def explain(
-    messages: Messages, template: Template, decoding: Decoding, prompts: int = 1
+    messages: Sequence[Message], template: Template, decoding: Decoding, prompts: int = 1
 ) -> Explanation:
     """What the model is given for a conversation that fits."""
     ids, mask = template.prompt(messages)

@@ -23,6 +23,15 @@ Finish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What another server counted of a request, at its end; its ids are not known here."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reused: int = 0
+
+
+@dataclass(frozen=True)
 class Delta:
     """What is new about a request."""
 
@@ -37,6 +46,12 @@ class Delta:
     """One for each id, where `Decoding.logprobs` asks for them."""
     reused: int = 0
     """Of the prompt, so many ids were not read again; told with the first id of the reply."""
+    usage: Usage | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of the reply it tells of."""
+        return self.usage.completion_tokens if self.usage else len(self.ids)
 
 
 Deliver = Callable[[Delta], None]

@@ -39,8 +39,6 @@ class Scheduler:
         """In the order in which they came."""
         self.reading: Request | None = None
         """The request whose prompt is being read."""
-        self.passes = 0
-        """Forward passes so far."""
         self.counts = Counts()
         self.pace = Pace()
         self._turns = 0
@@ -60,7 +58,7 @@ class Scheduler:
         done_reading = self.clock()
         if self.slots.running:
             logits_BV = _numbers(self.slots.decode())
-            self.passes += 1
+            self.counts.passes += 1
             self._sample_all(logits_BV)
         if is_beside_others and read:
             self.pace.took(read, done_reading - started, self.clock() - done_reading)
@@ -125,7 +123,7 @@ class Scheduler:
                     self.reading = None
                     self._end(request, "error", _no_memory(request))
                     continue
-                self.passes += 1
+                self.counts.passes += 1
                 left -= request.prefilled - before
                 self.counts.read_tokens += request.prefilled - before
             if request.prefilled == len(request.prompt_ids):

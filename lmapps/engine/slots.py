@@ -30,6 +30,11 @@ class Slots:
         self.prefixes = Prefixes(most, divisible=self.state.divisible)
 
     @property
+    def bytes(self) -> int:
+        """Memory of every row, and of the states that may be kept."""
+        return self.state.bytes() + self.prefixes.most_bytes
+
+    @property
     def free(self) -> int:
         return self.count - len(self.running)
 

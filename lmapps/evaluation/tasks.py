@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmapps.decoding import Decoding
-from lmapps.engine.application import Application
+from lmapps.engine.application import Application, Done
 from lmapps.engine.engine import Engine
 from lmapps.errors import PluginError, PromptTooLong, ReplyError
+from lmapps.evaluation.conduct import conduct
 from lmapps.evaluation.overlap import overlap_scores
 from lmapps.evaluation.programs import Problem, score_programs
 from lmapps.plugin import Example, Plugin
@@ -31,7 +32,8 @@ def score(
 ) -> dict[str, Any]:
     """The mean of each metric over the first `limit` examples, answered greedily.
 
-    With `overlap` ROUGE and BLEU too, where the references are texts. `skipped` counts examples
+    With `overlap` how the replies behave too, and ROUGE and BLEU where the references are texts.
+    `skipped` counts examples
     whose prompt does not fit the model's context. Raises `PluginError` where the plugin has no
     metric.
     """
@@ -39,11 +41,11 @@ def score(
         raise PluginError(f"plugin {plugin.name!r} has no metric: add one with @metric")
     decoding = plugin.decoding.replace(temperature=0.0)
     chosen = examples[:limit]
-    replies = asyncio.run(_replies(plugin, engine, [(e.fields, decoding) for e in chosen]))
+    replies = ask(plugin, engine, [(e.fields, decoding) for e in chosen])
     answered = [
-        (reply, example)
-        for reply, example in zip(replies, chosen, strict=True)
-        if reply is not None
+        (done.reply, example)
+        for done, example in zip(replies, chosen, strict=True)
+        if done is not None
     ]
     scores = [plugin.scores(reply, example) for reply, example in answered]
     means = {
@@ -53,6 +55,7 @@ def score(
     result = {"examples": len(scores), "skipped": len(replies) - len(scores), **means}
     if overlap:
         texts, references = [r for r, _ in answered], [e.reference for _, e in answered]
+        result |= conduct([done for done in replies if done is not None])
         result |= overlap_scores(texts, references)
     return result
 
@@ -72,22 +75,29 @@ def score_coding(
         for problem in problems
         for seed in range(samples)
     ]
-    replies = [reply or "" for reply in asyncio.run(_replies(plugin, engine, requests))]
+    replies = [done.reply if done else "" for done in ask(plugin, engine, requests)]
     grouped = [replies[start : start + samples] for start in range(0, len(replies), samples)]
     return {"examples": len(problems), **score_programs(problems, grouped, ks)}
 
 
-async def _replies(plugin: Plugin, engine: Engine, requests: Sequence[Request]) -> list[str | None]:
+def ask(plugin: Plugin, engine: Engine, requests: Sequence[Request]) -> list[Done | None]:
+    """The plugin's reply to each, several at a time; None where the prompt does not fit."""
+    return asyncio.run(_replies(plugin, engine, requests))
+
+
+async def _replies(
+    plugin: Plugin, engine: Engine, requests: Sequence[Request]
+) -> list[Done | None]:
     application = Application(plugin, engine)
     turns = asyncio.Semaphore(SIDE_BY_SIDE)
 
-    async def reply(fields: Mapping[str, Any], decoding: Decoding) -> str | None:
+    async def reply(fields: Mapping[str, Any], decoding: Decoding) -> Done | None:
         async with turns:
             try:
-                return (await application.reply(fields, decoding)).reply
+                return await application.reply(fields, decoding)
             except PromptTooLong:
                 return None
-            except ReplyError:
-                return ""  # which has not the form either, and scores nothing
+            except ReplyError:  # an empty reply has not the form either, and scores nothing
+                return Done("", "", "length", 0, 0)
 
     return list(await asyncio.gather(*(reply(*request) for request in requests)))

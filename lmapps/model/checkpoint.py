@@ -60,7 +60,7 @@ class Checkpoint:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.tokenizer.save(folder)
+            self.tokenizer.save(folder, **self.template.tokens)
             self.template.save(folder)
         except OSError as error:
             raise StorageError(f"cannot write the checkpoint to {folder}: {error}") from None
@@ -69,17 +69,17 @@ class Checkpoint:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint, with the ids that begin a text and end a reply."""
+    """The tokenizer of a checkpoint, with the ids that begin a text and end a reply: those that
+    its settings name, else our own tokens."""
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.end_ids:
-        return tokenizer
     ids = read_json(folder, "config.json")
     if (folder / "generation_config.json").is_file():
         ids |= read_json(folder, "generation_config.json")
     end = ids.get("eos_token_id")
-    end_ids = end if isinstance(end, list) else [end]
-    tokenizer.end_ids = frozenset(number for number in end_ids if number is not None)
-    tokenizer.bos_id = ids["bos_token_id"] if ids.get("bos_token_id") is not None else -1
+    named = frozenset(end if isinstance(end, list) else [end]) - {None}
+    if named:
+        tokenizer.end_ids = named
+        tokenizer.bos_id = ids["bos_token_id"] if ids.get("bos_token_id") is not None else -1
     if not tokenizer.end_ids:
         raise CheckpointError(f"{folder}: no eos_token_id in config.json, so no reply could end")
     return tokenizer
@@ -94,9 +94,9 @@ def load_template(folder: Path, tokenizer: Tokenizer) -> Template:
     source = settings.get("chat_template")
     if (folder / FILE).is_file():
         source = (folder / FILE).read_text(encoding="utf-8")
-    tokens = {
+    tokens = {name: settings.get(name) or "" for name in ("bos_token", "eos_token")}
+    words = {
         name: value["content"] if isinstance(value, dict) else value
-        for name in ("bos_token", "eos_token")
-        if (value := settings.get(name))
+        for name, value in tokens.items()
     }
-    return Template(tokenizer, source or DEFAULT, **tokens)
+    return Template(tokenizer, source or DEFAULT, **(words if settings else {}))

@@ -53,7 +53,14 @@ def save_model(
         raise SettingsError(
             f"int8 files hold a transformer, not a model of body {model.config.body}"
         )
-    ids = {"bos_token_id": bos_id, "eos_token_id": end_ids, "pad_token_id": bos_id}
+    # Padding that also begins each prompt would be masked there by generate() in transformers,
+    # unless it ends replies too.
+    pad_id = bos_id if bos_id in end_ids else next(iter(end_ids), None)
+    ids = {
+        "bos_token_id": bos_id if bos_id >= 0 else None,  # Qwen's tokenizers have none
+        "eos_token_id": end_ids,
+        "pad_token_id": pad_id,
+    }
     config = {**describe(model.config), **ids, "dtype": str(dtype).removeprefix("torch.")}
     tensors = {
         _rename(name, model.config.body): tensor.detach().to("cpu", dtype).contiguous()
@@ -87,28 +94,41 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMode
     that is not supported.
     """
     config = understand(read_json(folder, "config.json"), folder)
-    with torch.device("meta"):
-        model = LanguageModel(config)
     try:
         stored = quantize.unpack(dict(_tensors(folder)))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}; copy it again, or export it anew") from None
     tensors = {_rename_back(name, config.body): part for name, part in stored.items()}
+    return assemble(config, tensors, folder, dtype)
+
+
+def assemble(
+    config: ModelConfig,
+    tensors: dict[str, torch.Tensor],
+    source: Path,
+    dtype: torch.dtype = torch.float32,
+) -> LanguageModel:
+    """A model of these weights, named as in `LanguageModel`, in evaluation mode.
+
+    Raises `CheckpointError`, naming `source`, where some are missing, too many or of another shape.
+    """
+    with torch.device("meta"):
+        model = LanguageModel(config)
     tensors.pop("head.weight" if config.tie_embeddings else "", None)
     expected = model.state_dict()
     if config.tie_embeddings:
         expected.pop("head.weight")
     for name, tensor in expected.items():
         if name not in tensors:
-            raise CheckpointError(f"{folder}: the weights lack {name}; the file is not whole")
+            raise CheckpointError(f"{source}: the weights lack {name}; the file is not whole")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json asks for "
+                f"{source}: {name} has shape {tuple(tensors[name].shape)}, its settings ask for "
                 f"{tuple(tensor.shape)}"
             )
     extra = sorted(tensors.keys() - expected.keys())
     if extra:
-        raise CheckpointError(f"{folder}: the weights hold {extra[0]}, which this model has not")
+        raise CheckpointError(f"{source}: the weights hold {extra[0]}, which this model has not")
     if config.tie_embeddings:
         tensors["head.weight"] = tensors["embedding.weight"]
     model.load_state_dict({n: t.to(dtype) for n, t in tensors.items()}, strict=True, assign=True)

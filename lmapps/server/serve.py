@@ -1,4 +1,4 @@
-"""Settings -> a running server: engine and plugins, page and API on one port."""
+"""Settings -> a running server: models and plugins, page and API on one port."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from fastapi import FastAPI
 
 from lmapps import __version__
 from lmapps.discovery import Found, Library
-from lmapps.engine.engine import Engine
+from lmapps.engine.backends.source import (
+    Opening,
+    best_device,
+    foreseen_bytes,
+    found_sources,
+    open_backend,
+    source_of,
+)
+from lmapps.engine.models import Models
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
@@ -36,28 +44,40 @@ def serve(settings: ServeSettings) -> None:
     library = Library(patience=PATIENCE_SECONDS)
     for failure in library.found.failures:
         say(f"plugin not loaded: {failure}")
-    folder = find_checkpoint(settings.checkpoint)
-    if settings.checkpoint == ServeSettings.checkpoint and not folder.exists():
+    is_usual = settings.checkpoint == ServeSettings.checkpoint
+    if is_usual and not find_checkpoint(settings.checkpoint[0]).exists():
         say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
-        checkpoint = wait_for_checkpoint(find_default, waiting_app(library.found), listening)
+        wait_for_checkpoint(find_default, waiting_app(library.found), listening)
         library.look()
-    else:
-        checkpoint = Checkpoint.load(folder, device=best_device())
+    models = models_of(settings)
+    default = models.load()
     store = Store(settings.database)
-    engine = Engine(
-        checkpoint, slots=settings.slots, queue=settings.queue, weights=settings.weights
-    )
-    app = create_app(engine, library.found, store)
-    say(f"decoding: {engine.step_name}")
-    say(f"lmapps serves {checkpoint.name} at {settings.url} (Ctrl-C stops it)")
+    app = create_app(models, library.found, store)
+    say(f"{default.name}: {default.about}; decoding: {default.step_name}")
+    others = [name for name in models.names if name != default.name]
+    say(f"lmapps serves {default.name} at {settings.url} (Ctrl-C stops it)")
+    if others:
+        say(f"on request also {', '.join(others)}")
     set_up()
     with library.watched(say):
-        Server(app).run(sockets=[listening])
+        Server(app, models).run(sockets=[listening])
+
+
+def models_of(settings: ServeSettings) -> Models:
+    """The models that were named, and those that lie in the checkpoint folders."""
+    opening = Opening(settings.slots, settings.queue, settings.weights, best_device())
+    return Models(
+        [source_of(word) for word in settings.checkpoint],
+        lambda source: open_backend(source, opening),
+        lambda source: foreseen_bytes(source, opening),
+        budget=settings.memory_bytes,
+        find=found_sources,
+    )
 
 
 def find_default() -> Checkpoint | None:
     """The default checkpoint, once it is whole."""
-    folder = find_checkpoint(ServeSettings.checkpoint)
+    folder = find_checkpoint(ServeSettings.checkpoint[0])
     try:
         return Checkpoint.load(folder, device=best_device()) if folder.is_dir() else None
     except CheckpointError:  # it is being written
@@ -69,8 +89,8 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def create_app(engine: Engine, found: Found, store: Store, hosts: Hosts | None = None) -> FastAPI:
-    """The whole web application. It closes engine and store when it shuts down."""
+def create_app(models: Models, found: Found, store: Store, hosts: Hosts | None = None) -> FastAPI:
+    """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.page.look import mount
@@ -80,15 +100,15 @@ def create_app(engine: Engine, found: Found, store: Store, hosts: Hosts | None =
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        engine.close()
+        models.close()
         store.close()
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
     app.add_middleware(Gate, hosts=hosts or Hosts())
     app.add_exception_handler(LmappsError, on_error)
-    app.include_router(openai_routes(engine))
-    app.include_router(app_routes(found, engine))
+    app.include_router(openai_routes(models))
+    app.include_router(app_routes(found, models))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
     async def version() -> int:
@@ -96,13 +116,4 @@ def create_app(engine: Engine, found: Found, store: Store, hosts: Hosts | None =
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
-    return mount(app, build_page(found, engine, store), found.plugins.values())
-
-
-def best_device() -> str:
-    """The accelerator of this machine, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return mount(app, build_page(found, models, store), found.plugins.values())

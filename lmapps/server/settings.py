@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from lmapps.native import WEIGHTS
 class ServeSettings:
     """Raises `SettingsError` for a value out of range."""
 
-    checkpoint: str = "default"
-    """A checkpoint folder, or the name of one."""
+    checkpoint: tuple[str, ...] = ("default",)
+    """The models: checkpoint folders or names, each PLACE or NAME=PLACE; the first is the one that
+    answers whoever names none. Others in the checkpoint folders are loaded when asked for."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 = every network the machine is in."""
     port: int = 7860
@@ -27,16 +29,28 @@ class ServeSettings:
     """Where conversations are kept: an SQLAlchemy URL; '' = lmapps.db in the data folder."""
     weights: str = "float32"
     """The precision that the model is used in: float32, bfloat16 or int8."""
+    memory: float = 0.0
+    """GiB that all loaded models together may take; 0 = half of the machine's."""
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise SettingsError(
                 f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}"
             )
-        for name, low, high in (("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000)):
+        for name, low, high in (
+            ("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000), ("memory", 0, 2**20),
+        ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+
+    @property
+    def memory_bytes(self) -> float:
+        """What all loaded models together may take."""
+        if self.memory:
+            return self.memory * 2**30
+        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2 if pages > 0 else float("inf")
 
     @property
     def url(self) -> str:

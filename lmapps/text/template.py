@@ -55,7 +55,8 @@ class Template:
         self.tokenizer = tokenizer
         self.source = source
         self._has_marks = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
-        self._tokens: dict[str, Any] = {"bos_token": bos_token, "eos_token": eos_token}
+        self.tokens: dict[str, Any] = {"bos_token": bos_token, "eos_token": eos_token}
+        """What the template calls them, as text; "" where there is none."""
         # A copy of its own, that does see control tokens: no shared flag is switched to and fro.
         self._marker_tokenizer = RawTokenizer.from_str(tokenizer.raw.to_str())
         self._marker_tokenizer.encode_special_tokens = False
@@ -116,7 +117,7 @@ class Template:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        _check(messages)
+        check_messages(messages)
         marked = [
             {"role": message["role"], "content": f"\ue000{number}\ue001"}
             for number, message in enumerate(messages)
@@ -127,7 +128,7 @@ class Template:
                 chat_template=self.source,
                 return_assistant_tokens_mask=self._has_marks,
                 add_generation_prompt=add_generation_prompt,
-                **self._tokens,
+                **self.tokens,
             )
         except TemplateError as error:
             raise CheckpointError(f"the checkpoint's {FILE} does not render: {error}") from None
@@ -159,7 +160,8 @@ class Template:
         return list(self._marker_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _check(messages: Sequence[Message]) -> None:
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises `InputError` for none, for a role that is not known, and for other than text."""
     if not messages:
         raise InputError("a conversation needs at least one message, got none")
     for number, message in enumerate(messages, start=1):

@@ -142,14 +142,20 @@ class Tokenizer:
             self.kind, self.vocab_size, tokens, size, size / tokens, unknowns / tokens
         )
 
-    def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into a checkpoint folder."""
+    def save(self, folder: Path, bos_token: str = END_OF_TEXT, eos_token: str = END) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into a checkpoint folder.
+
+        A token that is "" is left out: transformers would add it to the vocabulary.
+        """
         write_whole(folder / "tokenizer.json", self.raw.to_str(pretty=True).encode())
+        tokens = {
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "pad_token": bos_token if self.bos_id in self.end_ids else eos_token,
+        }
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": END_OF_TEXT,
-            "eos_token": END,
-            "pad_token": END_OF_TEXT,
+            **{name: token for name, token in tokens.items() if token},
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         }

@@ -98,15 +98,14 @@ def test_an_overflowing_chat_drops_its_oldest_turns_and_says_so(engine: Engine) 
 
 
 def test_what_is_left_of_a_conversation_keeps_the_system_prompt_and_begins_with_the_user(
-    tiny_checkpoint: Callable[[str], Checkpoint],
+    engine: Engine,
 ) -> None:
-    template = tiny_checkpoint("gru").template
     system: Messages = [{"role": "system", "content": "Be brief."}]
     messages = [*system, *turns(21)]
-    ids, left_out = fit_conversation(messages, template, 128, SHORT)
+    ids, left_out = fit_conversation(messages, engine, SHORT)
     assert left_out > 0 and left_out % 2 == 0
-    assert ids == template.prompt_ids([*system, *messages[1 + left_out :]])
-    assert fit_conversation(turns(1), template, 128, SHORT)[1] == 0
+    assert ids == engine.render([*system, *messages[1 + left_out :]])
+    assert fit_conversation(turns(1), engine, SHORT)[1] == 0
 
 
 def test_anything_else_that_overflows_is_refused_with_the_length_and_the_limit(
@@ -127,7 +126,7 @@ def test_what_is_asked_comes_first_and_is_what_the_engine_gets(engine: Engine) -
         events = events_of(app, engine, values)
         asked = [event for event in events if isinstance(event, Asked)]
         assert events[0] is asked[0] and asked[0].prompts == max(1, len(submitted) - 1)
-        seen = Application(app, engine).explained(asked[0])
+        seen = asked[0].explained()
         assert [token.id for token in seen.tokens] == submitted[0]
         assert seen.decoding == SHORT
         again = asyncio.run(Application(app, engine).explain(values))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import lmapps.model
@@ -17,6 +18,8 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES, ModelConfig
 from lmapps.model.folder import load_model
 from lmapps.model.language_model import LanguageModel
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer
 
 PROMPT = "The cat sat on the mat. The dog"
 assert lmapps.model
@@ -151,3 +154,40 @@ def test_a_broken_or_foreign_folder_is_named_in_one_sentence(
     with pytest.raises(CheckpointError, match=words) as caught:
         Checkpoint.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_foreign_tokenizers_tokens_come_through_a_copy(
+    tiny_checkpoint: Callable[[str], Checkpoint], tmp_path: Path
+) -> None:
+    """Of ChatML: the token that opens a text also opens each turn, so it must not be padding."""
+    source = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    made = tiny_checkpoint("transformer")
+    tokenizer = Tokenizer(RawTokenizer.from_str(made.tokenizer.raw.to_str()))
+    tokenizer.raw.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    foreign = Tokenizer(tokenizer.raw)
+    foreign.bos_id = foreign.id_of("<|im_start|>")
+    foreign.end_ids = frozenset({foreign.id_of("<|im_end|>")})
+    template = Template(foreign, source, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    torch.manual_seed(0)
+    model = LanguageModel(made.config.changed(vocab_size=foreign.vocab_size)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    checkpoint = Checkpoint(model, foreign, template)
+    checkpoint.save(tmp_path / "one")
+    Checkpoint.load(tmp_path / "one").save(tmp_path / "two")
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+    ids = template.prompt_ids([{"role": "user", "content": "A cat?"}])
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "two", dtype=torch.float32).eval()
+    out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)
+    with Engine(Checkpoint.load(tmp_path / "two"), slots=1) as engine:
+        ours = engine.generate(ids, Decoding(temperature=0, max_new_tokens=20))
+    assert tuple(out[0, len(ids) :].tolist())[: len(ours.ids)] == ours.ids
+    read = AutoTokenizer.from_pretrained(tmp_path / "two")
+    assert (read.bos_token, read.eos_token, read.pad_token) == (
+        "<|im_start|>", "<|im_end|>", "<|im_end|>",
+    )  # fmt: skip

@@ -204,7 +204,7 @@ def test_the_schema_of_every_form_is_published(served: Any) -> None:
     paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
     body = paths["/apps/news"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(body["properties"]) == {
-        "headline", "topic", "style", "length", "stream", "decoding",
+        "headline", "topic", "style", "length", "stream", "decoding", "model",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import lmapps
 from lmapps import load, plugin
 from lmapps.discovery import Found
 from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.plugin import Plugin
 from lmapps.server.page import languages
 from lmapps.server.page.languages import known, locales, plugin_word, word
@@ -109,7 +110,7 @@ def load_chat() -> Plugin:
 def page(tiny_checkpoint: Callable[[str], Any], tmp_path: Path) -> Iterator[gr.Blocks]:
     with Engine(tiny_checkpoint("gru")) as engine:
         store = Store(f"sqlite:///{tmp_path / 'test.db'}")
-        yield build_page(Found({"chat": load_chat(), "letter": letter}), engine, store)
+        yield build_page(Found({"chat": load_chat(), "letter": letter}), Models.of(engine), store)
 
 
 def shown_by(block: Any) -> Iterator[Any]:
@@ -123,7 +124,7 @@ def shown_by(block: Any) -> Iterator[Any]:
 
 
 def test_what_the_page_shows_from_the_start_is_translated_in_the_browser(page: gr.Blocks) -> None:
-    own = {text for each in (letter, load_chat()) for text in each.words} | {"lmapps"}
+    own = {text for each in (letter, load_chat()) for text in each.words} | {"lmapps", "unnamed"}
     blocks = [block for block in page.blocks.values() if getattr(block, "visible", True) is True]
     shown = {text for block in blocks for text in shown_by(block) if text and text not in own}
     keys = {match[1] for text in shown if (match := re.search('"key": "(.*?)"}', str(text)))}

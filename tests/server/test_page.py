@@ -12,12 +12,13 @@ import pytest
 
 from lmapps import Messages, plugin
 from lmapps.discovery import Found
-from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat import ChatTab
 from lmapps.server.page.page import build_page
+from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.talk import Seen
 from lmapps.server.store import exported
@@ -61,9 +62,9 @@ def texts_of(page: gr.Blocks) -> str:
     return " ".join(str(b.value) for b in page.blocks.values() if isinstance(b, gr.Markdown))
 
 
-def chat_tab(application: Plugin, engine: Engine, store: Store) -> ChatTab:
+def chat_tab(plugin: Plugin, engine: Engine, store: Store) -> ChatTab:
     with gr.Blocks():
-        return ChatTab(Application(application, engine), store)
+        return ChatTab(plugin, Picker(Models.of(engine)), store)
 
 
 def test_a_tab_that_cannot_be_built_says_so_and_the_others_are_there(
@@ -74,7 +75,7 @@ def test_a_tab_that_cannot_be_built_says_so_and_the_others_are_there(
             raise ValueError("no such component")
 
     monkeypatch.setattr(bad, "reply_form", Broken())
-    page = build_page(Found({"bad": bad, "good": good}), engine, store)
+    page = build_page(Found({"bad": bad, "good": good}), Models.of(engine), store)
     told = texts_of(page).replace("\\", "")
     assert "⚠ The tab of plugin 'bad' cannot be built: ValueError: no such component" in told
     assert any(block.elem_id == "reply-good" for block in page.blocks.values())
@@ -83,7 +84,7 @@ def test_a_tab_that_cannot_be_built_says_so_and_the_others_are_there(
 
 
 def test_of_a_page_one_tab_is_drawn_at_a_time(engine: Engine, store: Store) -> None:
-    page = build_page(Found({"good": good}), engine, store)
+    page = build_page(Found({"good": good}), Models.of(engine), store)
     drawing = [fn for fn in page.fns.values() if fn.concurrency_id == "draw"]
     assert len(drawing) > 10 and {fn.concurrency_limit for fn in drawing} == {1}
     assert all(fn.renderable is None for fn in page.fns.values() if fn not in drawing)
@@ -93,7 +94,7 @@ def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
     engine: Engine, store: Store
 ) -> None:
     with gr.Blocks() as page:
-        tab = ChatTab(Application(late, engine), store)
+        tab = ChatTab(late, Picker(Models.of(engine)), store)
     (shown,) = [block for block in page.blocks.values() if isinstance(block, gr.Dataset)]
     assert shown.samples == [["Be brief.", "Hello", 2], ["Be kind.", "Bye", 1]]
     targets = [

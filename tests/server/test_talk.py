@@ -14,8 +14,8 @@ import pytest
 
 from lmapps.decoding import Decoding
 from lmapps.discovery import discover
-from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.errors import InputError, PromptTooLong
 from lmapps.server.page import live, saved, talk
 from lmapps.server.page.saved import Place
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def chat(endless_checkpoint: Callable[[str], Any], store: Store) -> Iterator[Talk]:
     with Engine(endless_checkpoint("gru"), slots=2) as engine:
-        yield Talk(Application(discover().get("chat"), engine), store)
+        yield Talk(discover().get("chat"), Models.of(engine), store)
 
 
 def run(news: AsyncGenerator[Seen, None]) -> list[Seen]:
@@ -71,9 +71,9 @@ def test_the_model_is_given_the_branch_and_nothing_else(
     given = []
     views = talk.views
 
-    def spy(application: Any, values: Any, choose: Any) -> Any:
+    def spy(models: Any, plugin: Any, values: Any, *rest: Any) -> Any:
         given.append([message["content"] for message in values["messages"]])
-        return views(application, values, choose)
+        return views(models, plugin, values, *rest)
 
     monkeypatch.setattr(talk, "views", spy)
     first = send(chat, Place("ann"), "one")
@@ -99,9 +99,9 @@ def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -
 
 def test_a_corrected_reply_is_kept_as_the_persons_and_is_not_answered(chat: Talk) -> None:
     first = send(chat, Place("ann"), "one")
-    passes = chat.application.engine.passes
+    passes = chat.models.load().passes
     corrected = run(chat.edit(first.place, 1, "the right reply", {}, lambda: SHORT))[-1]
-    assert chat.application.engine.passes == passes
+    assert chat.models.load().passes == passes
     assert [(turn.content, turn.author) for turn in corrected.turns or ()] == [
         ("one", "person"), ("the right reply", "person"),
     ]  # fmt: skip
@@ -132,7 +132,7 @@ def test_what_was_written_until_stop_is_kept(
     chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Decoding(seed=1, max_new_tokens=100)
-    slots = chat.application.engine._scheduler.slots
+    slots = chat.models.load()._scheduler.slots
     decode = slots.decode
     monkeypatch.setattr(slots, "decode", lambda: time.sleep(0.02) or decode())
 
@@ -238,7 +238,7 @@ def test_a_mistake_of_ours_ends_a_reply_with_a_sentence_and_a_line_in_the_log(
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(chat.application.engine, "stream", broken)
+    monkeypatch.setattr(chat.models.load(), "stream", broken)
     last = send(chat, Place("ann"), "one")
     assert last.status == "⚠ Something went wrong in the server (RuntimeError): see its log."
     assert not last.busy and "RuntimeError: secret" in caplog.text

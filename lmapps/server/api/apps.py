@@ -11,16 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lmapps.discovery import Found
-from lmapps.engine.application import Application, Asked, Done, Event, Notice
-from lmapps.engine.engine import Engine
+from lmapps.engine.application import Asked, Done, Event, Notice
+from lmapps.engine.asking import events_on
+from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api.bodies import DECODING
 from lmapps.server.api.connection import started, stream_response, while_connected
-from lmapps.server.api.protocol import NotFound, flag_of, read_json, user_of
+from lmapps.server.api.protocol import NotFound, flag_of, model_of, read_json, user_of
 
 
-def app_routes(found: Found, engine: Engine) -> APIRouter:
+def app_routes(found: Found, models: Models) -> APIRouter:
     """One POST route for every plugin that is there when it is asked, and a list of all."""
     routes = APIRouter(prefix="/apps")
 
@@ -49,9 +50,9 @@ def app_routes(found: Found, engine: Engine) -> APIRouter:
         if not isinstance(changes, dict):
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)
-        fields = {k: v for k, v in values.items() if k not in ("stream", "decoding")}
-        application = Application(plugin, engine, user_of(request, {}))
-        events = application.events(fields, decoding)
+        fields = {k: v for k, v in values.items() if k not in ("stream", "decoding", "model")}
+        model, user = model_of(values), user_of(request, {})
+        events = events_on(models, model, plugin, fields, decoding, user)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
         return stream_response(_objects(await started(_shown(events))))
@@ -87,6 +88,7 @@ def _body(plugin: Plugin) -> dict[str, Any]:
     schema["properties"] |= {
         "stream": {"type": "boolean", "default": False},
         "decoding": DECODING,
+        "model": {"type": "string", "description": "one of /v1/models; may be left out"},
     }
     return schema
 

@@ -1,8 +1,8 @@
-"""An engine -> /health and /ready for whoever watches it, and /metrics in Prometheus' form."""
+"""The models -> /health and /ready for whoever watches it, and /metrics in Prometheus' form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,30 +17,51 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lmapps import __version__
-from lmapps.engine.counts import SECONDS, Histogram
-from lmapps.engine.engine import Engine
+from lmapps.engine.backends.backend import Backend
+from lmapps.engine.counts import SECONDS, Counts, Histogram
+from lmapps.engine.models import Models
+
+GAUGES: tuple[tuple[str, str, Callable[[Backend], float]], ...] = (
+    ("running_requests", "that have a slot", lambda model: model.running),
+    ("waiting_requests", "that wait for one", lambda model: model.waiting),
+    ("model_bytes", "memory that the model takes at most", lambda model: model.bytes),
+    ("prefix_bytes", "memory of the states that are kept", lambda model: model.prefix_bytes),
+)
+COUNTERS: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
+    ("accepted_requests", "requests that were queued", lambda counts: counts.accepted),
+    ("forward_passes", "forward passes of the model", lambda counts: counts.passes),
+    ("prompt_tokens", "tokens of the prompts that were begun", lambda c: c.prompt_tokens),
+    ("reused_tokens", "of these, not read again: their state was kept", lambda c: c.reused_tokens),
+    ("read_tokens", "of these, read by the model", lambda counts: counts.read_tokens),
+    ("generated_tokens", "tokens of replies", lambda counts: counts.generated_tokens),
+)
 
 
-def monitor_routes(engine: Engine) -> APIRouter:
+def monitor_routes(models: Models) -> APIRouter:
     """`/health`, `/ready` and `/metrics`."""
     routes = APIRouter()
     registry = CollectorRegistry()
-    registry.register(EngineCollector(engine))
+    registry.register(ModelsCollector(models))
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
+        loaded = models.loaded
         return {
             "status": "ok",
             "lmapps": __version__,
-            "checkpoint": engine.name,
-            "running": engine.running,
-            "waiting": engine.waiting,
+            "checkpoint": models.default,
+            "running": sum(backend.running for backend in loaded),
+            "waiting": sum(backend.waiting for backend in loaded),
+            "models": [
+                {"name": one.name, "state": one.state, "bytes": one.bytes, "users": one.users}
+                for one in models.describe()
+            ],
         }
 
     @routes.get("/ready", responses={"503": {"description": "not now: the reason is given"}})
     async def ready() -> Response:
-        """Whether a request that comes now would be taken."""
-        reason = engine.why_not_ready()
+        """Whether a request that comes now, and names no model, would be taken."""
+        reason = models.why_not_ready()
         return JSONResponse({"ready": not reason, "reason": reason}, 503 if reason else 200)
 
     @routes.get("/metrics", response_class=Response)
@@ -50,45 +71,48 @@ def monitor_routes(engine: Engine) -> APIRouter:
     return routes
 
 
-class EngineCollector(Collector):
-    """Reads the engine's counts whenever Prometheus asks."""
+class ModelsCollector(Collector):
+    """Reads the counts of the loaded models whenever Prometheus asks."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        engine, counts = self._engine, self._engine.counts
-        yield GaugeMetricFamily("lmapps_running_requests", "that have a slot", engine.running)
-        yield GaugeMetricFamily("lmapps_waiting_requests", "that wait for one", engine.waiting)
-        kept = engine.prefix_bytes
-        yield GaugeMetricFamily("lmapps_prefix_bytes", "memory of the states that are kept", kept)
+        models = self._models.loaded
+        for name, meaning, value in GAUGES:
+            gauge = GaugeMetricFamily(f"lmapps_{name}", meaning, labels=["model"])
+            for model in models:
+                gauge.add_metric([model.name], value(model))
+            yield gauge
         finished = CounterMetricFamily(
-            "lmapps_requests", "requests at their end, by how they ended", labels=["finish"]
-        )
-        for finish in ("stop", "length", "cancelled", "error"):
-            finished.add_metric([finish], counts.finished[finish])
-        finished.add_metric(["refused"], counts.refused)
+            "lmapps_requests", "requests at their end, by how they ended",
+            labels=["model", "finish"],
+        )  # fmt: skip
+        for model in models:
+            for finish in ("stop", "length", "cancelled", "error"):
+                finished.add_metric([model.name, finish], model.counts.finished[finish])
+            finished.add_metric([model.name, "refused"], model.counts.refused)
         yield finished
-        for name, meaning, value in (
-            ("accepted_requests", "requests that were queued", counts.accepted),
-            ("forward_passes", "forward passes of the model", engine.passes),
-            ("prompt_tokens", "tokens of the prompts that were begun", counts.prompt_tokens),
-            (
-                "reused_tokens",
-                "of these, not read again: their state was kept",
-                counts.reused_tokens,
-            ),
-            ("read_tokens", "of these, read by the model", counts.read_tokens),
-            ("generated_tokens", "tokens of replies", counts.generated_tokens),
-        ):
-            yield CounterMetricFamily(f"lmapps_{name}", meaning, value)
-        meaning = "from a request's arrival to its first token"
-        yield _histogram("lmapps_time_to_first_token_seconds", meaning, counts.first_token)
+        for name, meaning, count in COUNTERS:
+            counter = CounterMetricFamily(f"lmapps_{name}", meaning, labels=["model"])
+            for model in models:
+                counter.add_metric([model.name], count(model.counts))
+            yield counter
+        first = HistogramMetricFamily(
+            "lmapps_time_to_first_token_seconds", "from a request's arrival to its first token",
+            labels=["model"],
+        )  # fmt: skip
+        for model in models:
+            told = model.counts.first_token
+            first.add_metric([model.name], _buckets(told), told.sum)
+        yield first
 
 
-def _histogram(name: str, meaning: str, histogram: Histogram) -> HistogramMetricFamily:
-    buckets, total = [], 0
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """How many were at most so slow, for each bound."""
+    buckets: list[tuple[str, float]] = []
+    total = 0
     for bound, count in zip([*map(str, SECONDS), "+Inf"], list(histogram.counts), strict=True):
         total += count
         buckets.append((bound, total))
-    return HistogramMetricFamily(name, meaning, buckets=buckets, sum_value=histogram.sum)
+    return buckets

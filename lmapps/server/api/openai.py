@@ -1,4 +1,4 @@
-"""HTTP requests -> the engine -> JSON or server-sent events: /v1 as OpenAI has it."""
+"""HTTP requests -> a model -> JSON or server-sent events: /v1 as OpenAI has it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends.backend import Backend, Prompt
 from lmapps.engine.context import fit_conversation
-from lmapps.engine.engine import Engine, joined
+from lmapps.engine.models import Models
+from lmapps.engine.reply import joined
 from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
@@ -22,10 +24,10 @@ from lmapps.server.api.bodies import CHAT, COMPLETION, described
 from lmapps.server.api.connection import merged, started, stream_response, while_connected
 from lmapps.server.api.monitor import monitor_routes
 from lmapps.server.api.protocol import (
-    NotFound,
     decoding_of,
     flag_of,
     messages_of,
+    model_of,
     read_json,
     replies_of,
     user_of,
@@ -33,37 +35,34 @@ from lmapps.server.api.protocol import (
 from lmapps.server.api.shapes import Tokens, usage
 
 
-def openai_routes(engine: Engine) -> APIRouter:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`, and how the engine is doing."""
+def openai_routes(models: Models) -> APIRouter:
+    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`, and how the models are doing."""
     routes = APIRouter()
-    routes.include_router(monitor_routes(engine))
-    started, tokens = int(time.time()), Tokens(engine.checkpoint.tokenizer)
+    routes.include_router(monitor_routes(models))
+    started = int(time.time())
 
-    def model() -> dict[str, Any]:
-        return {"id": engine.name, "object": "model", "created": started, "owned_by": "lmapps"}
+    def described_model(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "lmapps"}
 
     @routes.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model()]}
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [described_model(name) for name in models.names]}
 
-    @routes.get("/v1/models/{name}")
+    @routes.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        check_model(engine, {"model": name})
-        return model()
+        return described_model(models.known(name))
 
     @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
         values = await read_json(request)
-        check_model(engine, values)
         decoding = await asyncio.to_thread(decoding_of, values, Decoding())  # a schema takes time
-        ids, left_out = await asyncio.to_thread(
-            fit_conversation,
-            messages_of(values),
-            engine.checkpoint.template,
-            engine.context,
-            decoding,
-        )
-        response = await ChatAnswer(engine, tokens, values, ids, decoding).response(request)
+        messages = messages_of(values)
+        async with models.use(model_of(values)) as backend:
+            prompt, left_out = await asyncio.to_thread(
+                fit_conversation, messages, backend, decoding
+            )
+            answer = ChatAnswer(models, backend, values, prompt, decoding)
+            response = await answer.response(request)
         if left_out:
             response.headers["x-lmapps-notice"] = (
                 f"the oldest {left_out} messages were left out to fit the context"
@@ -73,32 +72,22 @@ def openai_routes(engine: Engine) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
         values = await read_json(request)
-        check_model(engine, values)
         decoding = await asyncio.to_thread(decoding_of, values, Decoding())
-        ids = await asyncio.to_thread(prompt_ids_of, engine, values.get("prompt"))
-        return await TextAnswer(engine, tokens, values, ids, decoding).response(request)
+        asked = prompt_of(values.get("prompt"))
+        async with models.use(model_of(values)) as backend:
+            prompt = await asyncio.to_thread(backend.read, asked)
+            return await TextAnswer(models, backend, values, prompt, decoding).response(request)
 
     return routes
 
 
-def check_model(engine: Engine, values: dict[str, Any]) -> None:
-    """Raises `NotFound` for a model that is not served here."""
-    name = values.get("model", engine.name)
-    if name != engine.name:
-        raise NotFound(f"there is no model {name!r} here; served: {engine.name!r}")
-
-
-def prompt_ids_of(engine: Engine, prompt: Any) -> list[int]:
+def prompt_of(prompt: Any) -> str | list[int]:
     """One text, or the ids of one."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
-    tokenizer = engine.checkpoint.tokenizer
-    if isinstance(prompt, str):
-        return tokenizer.prompt_ids(prompt)
-    if isinstance(prompt, list) and prompt and all(type(number) is int for number in prompt):
-        if all(0 <= number < tokenizer.vocab_size for number in prompt):
-            return prompt
-        raise InputError(f"token ids must be between 0 and {tokenizer.vocab_size - 1}")
+    is_ids = isinstance(prompt, list) and prompt and all(type(number) is int for number in prompt)
+    if isinstance(prompt, str) or is_ids:
+        return prompt
     raise InputError(f"prompt must be one text or one list of ids, got {str(prompt)[:60]!r}")
 
 
@@ -109,13 +98,14 @@ class Answer:
 
     def __init__(
         self,
-        engine: Engine,
-        tokens: Tokens,
+        models: Models,
+        backend: Backend,
         values: dict[str, Any],
-        ids: list[int],
+        prompt: Prompt,
         decoding: Decoding,
     ) -> None:
-        self.engine, self.tokens, self.ids, self.decoding = engine, tokens, ids, decoding
+        self.models, self.backend, self.prompt, self.decoding = models, backend, prompt, decoding
+        self.tokens = Tokens.of(backend) if decoding.logprobs is not None else None
         self.values, self.replies = values, replies_of(values)
         self.streams = flag_of(values, "stream")
         options = values.get("stream_options") or {}
@@ -123,7 +113,7 @@ class Answer:
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": engine.name,
+            "model": backend.name,
         }
 
     def choice(self, text: str) -> dict[str, Any]:
@@ -134,17 +124,27 @@ class Answer:
         """The text of one chunk."""
         raise NotImplementedError
 
-    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+    def logprobs(self, tokens: Tokens, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
         """The probabilities of the tokens that begin at that character of a reply."""
         raise NotImplementedError
 
     async def response(self, request: Request) -> Response:
         """The HTTP answer; what is wrong with the request is raised before anything is sent."""
         user = user_of(request, self.values)
-        deltas = merged([self.engine.stream(self.ids, one, user) for one in self._decodings()])
+        deltas = self._held(
+            merged([self.backend.stream(self.prompt, one, user) for one in self._decodings()])
+        )
         if not self.streams:
             return JSONResponse(await while_connected(request, self._whole(deltas)))
         return stream_response(self._chunks(await started(deltas)))
+
+    async def _held(
+        self, deltas: AsyncGenerator[tuple[int, Delta], None]
+    ) -> AsyncGenerator[tuple[int, Delta], None]:
+        """The same; the model stays until the last one, after the request's handler has ended."""
+        async with aclosing(deltas), self.models.use(self.backend.name):
+            async for item in deltas:
+                yield item
 
     def _decodings(self) -> list[Decoding]:
         """One for each reply: the first has the seed asked for, the others the next ones."""
@@ -163,31 +163,33 @@ class Answer:
             self._choice(index, reply.finish, reply.logprobs, 0) | self.choice(reply.text)
             for index, reply in enumerate(replies)
         ]
-        count = sum(len(reply.ids) for reply in replies)
-        used = usage(len(self.ids), count, replies[0].reused)
+        first, count = replies[0], sum(reply.tokens for reply in replies)
+        used = usage(first.prompt_tokens(self.prompt), count, first.reused)
         return {**self.head, "object": self.kind, "choices": choices, "usage": used}
 
     async def _chunks(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
     ) -> AsyncIterator[dict[str, Any]]:
         count, reused, lengths, begun = 0, 0, [0] * self.replies, set[int]()
+        prompt_tokens = len(self.prompt)
         async with aclosing(deltas):
             async for index, delta in deltas:
-                count += len(delta.ids)
+                count += delta.tokens
                 reused += delta.reused if index == 0 else 0
+                if delta.usage:  # another server's, told at the end
+                    prompt_tokens, reused = delta.usage.prompt_tokens, delta.usage.reused
                 if delta.text or delta.finish or delta.logprobs:
                     choice = self._choice(index, delta.finish, delta.logprobs, lengths[index])
                     yield self._chunk([choice | self.part(delta.text, index not in begun)])
                     lengths[index] += len(delta.text)
                     begun.add(index)
         if self.with_usage:
-            yield self._chunk([], usage=usage(len(self.ids), count, reused))
+            yield self._chunk([], usage=usage(prompt_tokens, count, reused))
 
     def _choice(
         self, index: int, finish: Finish | None, told: Sequence[Logprob], offset: int
     ) -> dict[str, Any]:
-        wanted = self.decoding.logprobs is not None
-        logprobs = self.logprobs(told, offset) if wanted else None
+        logprobs = self.logprobs(self.tokens, told, offset) if self.tokens else None
         return {"index": index, "finish_reason": finish, "logprobs": logprobs}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -205,8 +207,8 @@ class ChatAnswer(Answer):
     def part(self, text: str, is_first: bool) -> dict[str, Any]:
         return {"delta": {**({"role": "assistant"} if is_first else {}), "content": text}}
 
-    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
-        return self.tokens.chat_logprobs(told)
+    def logprobs(self, tokens: Tokens, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+        return tokens.chat_logprobs(told)
 
 
 class TextAnswer(Answer):
@@ -220,5 +222,5 @@ class TextAnswer(Answer):
     def part(self, text: str, is_first: bool) -> dict[str, Any]:
         return {"text": text}
 
-    def logprobs(self, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
-        return self.tokens.text_logprobs(told, offset)
+    def logprobs(self, tokens: Tokens, told: Sequence[Logprob], offset: int) -> dict[str, Any]:
+        return tokens.text_logprobs(told, offset)

@@ -42,7 +42,7 @@ class TooLarge(InputError):
 
 
 class NotFound(InputError):
-    """A model or a plugin that is not served here."""
+    """A plugin that is not served here."""
 
     status = 404
 
@@ -113,6 +113,14 @@ def _schema(values: Mapping[str, Any]) -> str | None:
     raise InputError(
         f"response_format.type must be text, json_object or json_schema, got {str(wanted)[:80]}"
     )
+
+
+def model_of(values: Mapping[str, Any]) -> str | None:
+    """The model that a request names; None = the default one."""
+    name = values.get("model")
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"model must be the name of one, a text, got {str(name)[:60]!r}")
+    return name
 
 
 def user_of(request: Request, values: Mapping[str, Any]) -> str:

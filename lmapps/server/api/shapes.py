@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
+from lmapps.engine.backends.backend import Backend
 from lmapps.engine.sampling import Logprob
+from lmapps.errors import InputError
 from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
@@ -16,6 +18,16 @@ class Tokens:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+
+    @classmethod
+    def of(cls, backend: Backend) -> Self:
+        """Those of a model. Raises `InputError` where they are not known."""
+        if backend.tokenizer is None:
+            raise InputError(
+                f"logprobs are not known of the model {backend.name!r}, which another server "
+                "runs: leave logprobs out"
+            )
+        return cls(backend.tokenizer)
 
     @cached_property
     def _bytes(self) -> list[bytes]:

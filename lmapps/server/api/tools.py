@@ -7,11 +7,11 @@ from typing import Any
 from lmapps import __version__
 from lmapps.discovery import Found
 from lmapps.engine.application import Application
-from lmapps.engine.engine import Engine
+from lmapps.engine.backends.backend import Backend
 from lmapps.errors import LmappsError, SettingsError
 
 
-def tools_server(found: Found, engine: Engine) -> Any:
+def tools_server(found: Found, backend: Backend) -> Any:
     """An `mcp.server.Server`; its tools are the plugins that are there when it is asked.
 
     Raises `SettingsError` where the package `mcp` is not installed.
@@ -39,7 +39,7 @@ def tools_server(found: Found, engine: Engine) -> Any:
 
     async def call(_: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
-            application = Application(found.get(params.name), engine)
+            application = Application(found.get(params.name), backend)
             text, failed = (await application.reply(params.arguments or {})).reply, False
         except LmappsError as error:
             text, failed = str(error), True

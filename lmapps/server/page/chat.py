@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.engine.application import Application
 from lmapps.errors import LmappsError
 from lmapps.fields import Messages
+from lmapps.plugin import Plugin
 from lmapps.server.page.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import warning
+from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.saw import Saw
 from lmapps.server.page.talk import Seen, Talk
@@ -38,17 +39,17 @@ Update = dict[Any, Any]
 """Components and what they show from now on."""
 
 
-def chat_tab(application: Application, page: gr.Blocks, store: Store) -> None:
+def chat_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
-    ChatTab(application, store).connect(page)
+    ChatTab(plugin, picker, store).connect(page)
 
 
 class ChatTab:
     """The components of one chat tab, and what happens when they are pressed."""
 
-    def __init__(self, application: Application, store: Store) -> None:
-        self.plugin = application.plugin
-        self.talk, self.exports = Talk(application, store), Exports()
+    def __init__(self, plugin: Plugin, picker: Picker, store: Store) -> None:
+        self.plugin, self.picker = plugin, picker
+        self.talk, self.exports = Talk(plugin, picker.models, store), Exports()
         self.others = [field for field in self.plugin.fields if field.kind != "messages"]
         self.place, self.deleted = gr.State(Place()), gr.State(None)
         self.kept = gr.BrowserState(
@@ -111,7 +112,7 @@ class ChatTab:
         self.inputs = [widget(field, shown) for field in self.others]
         self._build_examples()
         self.controls = decoding_controls(plugin.decoding)
-        self.saw = Saw(self.talk.application)
+        self.saw = Saw()
 
     def _build_examples(self) -> None:
         """Rows that fill in the message box and the other fields, as far as any row says more
@@ -135,7 +136,7 @@ class ChatTab:
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
         talk = self.talk
-        rest = [*self.inputs, *self.controls]
+        rest = [self.picker.box, *self.inputs, *self.controls]
         written = [self.place, self.message, *rest]
         asking: Any = [
             self.send.click(self._on_send, written, self.outputs, **QUIET),
@@ -208,11 +209,11 @@ class ChatTab:
         except Exception as error:  # else the tab waits for ever
             yield self._update(Seen(place, status=warning(error)))
 
-    def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
-        """The tab's other fields, and its decoding settings."""
-        count = len(self.others)
-        fields, changed = values_of(self.others, values[:count]), values[count:]
-        return fields, lambda: decoding_from(self.plugin.decoding, changed)
+    def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any], str]:
+        """The tab's other fields, its decoding settings, and the model that is chosen."""
+        model, rest, count = values[0], values[1:], len(self.others)
+        fields, changed = values_of(self.others, rest[:count]), rest[count:]
+        return fields, lambda: decoding_from(self.plugin.decoding, changed), model
 
     # What it is not.
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.engine.application import Application
+from lmapps.plugin import Plugin
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import View, views
+from lmapps.server.page.picker import Picker
 from lmapps.server.page.saw import Saw
 from lmapps.server.page.widgets import (
     PRIVATE,
@@ -23,9 +24,8 @@ from lmapps.server.page.widgets import (
 )
 
 
-def form_tab(application: Application) -> None:
+def form_tab(plugin: Plugin, picker: Picker) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
-    plugin = application.plugin
     shown, form = partial(plugin_word, plugin), plugin.reply_form
     with gr.Row():
         with gr.Column(min_width=300):
@@ -45,13 +45,14 @@ def form_tab(application: Application) -> None:
                 **options, elem_id=f"reply-{plugin.name}", elem_classes="reply"
             )
             status = gr.Markdown(elem_classes="status")
-            saw = Saw(application)
+            saw = Saw()
             examples(plugin, inputs)
 
-    async def write(*values: Any) -> AsyncGenerator[Any, None]:
+    async def write(model: str, *values: Any) -> AsyncGenerator[Any, None]:
         count = len(plugin.fields)
         fields, changed = values_of(plugin.fields, values[:count]), values[count:]
-        seen = views(application, fields, lambda: decoding_from(plugin.decoding, changed))
+        choose = partial(decoding_from, plugin.decoding, changed)
+        seen = views(picker.models, plugin, fields, choose, model)
         asked = None
         async with aclosing(seen) as shown:
             async for view in shown:
@@ -64,7 +65,9 @@ def form_tab(application: Application) -> None:
     state = [status, run, stop, retry]
     outputs = [reply, *state, *saw.outputs]
     events: Any = [
-        button.click(write, [*inputs, *controls], outputs, show_progress="hidden", **PRIVATE)
+        button.click(
+            write, [picker.box, *inputs, *controls], outputs, show_progress="hidden", **PRIVATE
+        )
         for button in (run, retry)
     ]
     stop.click(stopped, None, state, cancels=events, queue=False, **PRIVATE)

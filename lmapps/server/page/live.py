@@ -11,7 +11,6 @@ from typing import Any
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
-    Application,
     Asked,
     Clear,
     Done,
@@ -21,8 +20,11 @@ from lmapps.engine.application import (
     Text,
     Waiting,
 )
+from lmapps.engine.asking import events_on
+from lmapps.engine.models import Models
 from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
+from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, word
 
 LOG = logging.getLogger("lmapps.server")
@@ -49,14 +51,21 @@ class View:
 
 
 async def views(
-    application: Application, values: Mapping[str, Any], choose: Callable[[], Decoding]
+    models: Models,
+    plugin: Plugin,
+    values: Mapping[str, Any],
+    choose: Callable[[], Decoding],
+    model: str | None = None,
 ) -> AsyncGenerator[View, None]:
-    """Views as the reply grows, the last one `done`. An error is a view too: a sentence."""
+    """Views as the reply grows, the last one `done`. An error is a view too: a sentence.
+
+    model  the name of the one that is asked; None = the default
+    """
     view, notice, shown = View(status=word("Reading ...")), "", 0.0
     yield view
     try:
-        mine = Application(application.plugin, application.engine, user_of_page())
-        async with aclosing(mine.events(values, choose())) as events:
+        mine = events_on(models, model, plugin, values, choose(), user_of_page())
+        async with aclosing(mine) as events:
             async for event in events:
                 if isinstance(event, Notice):
                     notice = event.text

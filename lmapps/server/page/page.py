@@ -1,4 +1,4 @@
-"""Plugins and an engine -> the page: one tab a plugin, and a tab that lists them."""
+"""Plugins and models -> the page: one tab a plugin, and a tab that lists them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 import gradio as gr
 
 from lmapps.discovery import Found
-from lmapps.engine.application import Application
-from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.failures import Failure, remember
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat import QUIET, chat_tab
 from lmapps.server.page.forms import form_tab
 from lmapps.server.page.languages import known, word
 from lmapps.server.page.look import ICON
+from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
@@ -31,23 +31,22 @@ SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(t
 </select>"""
 
 
-def build_page(found: Found, engine: Engine, store: Store) -> gr.Blocks:
+def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last."""
     places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
-        _head(page, engine)
+        picker = _head(page, models)
 
         def draw(plugin: Plugin) -> None:
             def build() -> None:
-                application = Application(plugin, engine)
                 if plugin.messages_field:
-                    chat_tab(application, page, store)
+                    chat_tab(plugin, picker, page, store)
                 else:
-                    form_tab(application)
+                    form_tab(plugin, picker)
 
             build_tab(plugin, build)
 
-        trained = engine.checkpoint.folder
+        trained = models.folder(models.default)
         plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
@@ -73,23 +72,16 @@ def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:
     gr.Markdown(f"⚠ {cell(failure.told[:1].upper() + failure.told[1:])}. {cell(failure.fix)}")
 
 
-def _head(page: gr.Blocks, engine: Engine) -> None:
+def _head(page: gr.Blocks, models: Models) -> Picker:
     """Whose page it is, which model answers, and how the page is shown."""
     options = {"en": "English"} | {code: language.name for code, language in known().items()}
     chosen = "\n".join(f'<option value="{code}">{name}</option>' for code, name in options.items())
     with gr.Row(elem_id="head"):
         gr.HTML(f"<h1>{ICON.read_text('utf-8')} lmapps</h1>", elem_id="name")
-        about = gr.Markdown(elem_id="about")
+        picker = Picker(models)
         gr.HTML(SELECT.format(label=word("Language"), options=chosen), elem_id="languages")
         scheme = gr.Button(word("Light / dark"), elem_id="scheme")
     scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
-    page.load(lambda: _about(engine), None, about, js="() => lmapps.arrive()", **QUIET)
-
-
-def _about(engine: Engine) -> str:
-    config = engine.checkpoint.config
-    return word(
-        "{name}: a {body} of {millions} million parameters, {context} tokens of context",
-        name=cell(engine.name), body=config.body, millions=f"{config.parameters / 1e6:.1f}",
-        context=config.context,
-    )  # fmt: skip
+    page.load(None, js="() => lmapps.arrive()", **QUIET)
+    picker.connect(page)
+    return picker

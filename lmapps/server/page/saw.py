@@ -6,8 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.engine.application import Application, Asked
+from lmapps.engine.application import Asked
+from lmapps.errors import InputError
 from lmapps.server.page.languages import later, word
+from lmapps.server.page.live import warning
 
 MARKER, EARLIER = later("marker"), later("earlier reply")
 COLOURS = {MARKER: "#6366f1", EARLIER: "#059669"}
@@ -16,8 +18,7 @@ COLOURS = {MARKER: "#6366f1", EARLIER: "#059669"}
 class Saw:
     """The panel of one tab; `update` gives the values of its `outputs`."""
 
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self) -> None:
         with gr.Accordion(word("What the model saw"), open=False, elem_classes="saw"):
             self._about = gr.Markdown(
                 word("Nothing yet: what the model is given appears here with the reply.")
@@ -35,7 +36,11 @@ class Saw:
         """The panel's new values; nothing is sent while the same prompt is answered."""
         if asked is None or asked is before:
             return gr.skip(), gr.skip(), gr.skip()
-        seen = self._application.explained(asked)
+        try:
+            seen = asked.explained()
+        except InputError as error:  # another server's model: what it is given is not known here
+            said = [(f"{one['content']}\n", one["role"]) for one in asked.messages]
+            return warning(error), said, ""
         about = [
             word("{count} tokens.", count=len(seen.tokens)),
             word("The first of {count} prompts side by side.", count=seen.prompts)

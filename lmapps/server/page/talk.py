@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmapps.decoding import Decoding
-from lmapps.engine.application import Application, Asked
+from lmapps.engine.application import Asked
+from lmapps.engine.models import Models
 from lmapps.errors import InputError
+from lmapps.plugin import Plugin
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import views
 from lmapps.server.page.saved import SHOWN_TURNS, Place, saved
@@ -53,11 +55,13 @@ class Seen:
 
 
 class Talk:
-    """One chat plugin on one engine, with its conversations in a store."""
+    """One chat plugin on the models, with its conversations in a store.
 
-    def __init__(self, application: Application, store: Store) -> None:
-        self.application, self.store = application, store
-        self.plugin = application.plugin
+    What asks a model takes the name of one; None = the default.
+    """
+
+    def __init__(self, plugin: Plugin, models: Models, store: Store) -> None:
+        self.plugin, self.models, self.store = plugin, models, store
         self.field = self.plugin.messages_field or ""
 
     # Which conversation.
@@ -109,19 +113,24 @@ class Talk:
     # What is said in it.
 
     async def send(
-        self, place: Place, text: str, fields: dict[str, Any], choose: Choose
+        self,
+        place: Place,
+        text: str,
+        fields: dict[str, Any],
+        choose: Choose,
+        model: str | None = None,
     ) -> AsyncGenerator[Seen, None]:
         """Add what was written, and answer it."""
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
         place = self._say(place, place.leaf, text)
-        async with aclosing(self._answer(place, fields, choose)) as news:
+        async with aclosing(self._answer(place, fields, choose, model)) as news:
             async for seen in news:
                 yield seen
 
     async def retry(
-        self, place: Place, fields: dict[str, Any], choose: Choose
+        self, place: Place, fields: dict[str, Any], choose: Choose, model: str | None = None
     ) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
         asked = [turn for turn in self._path(place) if turn.role == "user"]
@@ -129,19 +138,25 @@ class Talk:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
         place = replace(place, leaf=asked[-1].id)
-        async with aclosing(self._answer(place, fields, choose)) as news:
+        async with aclosing(self._answer(place, fields, choose, model)) as news:
             async for seen in news:
                 yield seen
 
     async def edit(
-        self, place: Place, index: int, text: str, fields: dict[str, Any], choose: Choose
+        self,
+        place: Place,
+        index: int,
+        text: str,
+        fields: dict[str, Any],
+        choose: Choose,
+        model: str | None = None,
     ) -> AsyncGenerator[Seen, None]:
         """Another version of turn `index` (of those shown): a message is answered again, and a
         corrected reply is kept as the person's."""
         turn = self._shown(place)[index]
         if turn.role == "user" and text.strip():
             place = self._say(place, turn.parent, text)
-            async with aclosing(self._answer(place, fields, choose)) as news:
+            async with aclosing(self._answer(place, fields, choose, model)) as news:
                 async for seen in news:
                     yield seen
         elif text.strip():
@@ -198,7 +213,7 @@ class Talk:
         return replace(place, conversation=conversation, leaf=said.id)
 
     async def _answer(
-        self, place: Place, fields: dict[str, Any], choose: Choose
+        self, place: Place, fields: dict[str, Any], choose: Choose, model: str | None = None
     ) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
         whole = self._load(place)
@@ -206,7 +221,7 @@ class Talk:
         listed = self.listed(place)
         yield replace(before, title=whole.title, listed=listed, message="")
         values = {**fields, self.field: as_messages(whole.path(place.leaf))}
-        stream = views(self.application, values, choose)
+        stream = views(self.models, self.plugin, values, choose, model)
         async with aclosing(saved(stream, self.store, place)) as news:
             async for view, reply in news:
                 if reply is None:

@@ -1,0 +1,264 @@
+"""A model of another server with OpenAI's API -> a backend: vLLM, SGLang, llama.cpp, lmapps, ..."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About, about_remote
+from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
+from lmapps.engine.backends.wire import (
+    RETRIED,
+    RemotePrompt,
+    body_of,
+    deltas_of,
+    refusal,
+    seconds_to_wait,
+)
+from lmapps.engine.counts import Counts
+from lmapps.engine.explanation import Explanation
+from lmapps.engine.reply import Reply, joined
+from lmapps.engine.request import Delta
+from lmapps.engine.scheduler import LONGEST_SECONDS
+from lmapps.engine.turns import User
+from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, ShuttingDown
+from lmapps.messages import Message
+from lmapps.text.template import check_messages
+
+if TYPE_CHECKING:
+    import httpx
+
+RETRIES = 3
+"""So often a request is sent again, as long as nothing of its reply has come."""
+FIRST_WAIT = 0.5
+"""Seconds before the first of these; each time twice as long."""
+CONNECT_SECONDS, READ_SECONDS = 10.0, 300.0
+"""The longest that a server may take to answer at all, and between two pieces of a reply."""
+USUAL_CONTEXT = 8192
+"""Where a server does not tell its model's."""
+_CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""Where servers tell it (vLLM, SGLang and we; OpenRouter; Groq; LM Studio)."""
+
+
+class OpenAIBackend:
+    """One model of another server, which schedules, samples and constrains by itself.
+
+    Each request has a connection of its own; closing it is what cancels the reply there. Tokens
+    are estimated beforehand (see estimate.py) and told by the server afterwards.
+
+    url    of its API, up to and with /v1
+    model  what the server calls the model
+    key    sent as a bearer token; '' = none
+    queue  how many requests may be under way
+    """
+
+    tokenizer = None
+    folder = None
+    bytes = 0
+    prefix_bytes = 0
+    waiting = 0
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        model: str,
+        *,
+        context: int = USUAL_CONTEXT,
+        key: str = "",
+        queue: int = 256,
+    ) -> None:
+        self.name, self.url, self.model, self.context = name, url.rstrip("/"), model, context
+        self.queue, self.counts, self.running = queue, Counts(), 0
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._trusted = ssl.create_default_context() if url.startswith("https") else False
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls, name: str, url: str, model: str = "", key: str = "", queue: int = 256
+    ) -> OpenAIBackend:
+        """Ask the server for its models; without a name its first one is taken.
+
+        Raises `ModelServerError` where it does not answer, or has no such model.
+        """
+        import httpx
+
+        client = cls(name, url, model, key=key, queue=queue)
+        try:
+            response = httpx.get(
+                f"{client.url}/models", headers=client._headers, timeout=CONNECT_SECONDS
+            )
+            listed = response.json()["data"] if response.status_code == 200 else []
+            known = {str(one["id"]): one for one in listed}
+        except httpx.TransportError as error:
+            raise client._unreachable(error) from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelServerError(
+                f"{client.url}/models is no list of models: is the URL that of an API like "
+                "OpenAI's, up to and with /v1?"
+            ) from None
+        if response.status_code not in (200, 404) or not (known or model):
+            raise refusal(name, response.status_code, response.text, {})
+        if model and known and model not in known:
+            raise ModelServerError(
+                f"{client.url} has no model {model!r}; it has {', '.join(map(repr, known))}"
+            )
+        client.model = model or next(iter(known))
+        client.context = _context(known.get(client.model, {}))
+        return client
+
+    @property
+    def about(self) -> About:
+        return about_remote(self.model, self.url, self.context)
+
+    @property
+    def step_name(self) -> str:
+        return f"by the server at {self.url}"
+
+    def why_not_ready(self) -> str | None:
+        if self._closed:
+            return "the server is shutting down: try again when it is back"
+        if self.running >= self.queue:
+            return f"{self.running} requests are under way already: try again in a moment"
+        return None
+
+    def render(self, messages: Sequence[Message]) -> RemotePrompt:
+        check_messages(messages)
+        return RemotePrompt(list(messages), estimated_prompt(messages))
+
+    def read(self, text: str | list[int]) -> RemotePrompt:
+        tokens = estimated_tokens(text) if isinstance(text, str) else len(text)
+        return RemotePrompt(text, tokens)
+
+    def measure(self, text: str) -> int:
+        return estimated_tokens(text)
+
+    def explain(
+        self, messages: Sequence[Message], decoding: Decoding, prompts: int = 1
+    ) -> Explanation:
+        raise InputError(
+            f"the ids that the model {self.name!r} is given are not known here: the server at "
+            f"{self.url} renders its prompts"
+        )
+
+    async def stream(
+        self, prompt: RemotePrompt, decoding: Decoding, user: User = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas as they come, the last with `finish` set. Closing the iterator cancels.
+
+        Raises `Busy` or `ModelServerError` where the server goes on refusing, and `InputError`
+        where it says that the request is wrong.
+        """
+        if reason := self.why_not_ready():
+            self.counts.refused += not self._closed
+            raise ShuttingDown(reason) if self._closed else Busy(reason)
+        body = body_of(self.url, self.model, prompt, decoding, user, self.context)
+        self.counts.accepted += 1
+        self.running += 1
+        finish = "cancelled"
+        try:
+            async with aclosing(self._tried(prompt, body, user)) as deltas:
+                async for delta in deltas:
+                    finish = delta.finish or finish
+                    self._count(delta)
+                    yield delta
+        except LmappsError:
+            finish = "error"
+            raise
+        finally:
+            self.running -= 1
+            self.counts.end(finish, time.monotonic())
+
+    async def complete(self, prompt: RemotePrompt, decoding: Decoding, user: User = None) -> Reply:
+        """The whole reply."""
+        return joined([delta async for delta in self.stream(prompt, decoding, user)])
+
+    def close(self) -> None:
+        self._closed = True
+
+    async def _tried(
+        self, prompt: RemotePrompt, body: dict[str, Any], user: User
+    ) -> AsyncGenerator[Delta, None]:
+        """The reply; while nothing of it has come, the request is sent again a few times."""
+        began, has_begun = time.monotonic(), False
+        for attempt in range(RETRIES + 1):
+            try:
+                async with aclosing(self._once(prompt, body)) as deltas:
+                    async for delta in deltas:
+                        if delta.text and not has_begun:
+                            has_begun = True
+                            self.counts.first_token.add(time.monotonic() - began)
+                        is_late = time.monotonic() - began > LONGEST_SECONDS
+                        if is_late and user is not None and not delta.finish:
+                            yield Delta(delta.text, finish="length")
+                            return
+                        yield delta
+                return
+            except _Temporary as failure:
+                if has_begun or attempt == RETRIES:
+                    raise failure.error from None
+                await asyncio.sleep(failure.wait or FIRST_WAIT * 2**attempt)
+
+    async def _once(
+        self, prompt: RemotePrompt, body: dict[str, Any]
+    ) -> AsyncGenerator[Delta, None]:
+        """One try, over a connection that is closed with it."""
+        import httpx
+
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        path = "completions" if prompt.is_text else "chat/completions"
+        client = httpx.AsyncClient(headers=self._headers, timeout=timeout, verify=self._trusted)
+        try:
+            async with (
+                client,
+                client.stream("POST", f"{self.url}/{path}", json=body) as response,
+            ):
+                if response.status_code != 200:
+                    raise await self._refused(response)
+                async with aclosing(deltas_of(self.name, response.aiter_lines(), prompt)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        except httpx.TransportError as error:
+            raise _Temporary(self._unreachable(error)) from None
+
+    async def _refused(self, response: httpx.Response) -> Exception:
+        text = (await response.aread()).decode(errors="replace")
+        error = refusal(self.name, response.status_code, text, response.headers)
+        if response.status_code in RETRIED:
+            return _Temporary(error, seconds_to_wait(response.headers))
+        return error
+
+    def _unreachable(self, error: Exception) -> ModelServerError:
+        kind = type(error).__name__
+        return ModelServerError(
+            f"the server of the model {self.name!r} at {self.url} does not answer "
+            f"({str(error) or kind}): is it running?"
+        )
+
+    def _count(self, delta: Delta) -> None:
+        if delta.usage:
+            self.counts.prompt_tokens += delta.usage.prompt_tokens
+            self.counts.reused_tokens += delta.usage.reused
+            self.counts.read_tokens += delta.usage.prompt_tokens - delta.usage.reused
+            self.counts.generated_tokens += delta.usage.completion_tokens
+
+
+class _Temporary(Exception):
+    """A failure that may be gone the next time."""
+
+    def __init__(self, error: LmappsError, wait: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error, self.wait = error, wait
+
+
+def _context(told: dict[str, Any]) -> int:
+    """A model's context, as far as its server tells."""
+    meta = told.get("meta") if isinstance(told.get("meta"), dict) else {}
+    places = [told.get(name) for name in _CONTEXTS] + [(meta or {}).get("n_ctx_train")]
+    return next((size for size in places if isinstance(size, int) and size > 1), USUAL_CONTEXT)

@@ -1,0 +1,182 @@
+"""A word that a person typed -> where a model comes from, and the backend that serves it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from lmapps.errors import CheckpointError, SettingsError
+from lmapps.paths import checkpoint_folders, find_checkpoint
+
+if TYPE_CHECKING:
+    from lmapps.engine.backends.backend import Backend
+
+HUB = "hf:"
+"""Begins the name of a model on the Hugging Face Hub."""
+KEY = "LMAPPS_KEY_"
+"""Begins the environment variable with the key of another server's model: its name follows."""
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from, under the name that people call it by."""
+
+    name: str
+    place: str
+    """A folder; `hf:OWNER/NAME`; or the URL of a server's API, with `#MODEL` where it has several.
+    """
+
+    @property
+    def is_url(self) -> bool:
+        return urlsplit(self.place).scheme in ("http", "https")
+
+    @property
+    def is_hub(self) -> bool:
+        return self.place.startswith(HUB)
+
+    @property
+    def folder(self) -> Path | None:
+        """The checkpoint folder, where it is one."""
+        return Path(self.place) if self.place and not (self.is_url or self.is_hub) else None
+
+    @property
+    def key_name(self) -> str:
+        """The environment variable that holds the key for its server."""
+        return KEY + re.sub(r"\W", "_", self.name).upper()
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened."""
+
+    slots: int = 16
+    """Requests that run at once."""
+    queue: int = 256
+    """Requests that may wait."""
+    weights: str = "float32"
+    """The precision that it is used in: float32, bfloat16 or int8."""
+    device: str = "cpu"
+
+
+USUAL = Opening()
+
+
+def source_of(word: str) -> Source:
+    """`NAME=PLACE`, or a place alone, whose name is its last part.
+
+    Raises `SettingsError` for a URL with a password in it, and for a model on the Hub without an
+    owner.
+    """
+    named = _NAMED.fullmatch(word)
+    name, place = named.groups() if named else ("", word)
+    source = Source(name, place)
+    if source.is_url:
+        parts = urlsplit(place)
+        if parts.username or parts.password:
+            raise SettingsError(
+                f"the URL of {parts.hostname} holds a password, which everybody on this machine "
+                f"sees: leave it out, and set the environment variable {KEY}NAME to the key"
+            )
+        return Source(name or parts.fragment or parts.netloc, place)
+    if source.is_hub:
+        model = place.removeprefix(HUB).lstrip("/")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+            raise SettingsError(f"a model on the Hub is written hf:OWNER/NAME, got {place!r}")
+        return Source(name or model.split("/")[1], HUB + model)
+    folder = find_checkpoint(place)
+    return Source(name or folder.resolve().name, str(folder))
+
+
+def found_sources() -> dict[str, Source]:
+    """Every checkpoint in the checkpoint folders, by name; the first of a name counts."""
+    found: dict[str, Source] = {}
+    for folder in checkpoint_folders():
+        for place in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if (place / "config.json").is_file():
+                found.setdefault(place.name, Source(place.name, str(place)))
+    return found
+
+
+def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
+    """Load a model, or reach its server.
+
+    A folder is read by our own model where that knows its kind, else by transformers. Raises
+    `CheckpointError` or `ModelServerError` with the reason where that is not possible.
+    """
+    if source.is_url:
+        from lmapps.engine.backends.openai import OpenAIBackend
+
+        url, _, model = source.place.partition("#")
+        key = os.environ.get(source.key_name, "")
+        return OpenAIBackend.connect(source.name, url, model, key, opening.queue)
+    from lmapps.engine.engine import Engine
+    from lmapps.model.checkpoint import Checkpoint
+
+    folder = source.folder or _fetched(source)
+    checkpoint = Checkpoint.load(folder, device=opening.device)
+    return Engine(
+        checkpoint, slots=opening.slots, queue=opening.queue, weights=opening.weights,
+        name=source.name,
+    )  # fmt: skip
+
+
+def is_native(folder: Path) -> bool:
+    """Whether our own model reads the folder. Raises `CheckpointError` where it is none."""
+    from lmapps.model.folder import read_json, understand
+
+    stored = read_json(folder, "config.json")
+    try:
+        understand(stored, folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def foreseen_bytes(source: Source, opening: Opening) -> int:
+    """Memory that a model will take, as far as its files tell. Raises `CheckpointError`."""
+    if source.folder is None:  # another server's takes none; what a download takes shows then
+        return 0
+    from lmapps.model.folder import read_json, understand
+
+    folder = source.folder
+    stored = read_json(folder, "config.json")
+    if not is_native(folder):
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return size * (2 if "16" in str(stored.get("dtype", stored.get("torch_dtype"))) else 1)
+    config = understand(stored, folder)
+    width = {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights]
+    kept = config.hidden_size * config.num_layers
+    if config.body == "transformer":
+        kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
+    return config.parameters * (4 + width) + kept * 4 * (opening.slots + 1)
+
+
+def best_device() -> str:
+    """The accelerator of this machine, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _fetched(source: Source) -> Path:
+    """The folder of a model on the Hub, downloaded where it is not there yet: safetensors, the
+    tokenizer and the configuration, and nothing that could run."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name = source.place.removeprefix(HUB)
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"the model {name!r} cannot be fetched from the Hub: {reason}"
+        ) from None

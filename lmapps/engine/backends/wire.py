@@ -1,0 +1,173 @@
+"""Requests and replies in the form of OpenAI's API <-> ours, on the client's side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmapps.decoding import Decoding
+from lmapps.engine.request import Delta, Finish, Usage
+from lmapps.engine.turns import User
+from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, PromptTooLong
+from lmapps.messages import Message
+
+RETRIED = (408, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed."""
+LONGEST_WAIT = 20.0
+"""The most seconds that are waited before the next try, whatever a server asks for."""
+POSITION = ": position "
+"""A comment in a stream of ours: the place in the queue. Other clients skip comments."""
+
+# Settings that OpenAI's API has not, but servers around it know by this name (ours, vLLM, SGLang).
+_EXTRA = ("top_k", "min_p", "repetition_penalty", "no_repeat_ngram", "regex")
+_USUAL = Decoding()
+
+
+@dataclass(frozen=True)
+class RemotePrompt:
+    """What another server is asked to go on with: messages, a text, or ids of its own."""
+
+    asked: list[Message] | str | list[int]
+    tokens: int
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is no conversation."""
+        return isinstance(self.asked, str) or not isinstance(self.asked[0], dict)
+
+
+def body_of(
+    url: str, model: str, prompt: RemotePrompt, decoding: Decoding, user: User, context: int
+) -> dict[str, Any]:
+    """The request. Raises `InputError` for what cannot be asked for through this API."""
+    if decoding.logprobs is not None:
+        raise InputError(f"logprobs are not known of the model {model!r}: leave logprobs out")
+    limit = "max_completion_tokens" if "://api.openai.com/" in f"{url}/" else "max_tokens"
+    room = max(context - len(prompt), context // 4)  # the prompt is counted rather too long
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt" if prompt.is_text else "messages": prompt.asked,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        limit: min(decoding.max_new_tokens, room),
+        "temperature": decoding.temperature,
+    }
+    for name in ("top_p", "presence_penalty", "frequency_penalty", "seed", *_EXTRA):
+        value = getattr(decoding, name)
+        if value != getattr(_USUAL, name):
+            body[name] = value
+    if decoding.stop:
+        body["stop"] = list(decoding.stop)
+    if decoding.logit_bias:
+        body["logit_bias"] = {str(number): value for number, value in decoding.logit_bias}
+    if decoding.regex is not None:
+        body["structured_outputs"] = {"regex": decoding.regex}  # vLLM's place for it
+    if decoding.json_schema is not None:
+        named = {"name": "reply", "schema": json.loads(decoding.json_schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if user is not None:  # so that people take turns there too; who they are stays here
+        body["user"] = hashlib.sha256(user.encode()).hexdigest()[:16]
+    return body
+
+
+async def deltas_of(
+    name: str, lines: AsyncIterator[str], prompt: RemotePrompt
+) -> AsyncGenerator[Delta, None]:
+    """The lines of a stream -> deltas, the last with `finish` and what the server counted.
+
+    Raises `ModelServerError` where it ends in the middle, and what the server says is wrong.
+    """
+    finish: Finish | None = None
+    usage, pieces = None, 0
+    async for line in lines:
+        if line.startswith(POSITION):
+            yield Delta(position=int(line.removeprefix(POSITION)))
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            break
+        event = _event(name, data)
+        usage = _usage(event) or usage
+        for choice in event.get("choices") or []:
+            text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+            pieces += bool(text)
+            finish = _finish(choice.get("finish_reason")) or finish
+            if text:
+                yield Delta(text)
+    if finish is None:
+        raise ModelServerError(f"the server of the model {name!r} ended in the middle of a reply")
+    yield Delta(finish=finish, usage=usage or Usage(len(prompt), pieces))
+
+
+def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> LmappsError:
+    """What an answer that is no reply means for whoever asked here."""
+    said = f"the server of the model {name!r} says: {_message(text) or f'HTTP {status}'}"
+    match status:
+        case 413:
+            return PromptTooLong(said)
+        case 429 | 503:
+            return Busy(said, max(1, round(seconds_to_wait(headers))))
+        case 400 | 422:
+            return InputError(said)
+        case 401 | 403:
+            return ModelServerError(f"{said} (status {status}: is its key set?)")
+    return ModelServerError(f"{said} (status {status})")
+
+
+def seconds_to_wait(headers: Mapping[str, str]) -> float:
+    """`Retry-After` in seconds, bounded; 0 where it is not told."""
+    try:
+        return min(LONGEST_WAIT, max(0.0, float(headers.get("retry-after", 0))))
+    except ValueError:  # a date
+        return 0.0
+
+
+def _event(name: str, data: str) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        raise ModelServerError(f"the server of the model {name!r} sent no JSON: {data[:100]!r}")
+    error = event.get("error")
+    if error:
+        kind = error.get("type") if isinstance(error, dict) else ""
+        raise refusal(name, 400 if kind == "invalid_request_error" else 500, data, {})
+    return event
+
+
+def _usage(event: dict[str, Any]) -> Usage | None:
+    told = event.get("usage")
+    if not isinstance(told, dict):
+        return None
+    details = told.get("prompt_tokens_details") or {}
+    return Usage(
+        int(told.get("prompt_tokens") or 0),
+        int(told.get("completion_tokens") or 0),
+        int(details.get("cached_tokens") or 0),
+    )
+
+
+def _finish(reason: str | None) -> Finish | None:
+    """OpenAI's words, and ours for a reply that was cut there; anything else ended by itself."""
+    if reason is None:
+        return None
+    return "length" if reason == "length" else "cancelled" if reason == "cancelled" else "stop"
+
+
+def _message(text: str) -> str:
+    """The sentence in an error's body, in any of the forms that servers use."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return " ".join(text.split())[:300]
+    for name in ("error", "message", "detail"):
+        said = said.get(name, said) if isinstance(said, dict) else said
+    return str(said)[:500]

