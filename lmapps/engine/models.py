@@ -15,14 +15,7 @@ from typing import Literal
 from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
-from lmapps.errors import (
-    Busy,
-    ModelInUse,
-    ModelTooLarge,
-    NoSuchModel,
-    SettingsError,
-    ShuttingDown,
-)
+from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 CLOSED = "the server is shutting down: try again when it is back"
@@ -172,8 +165,7 @@ class Models:
     @property
     def under_way(self) -> int:
         """Requests that have not ended."""
-        with self._turn:
-            return sum(entry.users for entry in self._entries.values())
+        return sum(entry.users for entry in list(self._entries.values()))
 
     def close(self) -> None:
         """End what is under way on every model."""
@@ -295,9 +287,8 @@ class Models:
             busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
             raise Busy(
                 f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-                "in a moment, or allow more with --memory",
-                retry_after=5,
-            )
+                "in a moment, or allow more with --memory", 5,
+            )  # fmt: skip
         return [backend for other in leaving if (backend := self._let_go(other))]
 
     def _let_go(self, entry: _Entry) -> Backend | None:
