@@ -1,12 +1,13 @@
 """Learning per token: bits per byte on held-out text after the same number of training tokens.
 
-    python benchmarks/learning.py --data texts/ --size tiny --tokens 4000000 --seeds 3 --tune
+    python benchmarks/learning.py --data texts/ --size tiny --tokens 4000000 --seeds 3 --tune 0.25
 
 Every contestant has about the same number of parameters, the same vocabulary, the same windows of
 text in the same order for a seed, and the same held-out text, of which all is scored. lmapps's
 bodies are trained as `lmapps train` trains them; `gpt` is the nanoGPT-style model and loop of
-`gpt.py`. `--tune` tries some learning rates for each contestant on the validation text first, with
-a seed that is not used again; without, each has its usual one.
+`gpt.py`. `--tune SHARE` tries some learning rates for each contestant first, on the validation
+text, with a seed that is not used again and that share of the tokens; without, each has its usual
+one. The result is written after each round of all contestants, for one that is stopped.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import gpt
 import machine
 import torch
 
+from lmapps.errors import LmappsError
 from lmapps.evaluation.baselines import trigram_on
 from lmapps.evaluation.language import window_batches
 from lmapps.model.config import ModelConfig
@@ -39,7 +41,6 @@ from lmapps.training.start import run_training
 
 CONTESTANTS = ("rnn", "gru", "lstm", "transformer", "transformer-adamw", "gpt")
 USUAL_RATE = {"gpt": 1e-3}
-RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
 TUNING_SEED = 1000
 
 
@@ -68,7 +69,7 @@ Score = dict[str, float]
 
 
 def run_lmapps(task: Task, name: str, seed: int, rate: float) -> Score:
-    """A run of `lmapps train`; the test score is that of its best weights by validation."""
+    """A run of `lmapps train`; the last weights are scored."""
     body, _, optimizer = name.partition("-")
     with tempfile.TemporaryDirectory() as folder:
         report = run_training(
@@ -76,7 +77,7 @@ def run_lmapps(task: Task, name: str, seed: int, rate: float) -> Score:
                 data=(str(task.corpus.folder),), out=folder, model=body, size=task.size,
                 context=task.context, tokens=task.tokens, batch_tokens=task.batch_tokens,
                 micro_batch_tokens=task.micro_tokens, learning_rate=rate, seed=seed,
-                optimizer=optimizer or "muon", evaluations=4, saves=1,
+                optimizer=optimizer or "muon", evaluations=1, saves=1,
             )
         )  # fmt: skip
     scores = {split: report["scores"][split]["bits_per_byte"] for split in ("validation", "test")}
@@ -134,17 +135,27 @@ def run_one(task: Task, name: str, seed: int, rate: float) -> Score:
     return run_gpt(task, seed, rate) if name == "gpt" else run_lmapps(task, name, seed, rate)
 
 
-def tuned_rate(task: Task, name: str) -> tuple[float, dict[str, float]]:
-    """The learning rate with the best validation, and what each gave (infinity: it diverged)."""
-    tried = {}
-    for rate in RATES:
+def tuned_rate(
+    task: Task, name: str, share: float, rates: Sequence[float]
+) -> tuple[float, dict[str, float]]:
+    """The learning rate with the best validation, and what each gave (infinity: it diverged).
+
+    Where the best one is the lowest or highest tried, one beyond it is tried too.
+    """
+    tried: dict[float, float] = {}
+    task = replace(task, tokens=int(task.tokens * share))
+    rates, factor = list(rates), rates[-1] / rates[-2]
+    while rates:
+        rate = rates.pop(0)
         try:
             tried[rate] = run_one(task, name, TUNING_SEED, rate)["validation"]
-        except Exception as error:  # a rate that diverges is a result
+        except LmappsError as error:  # a rate that diverges is a result
             print(f"{name} at {rate}: {error}")
             tried[rate] = math.inf
-    best = min(tried, key=lambda rate: tried[rate])
-    return best, {str(rate): bits for rate, bits in tried.items()}
+        best = min(tried, key=lambda rate: tried[rate])
+        if not rates and best in (min(tried), max(tried)):
+            rates = [best / factor if best == min(tried) else best * factor]
+    return best, {f"{rate:.2g}": tried[rate] for rate in sorted(tried)}
 
 
 def prepare_task(args: argparse.Namespace, folder: Path) -> Task:
@@ -155,20 +166,21 @@ def prepare_task(args: argparse.Namespace, folder: Path) -> Task:
     return Task(corpus, args.size, args.context, args.tokens, args.batch_tokens, args.micro)
 
 
-def compete(task: Task, args: argparse.Namespace) -> dict[str, Any]:
-    """All contestants, seed by seed, so that a stopped benchmark has whole rounds."""
+def compete(task: Task, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All contestants, seed by seed; the result so far after each round."""
     rates: dict[str, float] = {}
     tuning: dict[str, Any] = {}
     for name in args.contestants:
         rates[name] = USUAL_RATE.get(name, TrainSettings(out="x").learning_rate)
         if args.tune:
-            rates[name], tuning[name] = tuned_rate(task, name)
+            rates[name], tuning[name] = tuned_rate(task, name, args.tune, args.rates)
+            print(f"{name}: {rates[name]} of {tuning[name]}", flush=True)
     runs: dict[str, list[Score]] = {name: [] for name in args.contestants}
     for seed in range(args.seeds):
         for name in args.contestants:
             runs[name].append(run_one(task, name, seed, rates[name]))
             print(f"seed {seed}, {name}: {runs[name][-1]}", flush=True)
-    return {"rates": rates, "tuning": tuning, "runs": runs}
+        yield {"rates": rates, "tuning": tuning, "runs": runs}
 
 
 def table_rows(result: dict[str, Any]) -> Iterator[list[str]]:
@@ -197,24 +209,30 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--micro", type=int, default=8192, help="tokens in one forward pass")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tune", action="store_true", help="find each one's learning rate")
+    parser.add_argument(
+        "--tune", type=float, default=0, help="share of the tokens; 0 = usual rates"
+    )
+    parser.add_argument("--rates", type=float, nargs="+", default=(0.001, 0.002, 0.004, 0.008))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    shared = {"machine": machine.describe(args.threads)}
+    shared["task"] = {key: value for key, value in vars(args).items() if key != "data"}
+    print(json.dumps(shared["machine"]))
     with tempfile.TemporaryDirectory() as folder:
         task = prepare_task(args, Path(folder))
-        result = compete(task, args)
-        trigram = trigram_on(task.corpus, task.vocab_size, "test")["bits_per_byte"]
-    result |= {"machine": machine.describe(args.threads), "trigram": trigram}
-    result["task"] = {key: value for key, value in vars(args).items() if key != "data"}
-    print(json.dumps(result["machine"]))
+        shared["trigram"] = trigram_on(task.corpus, task.vocab_size, "test")["bits_per_byte"]
+        for result in compete(task, args):
+            file = machine.write("learning", shared | result)
+    print(table_of(shared | result))
+    print(f"\nwritten to {file}")
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """The contestants, and a trigram model that counts all of the training text."""
     header = ["", "parameters", "learning rate", "bits per byte", "over seeds", "against gpt"]
-    rows = [
-        *table_rows(result),
-        ["trigram counts of all of the training text", "", "", f"{trigram:.4f}", "", ""],
-    ]
-    print(machine.table(header, rows))
-    print(f"\nwritten to {machine.write('learning', result)}")
+    trigram = ["trigram counts of all of the training text", "", "", f"{result['trigram']:.4f}"]
+    return machine.table(header, [*table_rows(result), [*trigram, "", ""]])
 
 
 if __name__ == "__main__":

@@ -141,16 +141,17 @@ def _evaluate_questions(checkpoint: Checkpoint, args: argparse.Namespace) -> dic
 
 def _evaluate_programs(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
     from lmapps.engine.engine import Engine
-    from lmapps.evaluation.programs import read_problems
+    from lmapps.evaluation.programs import ks_of, read_problems
     from lmapps.evaluation.sandbox import refuse_without_sandbox
     from lmapps.evaluation.tasks import score_coding
     from lmapps.training.examples import find_plugins
 
     refuse_without_sandbox()
     problems = read_problems(args.problems)
-    ks = [k for k in (1, 10, 100) if k <= args.samples]
     with Engine(checkpoint) as engine:
-        return score_coding(find_plugins([args.coder])[0], engine, problems, args.samples, ks)
+        return score_coding(
+            find_plugins([args.coder])[0], engine, problems, args.samples, ks_of(args.samples)
+        )
 
 
 def _write(file: Path, text: str) -> None:

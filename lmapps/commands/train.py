@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmapps.training.settings import TrainSettings
 
 # Of the settings, those written as one word with commas, or several words.
-_LISTS = {"data", "apps", "mix_data"}
+_LISTS = {"data", "apps", "mix_data", "problems"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

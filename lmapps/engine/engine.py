@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 
@@ -21,11 +21,13 @@ from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
+from lmapps.engine.served import Served
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, share
-from lmapps.errors import Busy, DecodingError, InputError, LmappsError, PromptTooLong, ShuttingDown
+from lmapps.errors import Busy, DecodingError, InputError, PromptTooLong, ShuttingDown
 from lmapps.messages import Message
-from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.language_model import LanguageModel
+from lmapps.native.step import Step, choose_step
 from lmapps.text.tokenizer import Tokenizer
 
 LONGEST_PATIENCE = 60
@@ -39,21 +41,25 @@ class Engine:
     queue   how many may wait before `Busy` is raised
     weights the precision that the model is used in: float32, bfloat16 or int8
     name    what people call the model; the checkpoint's own name where it is left out
+    step    what computes a step of a model that is not ours
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Served,
         *,
         slots: int = 16,
         queue: int = 256,
         weights: str = "float32",
         name: str | None = None,
+        step: Step | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = name or checkpoint.name
         self.queue = queue
-        rows = Slots(checkpoint.model, slots, weights)
+        model = checkpoint.model
+        step = step or choose_step(cast(LanguageModel, model), weights)
+        rows = Slots(model, slots, step)
         self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
         self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
@@ -257,7 +263,7 @@ class Engine:
                 try:
                     self._scheduler.step()
                 except Exception as error:  # the request boundary
-                    self._scheduler.fail(_for_a_person(error))
+                    self._scheduler.fail(error)
         self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
 
     def _check_share(self, user: User) -> None:
@@ -286,11 +292,3 @@ class Engine:
             self._scheduler.waiting.extend(self._arrived)
             self._arrived.clear()
             return not self._closed
-
-
-def _for_a_person(error: Exception) -> Exception:
-    if isinstance(error, LmappsError):
-        return error
-    failure = LmappsError(f"the engine failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure

@@ -66,6 +66,8 @@ class Scheduler:
 
     def fail(self, error: Exception) -> None:
         """End everything that is under way: nobody is left waiting for a reply."""
+        if not isinstance(error, LmappsError):
+            error = _failed(error)
         under_way = [*self._holding(), *self.waiting]
         self.slots.running.clear()
         self.waiting.clear()
@@ -200,6 +202,12 @@ class Scheduler:
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
         self.counts.end(finish, self.clock())
+
+
+def _failed(error: Exception) -> LmappsError:
+    failure = LmappsError(f"the engine failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _no_memory(request: Request) -> Busy:

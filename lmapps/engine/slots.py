@@ -10,8 +10,8 @@ import torch
 
 from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
-from lmapps.model.language_model import LanguageModel
-from lmapps.native.step import choose_step
+from lmapps.engine.served import Network
+from lmapps.native.step import Step
 
 LEAST_PREFIX_BYTES = 64 * 2**20
 """Kept states may take this much memory, or half of what the slots take."""
@@ -20,13 +20,14 @@ LEAST_PREFIX_BYTES = 64 * 2**20
 class Slots:
     """Rows of one preallocated state. Shape legend: B running requests, V vocabulary."""
 
-    def __init__(self, model: LanguageModel, count: int, weights: str = "float32") -> None:
+    def __init__(self, model: Network, count: int, step: Step) -> None:
         self.model = model
-        self.step = choose_step(model, weights)
+        self.step = step
         self.count = count
         self.running: list[Request] = []
         self.state = self.step.new_state(count + 1, model.config.context)
         most = max(LEAST_PREFIX_BYTES, self.state.bytes() // 2)
+        most = most if self.state.can_be_kept else 0
         self.prefixes = Prefixes(most, divisible=self.state.divisible)
 
     @property
@@ -63,6 +64,8 @@ class Slots:
         """Read at most so many more ids of a prompt; logits (V,) after the last one read."""
         if request.prefilled == 0:
             self.state.clear(self.count)
+        if not self.step.continues:
+            most = len(request.prompt_ids)
         ids = request.prompt_ids[request.prefilled : request.prefilled + most]
         row = self.state.rows(self.count, self.count + 1)
         logits_1V = self.step(torch.tensor([ids], device=self.model.device), row)

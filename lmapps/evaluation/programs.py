@@ -52,6 +52,11 @@ def read_problems(file: str | Path) -> list[Problem]:
     return [_problem(record, file) for record in read_records(file)]
 
 
+def ks_of(samples: int) -> list[int]:
+    """The k of pass@k that so many samples of a problem can tell."""
+    return [k for k in (1, 10, 100) if k <= samples]
+
+
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """The chance that one of k samples passes, without bias (Chen et al., 2021, equation 1)."""
     if k > samples:

@@ -40,10 +40,20 @@ class LanguageModel(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
-    def forward(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        ids_BT: torch.Tensor,
+        targets_BT: torch.Tensor | None = None,
+        places_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Logits (B, T, V); with targets the loss instead: the sum over counted targets
-        (those not -100), in fp32, without ever holding all logits."""
-        hidden = self.dropout(self.body(self.dropout(self.embedding(ids_BT))))
+        (those not -100), in fp32, without ever holding all logits.
+
+        `places_BT` is for a Transformer's rows of several texts (see `TransformerBody`).
+        """
+        packed = {} if places_BT is None else {"places_BT": places_BT}
+        # Without names for what is on the way, which would keep it in memory to the end.
+        hidden = self.dropout(self.body(self.dropout(self.embedding(ids_BT)), **packed))
         if targets_BT is None:
             return self.head(hidden)
         return linear_cross_entropy(

@@ -18,6 +18,8 @@ class State:
 
     divisible = False
     """Whether the state after fewer tokens is a part of the state after more."""
+    can_be_kept = True
+    """Whether `save` and `restore` are there."""
 
     def __init__(
         self, tensors: list[tuple[torch.Tensor, ...]], lengths: torch.Tensor, capacity: int

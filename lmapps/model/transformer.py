@@ -23,13 +23,22 @@ class Positions:
     """Where the new tokens of each row stand, worked out once for all layers."""
 
     def __init__(
-        self, config: ModelConfig, T: int, device: torch.device, state: KeyValueCache | None
+        self,
+        config: ModelConfig,
+        T: int,
+        device: torch.device,
+        state: KeyValueCache | None,
+        places_BT: torch.Tensor | None,
     ):
         half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
         frequencies = 1.0 / config.rope_theta ** (half / config.head_size)
         steps_T = torch.arange(T, device=device)
         self.mask: torch.Tensor | None = None
-        if state is None:
+        if places_BT is not None:
+            texts_BT = (places_BT == 0).cumsum(1)
+            own_BTS = texts_BT[:, :, None] == texts_BT[:, None, :]
+            self.mask = (own_BTS & (steps_T <= steps_T[:, None]))[:, None]  # (B, 1, T, S)
+        elif state is None:
             places_BT = steps_T[None]
         else:
             places_BT = state.lengths.to(device)[:, None] + steps_T
@@ -55,10 +64,19 @@ class TransformerBody(nn.Module):
         self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x_BTH: torch.Tensor, state: KeyValueCache | None = None) -> torch.Tensor:
-        """Outputs (B, T, H). A state is read and written in place."""
+    def forward(
+        self,
+        x_BTH: torch.Tensor,
+        state: KeyValueCache | None = None,
+        places_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Outputs (B, T, H). A state is read and written in place.
+
+        Without a state, `places_BT` says where each token stands in its own text; a 0 begins one
+        that sees nothing of the text before it in the row.
+        """
         T = x_BTH.shape[1]
-        positions = Positions(self.config, T, x_BTH.device, state)
+        positions = Positions(self.config, T, x_BTH.device, state, places_BT)
         for layer in self.layers:
             x_BTH = layer(x_BTH, positions, state)
         if state is not None:
@@ -130,7 +148,7 @@ class Attention(nn.Module):
             k_BKTD.to(v_BKTD.dtype),
             v_BKTD,
             attn_mask=positions.mask,
-            is_causal=state is None,
+            is_causal=state is None and positions.mask is None,
             enable_gqa=self.grouped,
         )
         return self.o_proj(out_BNTD.transpose(1, 2).reshape(B, T, -1))

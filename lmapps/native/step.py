@@ -34,6 +34,10 @@ class Step(Protocol):
     def name(self) -> str:
         """What is used, and why not the native one: a line for a person."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether it can go on from a state by several tokens at once."""
+
     def new_state(self, batch: int, capacity: int) -> State:
         """An empty state that this step can go on from."""
 
@@ -57,6 +61,8 @@ def choose_step(model: LanguageModel, weights: str = "float32") -> Step:
 class TorchStep:
     """The model's own `step`."""
 
+    continues = True
+
     def __init__(self, model: LanguageModel, weights: str = "float32", reason: str = "") -> None:
         self.model = model if weights == "float32" else rounded(model, weights)
         self.name = f"torch, {weights}" + (f" ({reason})" if reason else "")
@@ -77,6 +83,8 @@ class NativeStep:
     level    the number of the instruction set among `levels()`; 0 = the best
     threads  0 = as many as torch uses, and no more than the cores we are given
     """
+
+    continues = True
 
     def __init__(
         self, model: LanguageModel, weights: str = "float32", *, level: int = 0, threads: int = 0
@@ -112,11 +120,14 @@ class NativeStep:
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         rows, tokens = ids_BT.shape
-        assert rows == len(state.lengths), f"{rows} rows of ids for {len(state.lengths)} of state"
+        # The library trusts what it is given, so nothing here may be an assert, which -O takes out.
+        if rows != len(state.lengths):
+            raise ValueError(f"{rows} rows of ids for {len(state.lengths)} of state")
         if not rows * tokens:
             raise ValueError(f"there are no ids to go on with: shape {tuple(ids_BT.shape)}")
-        longest = int(state.lengths.max()) + tokens
-        assert longest <= state.capacity, f"{longest} tokens in a state of {state.capacity}"
+        shortest, longest = int(state.lengths.min()), int(state.lengths.max()) + tokens
+        if shortest < 0 or longest > state.capacity:
+            raise ValueError(f"tokens {shortest} to {longest} in a state of {state.capacity}")
         pointers = self._pointers.get(state)
         if pointers is None:
             pointers = self._pointers[state] = _Pointers(self.model, state)
@@ -180,6 +191,7 @@ class NativeStep:
     def _matrix(
         self, layer: int, name: int, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> None:
+        _require_numbers(weight, bias)
         weight = weight.float().contiguous()
         bias = None if bias is None else bias.float().contiguous()
         failed = self._library.lmapps_matrix(
@@ -190,6 +202,7 @@ class NativeStep:
             raise Unavailable("there is not enough memory for a packed copy of the model")
 
     def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
+        _require_numbers(vector)
         vector = vector.float().contiguous()
         if self._library.lmapps_vector(self._handle, layer, name, vector.data_ptr(), len(vector)):
             raise Unavailable("there is not enough memory for a packed copy of the model")
@@ -206,17 +219,29 @@ class _Pointers:
             shape = (rows, c.num_kv_heads, state.capacity, c.head_size)
         parts = [part for layer in state.layers for part in layer]
         expected = c.num_layers * (2 if c.body in ("transformer", "lstm") else 1)
-        assert len(parts) == expected, f"{len(parts)} tensors in a state of {expected}"
         types = {part.dtype for part in parts}
         allowed = (torch.float32, torch.bfloat16) if is_cache else (torch.float32,)
-        assert len(types) == 1 and types <= set(allowed), f"a state of {types}"
+        _require(len(parts) == expected, f"{len(parts)} tensors, not {expected}")
+        _require(len(types) == 1 and types <= set(allowed), f"tensors of {types}")
         for part in parts:
-            assert part.shape == shape, f"{tuple(part.shape)} in a state of {shape}"
-            assert part.is_contiguous() and part.device.type == "cpu"
-        assert state.lengths.dtype == torch.int64 and state.lengths.is_contiguous()
-        assert not is_cache or state.capacity <= c.context, "more places than positions"
+            _require(part.shape == shape, f"a tensor of {tuple(part.shape)}, not {shape}")
+            _require(part.is_contiguous() and part.device.type == "cpu", "a tensor not as it lies")
+        lengths = state.lengths
+        _require(lengths.dtype == torch.int64 and lengths.is_contiguous(), "lengths not in int64")
+        _require(not is_cache or state.capacity <= c.context, "more places than positions")
         self.is_bfloat16 = int(torch.bfloat16 in types)
         self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+
+
+def _require_numbers(*weights: torch.Tensor | None) -> None:
+    """Torch's own step shows them in its logits, which the engine refuses; int8 has no way to."""
+    if not all(weight is None or weight.isfinite().all() for weight in weights):
+        raise Unavailable("the model has weights that are no numbers")
+
+
+def _require(is_right: bool, wrong: str) -> None:
+    if not is_right:
+        raise ValueError(f"the native step cannot use this state: it has {wrong}")
 
 
 def _refuse_changed_layers(model: LanguageModel) -> None:

@@ -30,10 +30,24 @@ class Batch:
 
     ids_BT: torch.Tensor
     targets_BT: torch.Tensor
+    places_BT: torch.Tensor | None = None
+    """Where a row holds several texts that must not see each other: how many tokens of its own
+    text stand before each position; 0 begins a new text."""
 
     @property
     def target_count(self) -> int:
         return int((self.targets_BT != IGNORED).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device. A GPU gets it while it works on, so nobody waits."""
+        if device.type == "cpu":
+            return self
+
+        def sent(part: torch.Tensor) -> torch.Tensor:
+            return part.pin_memory().to(device, non_blocking=True)
+
+        places = None if self.places_BT is None else sent(self.places_BT)
+        return Batch(sent(self.ids_BT), sent(self.targets_BT), places)
 
 
 class BatchSource(Protocol):
@@ -67,14 +81,20 @@ class PackedBatches:
         rows = []
         for place in range(number * self.rows, (number + 1) * self.rows):
             epoch, index = divmod(place, self.windows)
-            shift = _hash(self.seed, epoch) % (slack + 1)
-            start = shift + shuffled(index, self.windows, _hash(self.seed, epoch, 1)) * self.context
+            shift = hash_of(self.seed, epoch) % (slack + 1)
+            start = (
+                shift + shuffled(index, self.windows, hash_of(self.seed, epoch, 1)) * self.context
+            )
             rows.append(self.ids[start : start + self.context + 1])
-        return _shifted(np.stack(rows).astype(np.int64))
+        return shifted(np.stack(rows).astype(np.int64))
+
+
+Rows = list[npt.NDArray[np.int64]]
+"""A batch of examples: the numbers of those in each row."""
 
 
 class ExampleBatches:
-    """Whole examples with their loss masks, batched with others of about the same length."""
+    """Whole examples with their loss masks, one in a row, beside others of about its length."""
 
     def __init__(
         self,
@@ -87,9 +107,10 @@ class ExampleBatches:
             raise DataError("there are no examples to train on")
         self.examples, self.seed, self.pad_id = examples, seed, pad_id
         self.tokens_per_batch = tokens_per_batch
-        self._lengths = np.array([len(ids) for ids, _ in examples])
+        # An example of n ids takes n - 1 positions: its last id is only ever a target.
+        self._lengths = np.array([max(1, len(ids) - 1) for ids, _ in examples])
         self._epoch = -1
-        self._plan: list[npt.NDArray[np.int64]] = []
+        self._plan: list[Rows] = []
         self.batches_per_epoch = len(self._plan_of(0))
         self._starts = [0, self.batches_per_epoch]
 
@@ -97,13 +118,17 @@ class ExampleBatches:
         while number >= self._starts[-1]:
             self._starts.append(self._starts[-1] + len(self._plan_of(len(self._starts) - 1)))
         epoch = bisect.bisect_right(self._starts, number) - 1
-        return self._pad(self._plan_of(epoch)[number - self._starts[epoch]])
+        return self._made(self._plan_of(epoch)[number - self._starts[epoch]])
 
-    def _plan_of(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """The examples of each batch of an epoch: near lengths together, batches shuffled."""
-        if epoch == self._epoch:
-            return self._plan
-        random = np.random.default_rng([self.seed, epoch])
+    def _plan_of(self, epoch: int) -> list[Rows]:
+        """The batches of an epoch."""
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            self._epoch, self._plan = epoch, self._new_plan(random)
+        return self._plan
+
+    def _new_plan(self, random: np.random.Generator) -> list[Rows]:
+        """Near lengths together, batches shuffled."""
         order = np.argsort(self._lengths * random.uniform(0.9, 1.1, len(self._lengths)))
         plan, first = [], 0
         while first < len(order):
@@ -114,21 +139,84 @@ class ExampleBatches:
                 if longest * (last + 1 - first) > self.tokens_per_batch:
                     break
                 last += 1
-            plan.append(order[first:last])
+            plan.append(list(order[first:last, None]))
             first = last
-        shuffle = random.permutation(len(plan))
-        self._epoch, self._plan = epoch, [plan[number] for number in shuffle]
-        return self._plan
+        return [plan[number] for number in random.permutation(len(plan))]
 
-    def _pad(self, numbers: npt.NDArray[np.int64]) -> Batch:
-        width = max(2, int(self._lengths[numbers].max()))
-        ids = np.full((len(numbers), width), self.pad_id, dtype=np.int64)
-        counted = np.zeros((len(numbers), width), dtype=bool)
-        for row, number in enumerate(numbers):
-            tokens, mask = self.examples[number]
-            ids[row, : len(tokens)] = tokens
-            counted[row, : len(tokens)] = mask
-        return _shifted(ids, counted)
+    def _made(self, rows: Rows) -> Batch:
+        batch = self._filled(rows, max(int(self._lengths[row].sum()) for row in rows))
+        return Batch(batch.ids_BT, batch.targets_BT)
+
+    def _filled(self, rows: Rows, width: int) -> Batch:
+        """The examples of each row one behind the other, and padding."""
+        import torch
+
+        ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
+        targets = np.full((len(rows), width), IGNORED, dtype=np.int64)
+        places = np.tile(np.arange(width), (len(rows), 1))
+        for row, numbers in enumerate(rows):
+            start = 0
+            for number in numbers:
+                tokens, counted = (np.asarray(part) for part in self.examples[number])
+                stop = start + len(tokens) - 1
+                ids[row, start:stop] = tokens[:-1]
+                targets[row, start:stop] = np.where(counted[1:], tokens[1:], IGNORED)
+                start += int(self._lengths[number])
+                places[row, start:] = np.arange(width - start)
+        return Batch(*map(torch.from_numpy, (ids, targets, places)))
+
+
+class PackedExamples(ExampleBatches):
+    """Whole examples, several in each row of `context` positions. For a Transformer, which keeps
+    them apart by a mask; every batch has the same shape."""
+
+    def __init__(
+        self,
+        examples: Sequence[tuple[Sequence[int], Sequence[bool]]],
+        context: int,
+        rows: int,
+        seed: int,
+        pad_id: int,
+    ) -> None:
+        self.context, self.rows = context, rows
+        super().__init__(examples, rows * context, seed, pad_id)
+
+    def _new_plan(self, random: np.random.Generator) -> list[Rows]:
+        """Rows as full as can be, shuffled; the last batch is filled up with empty ones."""
+        rows = packed_rows(self._lengths, self.context, random)
+        rows = [rows[number] for number in random.permutation(len(rows))]
+        rows += [np.array([], dtype=np.int64)] * (-len(rows) % self.rows)
+        return [rows[first : first + self.rows] for first in range(0, len(rows), self.rows)]
+
+    def _made(self, rows: Rows) -> Batch:
+        return self._filled(rows, self.context)
+
+
+def packed_rows(lengths: npt.NDArray[np.int64], capacity: int, random: np.random.Generator) -> Rows:
+    """Which of the lengths share a row: the longest first, each into the fullest row with room for
+    it (best fit decreasing); equal lengths in a random order."""
+    rows: list[list[int]] = []
+    rows_with: dict[int, list[int]] = {}  # free places -> rows
+    spaces: list[int] = []  # the keys, sorted
+    for number in np.lexsort((random.random(len(lengths)), -lengths)):
+        length = int(lengths[number])
+        assert length <= capacity, f"an example of {length} for rows of {capacity}"
+        at = bisect.bisect_left(spaces, length)
+        if at == len(spaces):
+            row, space = len(rows), capacity
+            rows.append([])
+        else:
+            space = spaces[at]
+            row = rows_with[space].pop()
+            if not rows_with[space]:
+                del spaces[at], rows_with[space]
+        rows[row].append(int(number))
+        left = space - length
+        if left not in rows_with:
+            bisect.insort(spaces, left)
+            rows_with[left] = []
+        rows_with[left].append(row)
+    return [np.array(row, dtype=np.int64) for row in rows]
 
 
 class MixedBatches:
@@ -172,16 +260,13 @@ def _mix(value: int, key: int) -> int:
     return bits ^ bits >> 31
 
 
-def _hash(*numbers: int) -> int:
+def hash_of(*numbers: int) -> int:
+    """64 bits that numbers decide."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little")
 
 
-def _shifted(ids: npt.NDArray[np.int64], counted: npt.NDArray[np.bool_] | None = None) -> Batch:
-    """Rows of T+1 ids -> inputs and the ids that follow them, uncounted ones ignored."""
+def shifted(ids: npt.NDArray[np.int64]) -> Batch:
+    """Rows of T+1 ids -> inputs and the ids that follow them."""
     import torch
 
-    inputs = torch.from_numpy(ids[:, :-1].copy())
-    targets = torch.from_numpy(ids[:, 1:].copy())
-    if counted is not None:
-        targets[~torch.from_numpy(counted[:, 1:].copy())] = IGNORED
-    return Batch(inputs, targets)
+    return Batch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(ids[:, 1:].copy()))

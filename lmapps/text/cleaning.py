@@ -29,7 +29,7 @@ _PRIME = (1 << 31) - 1
 _FACTORS = _random.integers(1, _PRIME, BANDS * ROWS, dtype=np.uint64)
 _SHIFTS = _random.integers(0, _PRIME, BANDS * ROWS, dtype=np.uint64)
 
-Signature = npt.NDArray[np.uint64]
+Signature = npt.NDArray[np.uint32]
 
 
 def cleaned(text: str, rules: Clean) -> tuple[str, str]:
@@ -65,9 +65,9 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def exact_key(text: str) -> bytes:
-    """The same for texts with the same words."""
-    return hashlib.sha256(" ".join(words_of(text)).encode()).digest()[:16]
+def exact_key(words: list[str]) -> bytes:
+    """16 bytes, the same for texts with the same words."""
+    return hashlib.sha256(" ".join(words).encode()).digest()[:16]
 
 
 def pieces(words: list[str], length: int) -> npt.NDArray[np.uint64]:
@@ -82,7 +82,8 @@ def signature(words: list[str]) -> Signature:
     """MinHash (Broder, 1997): the share of equal numbers in two signatures estimates the share of
     pieces in common."""
     numbers = pieces(words, PIECE)[:, None] % np.uint64(_PRIME)
-    return ((numbers * _FACTORS + _SHIFTS) % np.uint64(_PRIME)).min(axis=0)
+    least = ((numbers * _FACTORS + _SHIFTS) % np.uint64(_PRIME)).min(axis=0)
+    return least.astype(np.uint32)
 
 
 def bands(signature: Signature) -> list[bytes]:

@@ -14,6 +14,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -159,6 +160,7 @@ def _write(
         "key": key,
         "dtype": dtype,
         "vocab_size": tokenizer.vocab_size,
+        "tokenizer": hashlib.sha256(tokenizer.raw.to_str().encode()).hexdigest(),
         "splits": {name: asdict(count) for name, count in counts.items()},
         "files": files,
     }
@@ -168,19 +170,32 @@ def _write(
 def _tokenize(
     documents: Iterable[Document], tokenizer: Tokenizer, file: Path, dtype: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Write all ids to one file; return tokens and bytes of each document."""
-    lengths: list[int] = []
+    """Write all ids to one file; return tokens and bytes of each document.
+
+    One thread encodes a batch while this one reads the next and writes the one before.
+    """
+    lengths: list[npt.NDArray[np.int64]] = []
     sizes: list[int] = []
-    with file.open("wb") as out:
-        for batch in _batches(documents):
-            for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                np.array([tokenizer.bos_id, *ids], dtype=dtype).tofile(out)
-                lengths.append(len(ids) + 1)
-                sizes.append(len(text.encode()))
-    return np.array(lengths, dtype=np.int64), np.array(sizes, dtype=np.int64)
+    with file.open("wb") as out, ThreadPoolExecutor(1) as thread:
+
+        def write(encoded: Future[tuple[Ids, npt.NDArray[np.int64]]]) -> None:
+            ids, counts = encoded.result()
+            ids.tofile(out)
+            lengths.append(counts)
+
+        before = None
+        for batch in batches_of(documents):
+            encoding = thread.submit(tokenizer.encode_documents, batch, dtype)
+            sizes += [len(text.encode()) for text in batch]
+            if before is not None:
+                write(before)
+            before = encoding
+        if before is not None:
+            write(before)
+    return np.concatenate([*lengths, np.zeros(0, np.int64)]), np.array(sizes, dtype=np.int64)
 
 
-def _batches(documents: Iterable[Document], characters: int = 2_000_000) -> Iterator[list[str]]:
+def batches_of(documents: Iterable[Document], characters: int = 2_000_000) -> Iterator[list[str]]:
     """Texts in groups of about so many characters, so that memory stays bounded."""
     batch: list[str] = []
     size = 0

@@ -20,6 +20,14 @@ name = "wiki"
 paths = ["texts/wiki*.jsonl.xz"]   # files, folders, patterns; relative to the recipe
 weight = 2.0                # how often its training documents are written; 1 where not given
 
+[[sources]]
+name = "web"
+dataset = "owner/name"      # a Hugging Face data set, read as a stream (extra `datasets`)
+config = "en"               # optional, as are:
+split = "train"
+revision = "main"           # a commit makes the recipe repeatable
+text = "text"               # the field that holds the document
+
 [held_out]
 paths = ["heldout/*.jsonl"] # overlap of the training text with these is counted and reported
 drop = true                 # and documents that overlap are left out
@@ -35,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from lmapps.errors import DataError, SettingsError
+from lmapps.text.hub import HubDataset
 from lmapps.text.sources import data_files
 
 SCRIPTS = {"en": "LATIN", "zh": "CJK"}
@@ -64,8 +73,9 @@ class Splits:
 @dataclass(frozen=True)
 class Source:
     name: str
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
     weight: float = 1.0
+    dataset: HubDataset | None = None
 
 
 @dataclass(frozen=True)
@@ -128,13 +138,26 @@ def read_data_recipe(file: Path) -> DataRecipe:
 def _source(number: int, values: Mapping[str, Any], base: Path) -> Source:
     if not isinstance(values, dict):
         raise SettingsError(f"source {number + 1} must be a [[sources]] table, got {values!r}")
-    _refuse_unknown(values, ("name", "paths", "weight"), f"source {number + 1}")
+    asked = [item.name for item in fields(HubDataset) if item.name != "name"]
+    of_kind = ("dataset", *asked) if "dataset" in values else ("paths", "dataset")
     name = str(values.get("name", number + 1))
+    _refuse_unknown(values, ("name", "weight", *of_kind), f"source {number + 1}")
     _check(f"source {name}: weight", values.get("weight", 1.0), 1.0)
+    weight = float(values.get("weight", 1.0))
+    if "dataset" in values:
+        for key in ("dataset", *asked):
+            _check(f"source {name}: {key}", values.get(key, ""), "")
+        chosen = {key: values[key] for key in asked if key in values}
+        return Source(name, (), weight, HubDataset(_near(values["dataset"], base), **chosen))
     files = _found(values.get("paths", []), base)
     if not files:
         raise DataError(f"source {name} has no files: give paths = [...]")
-    return Source(name, files, float(values.get("weight", 1.0)))
+    return Source(name, files, weight)
+
+
+def _near(dataset: str, base: Path) -> str:
+    """A folder beside the recipe, or a name on the Hub."""
+    return str(base / dataset) if (base / dataset).is_dir() else dataset
 
 
 def _found(paths: Sequence[str], base: Path) -> tuple[Path, ...]:
@@ -176,6 +199,8 @@ def _check(where: str, value: Any, like: Any) -> None:
         wanted, fits = "a whole number of at least 0", number and isinstance(value, int)
     elif isinstance(like, float):
         wanted, fits = "a number of at least 0", number
+    elif isinstance(like, str):
+        wanted, fits = "a text", isinstance(value, str)
     else:
         wanted = 'a list of texts, ["..."]'
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -74,8 +74,7 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
                     'each line must be an object with the document under "text"'
                 )
             if body.strip():
-                # Half a pair of UTF-16, which JSON can say and UTF-8 cannot.
-                yield Document(_LONE_SURROGATE.sub("\ufffd", body), f"{file}:{number}")
+                yield Document(without_lone_surrogates(body), f"{file}:{number}")
 
 
 def read_records(file: str | Path) -> Iterator[dict[str, Any]]:
@@ -98,6 +97,11 @@ def read_records(file: str | Path) -> Iterator[dict[str, Any]]:
             yield record
     if not count:
         raise DataError(f"{file} has no records; each line must be a JSON object")
+
+
+def without_lone_surrogates(text: str) -> str:
+    """Half a pair of UTF-16, which JSON can say and UTF-8 cannot, becomes U+FFFD."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def hash_of_files(files: Sequence[Path]) -> str:

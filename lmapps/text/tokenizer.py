@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
@@ -118,6 +121,22 @@ class Tokenizer:
         """Ids of many texts, on all cores."""
         encodings = self.raw.encode_batch_fast(list(texts), add_special_tokens=False)
         return [list(encoding.ids) for encoding in encodings]
+
+    def encode_documents(
+        self, texts: Sequence[str], dtype: str
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Ids of many texts one behind the other, each begun by the token that opens a document,
+        and how many each has; on all cores, without the interpreter's lock for most of the time."""
+        encodings = self.raw.encode_batch_fast(list(texts), add_special_tokens=False)
+        lengths = np.array([len(encoding) + 1 for encoding in encodings], dtype=np.int64)
+        opening = self.bos_id if self.bos_id >= 0 else min(self.end_ids)
+        ids = np.empty(lengths.sum(), dtype)
+        stop = 0
+        for encoding, length in zip(encodings, lengths.tolist(), strict=True):
+            start, stop = stop, stop + length
+            ids[start] = opening
+            ids[start + 1 : stop] = array("I", encoding.ids)  # numpy reads a list half as fast
+        return ids, lengths
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; control tokens are left out."""

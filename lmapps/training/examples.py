@@ -16,6 +16,8 @@ from typing import Any
 from lmapps.discovery import discover
 from lmapps.errors import DataError, PluginError, SettingsError
 from lmapps.evaluation.language import score_batches
+from lmapps.evaluation.programs import Problem, ks_of, read_problems
+from lmapps.evaluation.sandbox import NoSandbox, why_not
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import (
@@ -24,6 +26,7 @@ from lmapps.text.batches import (
     ExampleBatches,
     MixedBatches,
     PackedBatches,
+    PackedExamples,
 )
 from lmapps.text.corpus import build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_records
@@ -57,15 +60,22 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
                 validation.append(rendered)
             else:
                 train.append(rendered)
-    _check_best(settings.best, held_out)
+    problems = problems_of(settings, list(held_out))
+    _check_best(settings, held_out, problems)
     if not train:
         raise DataError(
             f"no example of {', '.join(settings.apps)} fits a context of "
             f"{checkpoint.config.context} tokens"
         )
     tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
-    pad_id = checkpoint.tokenizer.bos_id
-    batches: BatchSource = ExampleBatches(train, tokens, settings.seed, pad_id)
+    pad_id = max(0, checkpoint.tokenizer.bos_id)  # never counted: any id will do
+    batches: BatchSource
+    if checkpoint.config.body == "transformer":
+        context = checkpoint.config.context
+        rows = micro_batch_rows(settings, context, processes)
+        batches = PackedExamples(train, context, rows, settings.seed, pad_id)
+    else:  # a recurrent state goes from each token to the next, whoever's it is
+        batches = ExampleBatches(train, tokens, settings.seed, pad_id)
     text = mixed_in(settings, checkpoint, run, processes)
     if text is not None:
         batches = MixedBatches(batches, text, settings.mix)
@@ -75,7 +85,7 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         checkpoint,
         batches,
         lambda model: score_batches(model, validation_batches),
-        lambda: observe_apps(checkpoint, held_out, settings.judged),
+        lambda: observe_apps(checkpoint, held_out, settings.judged, problems, settings.samples),
         None,
         hash_of_files(
             data_files([*chain.from_iterable(files.values()), *settings.mix_data])
@@ -83,6 +93,7 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
             else []
         ),
         held_out,
+        problems,
     )
 
 
@@ -104,14 +115,33 @@ def find_plugins(names: Sequence[str]) -> list[Plugin]:
     return [found.get(name) for name in names]
 
 
-def files_of_apps(apps: Sequence[str], data: Sequence[str]) -> dict[str, list[str]]:
+def problems_of(settings: TrainSettings, plugins: Sequence[Plugin]) -> dict[Plugin, list[Problem]]:
+    """The problems of each plugin that was given some; none, with a sentence, where programs cannot
+    be confined. Raises `NoSandbox` where the best weights would depend on them."""
+    files = files_of_apps(settings.apps, settings.problems, "problems are")
+    reason = why_not() if settings.problems else None
+    if reason is not None:
+        if ".pass@" in settings.best:
+            raise NoSandbox(f"best is {settings.best}, and programs are not run here: {reason}")
+        print(f"pass@k is left out: programs are not run here: {reason}")
+        return {}
+    return {
+        plugin: [problem for file in files[plugin.name] for problem in read_problems(file)]
+        for plugin in plugins
+        if files[plugin.name]
+    }
+
+
+def files_of_apps(
+    apps: Sequence[str], data: Sequence[str], what: str = "data is"
+) -> dict[str, list[str]]:
     """`NAME=FILE` arguments -> the files of each plugin. Raises `SettingsError`."""
     files: dict[str, list[str]] = {name: [] for name in apps}
     for argument in data:
         name, separator, file = argument.partition("=")
         if not separator or name not in files:
             raise SettingsError(
-                f"with --apps, data is given as NAME=FILE with NAME one of {', '.join(apps)}, "
+                f"with --apps, {what} given as NAME=FILE with NAME one of {', '.join(apps)}, "
                 f"got {argument!r}"
             )
         files[name].append(file)
@@ -188,13 +218,18 @@ def _with_shorter_passage(plugin: Plugin, example: Example, share: float) -> Exa
     return replace(example, fields=fields)
 
 
-def _check_best(best: str, held_out: dict[Plugin, list[Example]]) -> None:
+def _check_best(
+    settings: TrainSettings,
+    held_out: dict[Plugin, list[Example]],
+    problems: dict[Plugin, list[Problem]],
+) -> None:
     """The best weights are chosen by something that will be there."""
     known = [f"{p.name}.{name}" for p, kept in held_out.items() if kept for name in p.metrics]
-    if best not in ("loss", *known):
+    known += [f"{p.name}.pass@{k}" for p in problems for k in ks_of(settings.samples)]
+    if settings.best not in ("loss", *known):
         raise SettingsError(
-            f"best must be loss or the metric of a plugin with held-out examples "
-            f"({', '.join(known) or 'none here'}), got {best!r}"
+            f"best must be loss or the metric of a plugin with held-out examples or problems "
+            f"({', '.join(known) or 'none here'}), got {settings.best!r}"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,10 @@ def forecast(
     context: int,
     accumulation: int,
 ) -> Forecast:
-    """Of one process. Runs two small passes; weights and random state are as before."""
+    """Of one process. Runs two small passes; weights and random state are as before.
+
+    With `--lora`, `model` is the one with adapters, beside the plain one.
+    """
     model.to(accelerator.device).train()
     before = taken(accelerator.device)
     random = torch.get_rng_state()
@@ -83,18 +86,28 @@ def forecast(
     torch.set_rng_state(random)
     if accelerator.device.type == "cpu":
         peak = round(peak * GAPS.get(model.config.body, GAPS_ELSE))
-    weights = sum(weight.numel() * 4 for weight in model.parameters())
-    optimizer = _optimizer_bytes(model, settings)
+    weights = _bytes(model.parameters())
+    trained = _bytes(weight for weight in model.parameters() if weight.requires_grad)
     parts = {
         "process": before - weights,
         "weights": weights,
-        "optimizer": optimizer,
-        "activations and gradients": peak + (weights if accumulation > 1 else 0),
+        "optimizer": _optimizer_bytes(model, settings),
+        "activations and gradients": peak + (trained if accumulation > 1 else 0),
     }
+    shares = accelerator.num_processes
+    if settings.lora:
+        plain = model.config.parameters * 4
+        parts |= {"process": max(0, before - weights - plain), "whole copy": plain}
     if settings.shard:
-        shares = accelerator.num_processes
-        parts |= {"optimizer": optimizer // shares, "whole copy": weights}
+        parts["optimizer"] //= shares
+        parts["whole copy"] = weights
+    elif shares > 1:
+        parts["gradients on their way"] = trained  # DDP's buckets
     return Forecast(parts, room(accelerator.device), seconds * rows / some * accumulation)
+
+
+def _bytes(weights: Iterable[torch.nn.Parameter]) -> int:
+    return sum(weight.numel() * 4 for weight in weights)
 
 
 def rows_to_try(config: ModelConfig, rows: int, context: int) -> tuple[int, int]:
@@ -116,12 +129,14 @@ def taken(device: torch.device) -> int:
 
 
 def room(device: torch.device) -> int | None:
-    """Bytes that this process may have: of the GPU, or of the machine and the cgroup."""
+    """Bytes that this process may have: of the GPU, or its share of what the machine and the cgroup
+    leave to the processes of a launcher."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
     found = [size for size in (_free_of_machine(), _free_of_cgroup()) if size is not None]
-    return min(found) + taken(device) if found else None
+    shares = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(found) // shares + taken(device) if found else None
 
 
 def _free_of_machine() -> int | None:

@@ -22,10 +22,12 @@ from lmapps.evaluation.language import LanguageScores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
 from lmapps.training.adapters import adapters_of
+from lmapps.training.compiled import compile_training
 from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
-from lmapps.training.parallel import distribute, gather, whole_tensor
+from lmapps.training.parallel import distribute, gather, whole
 from lmapps.training.process import Paused
+from lmapps.training.reading import Reading
 from lmapps.training.run import Progress, Run, state_of
 from lmapps.training.settings import TrainSettings
 from lmapps.training.watch import Watch
@@ -46,13 +48,14 @@ class Bounds:
         return min(1.0, done)
 
 
-def bounds(settings: TrainSettings, batches: BatchSource, accumulation: int) -> Bounds:
-    """Steps, tokens or minutes as chosen; one epoch where nothing was."""
+def bounds(settings: TrainSettings, batches: BatchSource, passes: int) -> Bounds:
+    """Steps, tokens or minutes as chosen; one epoch where nothing was. A step has so many `passes`
+    over all processes."""
     if settings.minutes:
         return Bounds(0, settings.minutes * 60)
     if settings.tokens:
         return Bounds(max(1, settings.tokens // settings.batch_tokens), 0)
-    return Bounds(settings.steps or max(1, batches.batches_per_epoch // accumulation), 0)
+    return Bounds(settings.steps or max(1, batches.batches_per_epoch // passes), 0)
 
 
 def train(
@@ -76,11 +79,12 @@ def train(
     if accelerator.is_main_process:
         run.rewind_log(progress["step"])
     prepared, optimizers = distribute(model, settings, accelerator)
+    compile_training(prepared, model, settings, accelerator)
     run.load_optimizers([_plain(optimizer) for optimizer in optimizers], adapters_of(prepared))
     processes, rank = accelerator.num_processes, accelerator.process_index
     per_pass = batches.tokens_per_batch * processes
     accumulation = max(1, round(settings.batch_tokens / per_pass))
-    length = bounds(settings, batches, accumulation)
+    length = bounds(settings, batches, accumulation * processes)
     meter = Meter(accelerator, length, progress)
     watch = Watch(checkpoint.tokenizer, settings, run)
     prepared.train()
@@ -96,43 +100,48 @@ def train(
         micro_batches = [
             batches.batch((first + number) * processes + rank) for number in range(accumulation)
         ]
-        counted = torch.tensor(sum(batch.target_count for batch in micro_batches))
-        counted = accelerator.reduce(counted.to(accelerator.device), reduction="sum")
+        targets = sum(batch.target_count for batch in micro_batches)
+        counted = torch.full((), targets, device=accelerator.device)
+        counted = accelerator.reduce(counted, reduction="sum")
         total_loss = torch.zeros((), device=accelerator.device)
-        for number, batch in enumerate(micro_batches):
+        for number, micro_batch in enumerate(micro_batches):
             is_last = number == accumulation - 1
-            ids, targets = (
-                tensor.to(accelerator.device) for tensor in (batch.ids_BT, batch.targets_BT)
-            )
+            batch = micro_batch.to(accelerator.device)
             with nullcontext() if is_last else accelerator.no_sync(prepared):
                 with accelerator.autocast():
-                    loss = prepared(ids, targets) / counted.clamp(min=1)
+                    loss = prepared(batch.ids_BT, batch.targets_BT, batch.places_BT)
+                    loss = loss / counted.clamp(min=1)
                 accelerator.backward(loss * processes)
             total_loss += loss.detach()
         total_loss = accelerator.reduce(total_loss, reduction="sum")
-        watch.note(step + 1, total_loss, micro_batches[0])
         norm = accelerator.clip_grad_norm_(prepared.parameters(), settings.clip or float("inf"))
-        norm = whole_tensor(norm) if settings.shard else norm
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         progress["step"] += 1
         progress["tokens"] += accumulation * per_pass
-        entry = meter.after_step(progress, total_loss, norm, settings.learning_rate * factor)
-        if entry is not None and accelerator.is_main_process:
-            run.log(entry)
         share_after = length.progress(progress["step"], meter.elapsed)
-        agreed = torch.tensor([share_after, float(run.request.made)], device=accelerator.device)
-        share_after, asked = accelerator.reduce(agreed, reduction="mean").tolist()
+        asked = run.request.made
+        if processes > 1 and (length.seconds or progress["step"] % Meter.EVERY == 0):
+            share_after, asked = _agreed(share_after, asked, accelerator)
+        elif processes > 1:
+            asked = False  # to ask everybody is to wait for everybody
         if asked and run.request.is_early:
             share_after = 1.0
         progress["done"] = share_after >= 1
         is_evaluated = _due(settings.evaluations, share, share_after)
-        is_saved = _due(settings.saves, share, share_after) or bool(asked)
-        if entry is not None or is_evaluated or is_saved:
-            watch.check(progress, float(norm))
-        if is_evaluated or is_saved:
+        is_saved = _due(settings.saves, share, share_after) or asked
+        is_due = is_evaluated or is_saved
+
+        reading = Reading(progress["step"], total_loss, whole(norm))
+        watch.note(reading, micro_batches[0])
+        entry = meter.after_step(progress, reading, settings.learning_rate * factor, is_due)
+        if entry is not None and accelerator.is_main_process:
+            run.log(entry)
+        if entry is not None or is_due:
+            watch.check(progress, progress["step"] if is_due or entry is None else entry["step"])
+        if is_due:
             gather(prepared, model)
         if is_evaluated:
             _evaluate(checkpoint, validate, observe, settings, run, accelerator, progress, meter)
@@ -188,6 +197,14 @@ def _from_main_process(value: float, accelerator: Accelerator) -> float:
     return float(accelerator.reduce(own.to(accelerator.device), reduction="sum"))
 
 
+def _agreed(share: float, asked: bool, accelerator: Accelerator) -> tuple[float, bool]:
+    """The mean share that is done, by every process's own clock, and whether any was asked to end:
+    the same in all of them."""
+    own = torch.tensor([share, float(asked)], device=accelerator.device)
+    share, requests = accelerator.reduce(own, reduction="mean").tolist()
+    return share, requests > 0
+
+
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
     """The optimizer inside Accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
@@ -208,6 +225,7 @@ class Meter:
         self.bar = tqdm(
             total=total, initial=done, unit=unit, mininterval=every, maxinterval=max(10, every)
         )
+        self.pending: tuple[Progress, Reading] | None = None
 
     @property
     def elapsed(self) -> float:
@@ -218,26 +236,34 @@ class Meter:
         return {"seconds": round(self.elapsed, 2)}
 
     def after_step(
-        self, progress: Progress, loss: torch.Tensor, norm: torch.Tensor, learning_rate: float
+        self, progress: Progress, reading: Reading, learning_rate: float, is_due: bool
     ) -> Progress | None:
-        """Move the bar; every few steps return an entry for the log."""
+        """Move the bar. Every few steps give an entry for the log, a step late unless it `is_due`:
+        by then its numbers have come without anybody having waited for them."""
         self.bar.update(1 if self.length.steps else int(self.elapsed) - self.bar.n)
-        if progress["step"] % self.EVERY and progress["step"] != 1:
-            return None
+        ready, self.pending = self.pending, None
+        if progress["step"] % self.EVERY == 0 or progress["step"] == 1:
+            self.pending = self._begun(progress, learning_rate), reading
+        if is_due and self.pending:
+            ready, self.pending = self.pending, None
+        return self._finished(*ready) if ready else None
+
+    def _begun(self, progress: Progress, learning_rate: float) -> Progress:
         now = time.monotonic()
         speed = (progress["tokens"] - self.window_tokens) / max(1e-9, now - self.window_start)
         self.window_start, self.window_tokens = now, progress["tokens"]
-        entry = {
+        return {
             "step": progress["step"],
             "tokens": progress["tokens"],
-            "loss": round(float(loss), 5),
-            "gradient_norm": round(float(norm), 4),
             "learning_rate": learning_rate,
             "tokens_per_second": round(speed),
             "share": round(self.length.progress(progress["step"], self.elapsed), 5),
             **self.clock(),
         }
-        self.bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(speed))
+
+    def _finished(self, entry: Progress, reading: Reading) -> Progress:
+        entry |= {"loss": round(reading.loss, 5), "gradient_norm": round(reading.norm, 4)}
+        self.bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=entry["tokens_per_second"])
         return entry
 
     def note(self, step: int, scores: LanguageScores) -> None:

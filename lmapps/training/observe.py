@@ -13,7 +13,8 @@ from lmapps.decoding import Decoding
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
 from lmapps.errors import ReplyError
-from lmapps.evaluation.tasks import score
+from lmapps.evaluation.programs import Problem, ks_of
+from lmapps.evaluation.tasks import score, score_coding
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
 
@@ -41,9 +42,14 @@ def observe_text(checkpoint: Checkpoint) -> Observation:
 
 
 def observe_apps(
-    checkpoint: Checkpoint, held_out: Mapping[Plugin, Sequence[Example]], judged: int
+    checkpoint: Checkpoint,
+    held_out: Mapping[Plugin, Sequence[Example]],
+    judged: int,
+    problems: Mapping[Plugin, Sequence[Problem]],
+    draws: int,
 ) -> Observation:
-    """A greedy reply to each plugin's first example, and metrics over `judged` held-out ones."""
+    """A greedy reply to each plugin's first example, metrics over `judged` held-out ones, and
+    pass@k over `draws` programs for each problem."""
     samples: dict[str, str] = {}
     metrics: dict[str, float] = {}
     with _Evaluating(checkpoint), Engine(checkpoint) as engine:
@@ -56,7 +62,18 @@ def observe_apps(
                 for name in plugin.metrics:
                     if scores[name] is not None:
                         metrics[f"{plugin.name}.{name}"] = scores[name]
+            if plugin in problems:
+                passed = pass_at_ks(plugin, engine, problems[plugin], draws)
+                metrics |= {f"{plugin.name}.{name}": share for name, share in passed.items()}
     return Observation(samples, metrics)
+
+
+def pass_at_ks(
+    plugin: Plugin, engine: Engine, problems: Sequence[Problem], samples: int
+) -> dict[str, float]:
+    """`pass@1` and the like; programs run in the sandbox."""
+    scores = score_coding(plugin, engine, problems, samples, ks_of(samples))
+    return {name: share for name, share in scores.items() if name.startswith("pass@")}
 
 
 async def _first_example(plugin: Plugin, engine: Engine) -> tuple[str, str]:

@@ -70,19 +70,22 @@ def shard(model: LanguageModel, accelerator: Accelerator) -> LanguageModel:
 
 def gather(prepared: Any, model: LanguageModel) -> None:
     """Bring `model`, whole and without adapters, up to date. All processes must call it."""
-    whole = dict(model.named_parameters())
+    plain = dict(model.named_parameters())
     with torch.no_grad():
-        merge_adapters(prepared, whole)
+        merge_adapters(prepared, plain)
         for name, weight in prepared.named_parameters():
             if isinstance(weight, DTensor):
-                whole[name].copy_(weight.full_tensor())
+                plain[name].copy_(whole(weight))
 
 
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A shard's whole, on the CPU; any other tensor as it is. All processes must call it."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.detach().cpu().contiguous()
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A shard's whole; any other tensor as it is. All processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """The same on the CPU, ready to be written to a file."""
+    return whole(tensor).detach().cpu().contiguous()
 
 
 def like(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

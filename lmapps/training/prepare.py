@@ -16,12 +16,14 @@ import torch
 
 from lmapps.errors import DataError, SettingsError, StorageError
 from lmapps.evaluation.language import evaluate_corpus
+from lmapps.evaluation.programs import Problem
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.language_model import LanguageModel
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import BatchSource, PackedBatches
 from lmapps.text.corpus import Corpus, build_corpus, is_corpus
+from lmapps.text.shards import FIRST, ShardedBatches, Shards, are_shards
 from lmapps.text.sources import data_files, hash_of_files, read_documents
 from lmapps.text.storage import write_whole
 from lmapps.text.template import Template
@@ -51,6 +53,8 @@ class Prepared:
     """Of all that was read: the same hash, the same data."""
     held_out: Mapping[Plugin, Sequence[Example]] = field(default_factory=dict)
     """Examples of plugins that are not trained on."""
+    problems: Mapping[Plugin, Sequence[Problem]] = field(default_factory=dict)
+    """What plugins are to program, with tests."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
@@ -59,16 +63,29 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         raise SettingsError(f"best must be loss when training on text, got {settings.best!r}")
     if not settings.data:
         raise SettingsError("no data to train on: name files or folders of text with --data")
-    checkpoint, corpus = open_corpus(settings) or corpus_of_files(settings, run)
+    shards = Shards(settings.data[0]) if are_shards(settings.data[0]) else None
+    if shards is not None:
+        checkpoint, corpus = checkpoint_of_corpus(settings, shards.corpus(FIRST))
+    else:
+        checkpoint, corpus = open_corpus(settings) or corpus_of_files(settings, run)
     context = checkpoint.config.context
     rows = micro_batch_rows(settings, context, processes)
-    batches = PackedBatches(corpus.ids("train"), context, rows, settings.seed)
+    batches: BatchSource
+    if shards is not None:
+        batches = ShardedBatches(shards, context, rows, settings.seed, processes)
+    else:
+        batches = PackedBatches(corpus.ids("train"), context, rows, settings.seed)
 
     def validate(model: Any) -> Any:
         return evaluate_corpus(model, corpus, "validation", VALIDATION_TOKENS)
 
     return Prepared(
-        checkpoint, batches, validate, lambda: observe_text(checkpoint), corpus, corpus.key
+        checkpoint,
+        batches,
+        validate,
+        lambda: observe_text(checkpoint),
+        corpus,
+        shards.key if shards is not None else corpus.key,
     )
 
 
@@ -88,16 +105,21 @@ def open_corpus(settings: TrainSettings) -> tuple[Checkpoint, Corpus] | None:
     folder = Path(settings.data[0])
     if len(settings.data) != 1 or not is_corpus(folder):
         return None
-    tokenizer = Tokenizer.load(folder)
+    return checkpoint_of_corpus(settings, Corpus.load(folder))
+
+
+def checkpoint_of_corpus(settings: TrainSettings, corpus: Corpus) -> tuple[Checkpoint, Corpus]:
+    """The model to train on token files: a new one for their vocabulary, or one that has it."""
+    tokenizer = Tokenizer.load(corpus.folder)
     if not settings.start_from:
-        return new_checkpoint(settings, tokenizer), Corpus.load(folder)
+        return new_checkpoint(settings, tokenizer), corpus
     checkpoint = Checkpoint.load(settings.start_from)
     if checkpoint.tokenizer.raw.to_str() != tokenizer.raw.to_str():
         raise DataError(
-            f"{folder} was made with another vocabulary than {settings.start_from} has: make it "
-            f"anew with `lmapps data --checkpoint {settings.start_from} --out DIR FILES`"
+            f"{settings.data[0]} was made with another vocabulary than {settings.start_from} has: "
+            f"make it anew with `lmapps data --checkpoint {settings.start_from} --out DIR FILES`"
         )
-    return checkpoint, Corpus.load(folder)
+    return checkpoint, corpus
 
 
 def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:

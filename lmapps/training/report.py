@@ -22,9 +22,9 @@ from lmapps.evaluation.baselines import baseline_scores, trigram_on
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.plugin import Example, Plugin
 from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
+from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
 from lmapps.training.run import Progress
 from lmapps.training.settings import TrainSettings
@@ -47,7 +47,7 @@ def make_report(
             baselines[split] = {"trigram model": trigram}
     else:
         scores["validation"] = prepared.validate(best.model).as_dict()
-        apps = score_apps(best, prepared.held_out, settings.judged)
+        apps = score_apps(best, prepared, settings)
         scores |= {name: own for name, (own, _) in apps.items()}
         baselines |= {name: trivial for name, (_, trivial) in apps.items()}
     return {
@@ -81,20 +81,25 @@ def make_report(
 
 
 def score_apps(
-    checkpoint: Checkpoint, held_out: Mapping[Plugin, Sequence[Example]], judged: int
+    checkpoint: Checkpoint, prepared: Prepared, settings: TrainSettings
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Each plugin's metrics on `judged` held-out examples, and those of trivial replies."""
-    if not judged:
-        return {}
+    """Each plugin's metrics on `judged` held-out examples and pass@k on its problems, and the
+    metrics of trivial replies."""
+    judged = settings.judged
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     with Engine(checkpoint) as engine:
-        return {
-            plugin.name: (
-                score(plugin, engine, examples, judged, overlap=True),
-                baseline_scores(plugin, examples, judged),
-            )
-            for plugin, examples in held_out.items()
-            if plugin.metrics and examples
-        }
+        for plugin, examples in prepared.held_out.items():
+            own: dict[str, Any] = {}
+            trivial: dict[str, Any] = {}
+            if judged and plugin.metrics and examples:
+                own = score(plugin, engine, examples, judged, overlap=True)
+                trivial = baseline_scores(plugin, examples, judged)
+            if plugin in prepared.problems:
+                problems = prepared.problems[plugin]
+                own |= pass_at_ks(plugin, engine, problems, settings.samples)
+            if own:
+                found[plugin.name] = own, trivial
+    return found
 
 
 def with_baselines(

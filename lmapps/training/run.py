@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from lmapps.errors import CheckpointError, LmappsError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.storage import sync, write_whole
-from lmapps.training.parallel import like, whole_tensor
+from lmapps.training.parallel import like, whole_on_cpu
 from lmapps.training.process import OUTPUT, Request
 from lmapps.training.settings import TrainSettings
 
@@ -147,11 +147,13 @@ class Run:
             return settings
         return replace(settings, micro_batch_tokens=tokens)
 
-    def halve_micro_batch(self, settings: TrainSettings, context: int, why: str) -> TrainSettings:
+    def halve_micro_batch(
+        self, settings: TrainSettings, context: int, why: str, is_main: bool = True
+    ) -> None:
         """Half the rows in a pass and twice as many passes: the same batches in less memory.
 
-        Kept in the folder, so that a resumed run is the same run. Raises `OutOfMemory` where a
-        pass has one row already.
+        Kept in the folder by the main process, so that a resumed run is the same run. Raises
+        `OutOfMemory` where a pass has one row already.
         """
         used = min(settings.micro_batch_tokens, settings.batch_tokens)
         if used < 2 * context:
@@ -159,10 +161,12 @@ class Run:
                 f"{why}, with one row of {context} tokens at a time: choose a smaller --context, "
                 "--size or --vocab-size"
             )
-        with self._storing():
-            write_whole(self.state / "micro_batch.json", json.dumps(used // 2).encode())
-        print(f"{why}: {used // 2} tokens at a time from here on, and twice as many passes a step")
-        return self.fitted(settings)
+        if is_main:
+            with self._storing():
+                write_whole(self.state / "micro_batch.json", json.dumps(used // 2).encode())
+            print(
+                f"{why}: {used // 2} tokens at a time from here on, and twice as many passes a step"
+            )
 
     def keep_best(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         """The checkpoint that is served, in the place of the best one before."""
@@ -239,7 +243,7 @@ def state_of(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Ten
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensors[f"{number}.{index}.{name}"] = whole_tensor(torch.as_tensor(value))
+                tensors[f"{number}.{index}.{name}"] = whole_on_cpu(torch.as_tensor(value))
     return tensors
 
 

@@ -63,10 +63,15 @@ class TrainSettings:
     judged: int = option(
         0, "held-out examples of each plugin scored by its metrics at each evaluation"
     )
+    problems: tuple[str, ...] = option(
+        (), "NAME=FILE: HumanEval- or MBPP-format problems for a plugin; NAME.pass@1 is its metric"
+    )
+    samples: int = option(1, "of each problem; NAME.pass@K for each K of 1, 10 and 100 up to this")
     best: str = option("loss", "what the best weights have: the lowest loss, or PLUGIN.METRIC")
     patience: int = option(0, "stop after so many evaluations without improvement (0 = never)")
     saves: int = option(10, "how often the state to resume from is written, evenly over the run")
     mixed_precision: str = option("auto", "auto, no or bf16")
+    compile: str = option("auto", "torch.compile: auto (a transformer on a GPU), yes or no")
     shard: bool = option(
         False, "split weights, gradients and optimizer state over the processes (FSDP2)"
     )
@@ -74,7 +79,7 @@ class TrainSettings:
     seed: int = option(0, "decides the weights at the start and the order of the data")
 
     def __post_init__(self) -> None:
-        for name in ("data", "apps", "mix_data"):
+        for name in ("data", "apps", "mix_data", "problems"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_choices()
         self._check_numbers()
@@ -85,13 +90,15 @@ class TrainSettings:
             raise SettingsError(
                 f"give one of steps, tokens and minutes, got {' and '.join(bounds)}"
             )
-        if self.best != "loss" and not self.judged:
+        if self.best != "loss" and not self.judged and ".pass@" not in self.best:
             raise SettingsError(
                 f"the best weights by {self.best} need examples to score: give --judged 20"
             )
         for name in ("apps", "lora"):
             if getattr(self, name) and not self.start_from:
                 raise SettingsError(f"--{name} fine-tunes a checkpoint: name it with --from DIR")
+        if self.problems and not self.apps:
+            raise SettingsError("--problems goes with --apps: NAME=FILE with NAME one of them")
         if self.mix_data and not self.apps:
             raise SettingsError("--mix-data goes with --apps; without, give all text as --data")
         if self.lora and self.shard:
@@ -109,6 +116,7 @@ class TrainSettings:
             "tokenizer": get_args(TokenizerKind),
             "optimizer": ("muon", "adamw"),
             "mixed_precision": ("auto", "no", "bf16"),
+            "compile": ("auto", "yes", "no"),
             "save_dtype": ("float32", "bfloat16"),
         }
         for name, known in choices.items():
@@ -127,7 +135,7 @@ class TrainSettings:
             "tokens": (0, 10**13), "minutes": (0, 10**6), "batch_tokens": (8, 10**8),
             "micro_batch_tokens": (8, 10**8), "learning_rate": (0, 10), "weight_decay": (0, 10),
             "warmup": (0, 1), "decay": (0, 1), "clip": (0, 10**6), "evaluations": (1, 10**6),
-            "lora": (0, 4096), "mix": (0, 0.99),
+            "lora": (0, 4096), "mix": (0, 0.99), "samples": (1, 1000),
             "judged": (0, 10**6), "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
         }  # fmt: skip
         for name, (low, high) in ranges.items():

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from lmapps.errors import LmappsError
 from lmapps.prompts import record_prompts
+from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import Forecast, forecast
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
@@ -40,6 +41,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
             record_prompts(run.folder, prepared.held_out, template.hash, settings.start_from)
         progress = train_or_halve(prepared, fitted, run, accelerator)
     report: dict[str, Any] = {}
+    accelerator.free_memory()  # gradients and optimizers: the report needs room of its own
     if accelerator.is_main_process and prepared is not None:
         report = make_report(settings, prepared, progress, accelerator)
         run.finish(report, report_page(report, run.entries()))
@@ -52,14 +54,13 @@ def train_or_halve(
 ) -> Progress | None:
     """The final progress; None where memory does not suffice, and the micro-batch was halved."""
     context = prepared.checkpoint.config.context
-    if accelerator.is_main_process and not run.steps():
-        print(describe(prepared, settings, accelerator))
     expected = None
     try:
-        if not run.steps() and accelerator.num_processes == 1:
+        if not run.steps():
+            accelerator.print(describe(prepared, settings, accelerator))
             expected = foresee(prepared, settings, accelerator)
-            print(expected)
-        if expected is None or expected.fits:
+            accelerator.print(expected)
+        if _everybody(expected is None or expected.fits, accelerator):
             with run.request:
                 return train(
                     prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
@@ -74,8 +75,15 @@ def train_or_halve(
     if expected is not None:
         why += f" (most of it for {expected.largest})"
     accelerator.free_memory()  # it holds the model and the optimizers that it prepared
-    run.halve_micro_batch(settings, context, why)
+    run.halve_micro_batch(settings, context, why, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
     return None
+
+
+def _everybody(yes: bool, accelerator: Accelerator) -> bool:
+    """Whether all processes say so; none goes on before all were asked."""
+    answers = torch.tensor(float(yes), device=accelerator.device)
+    return float(accelerator.reduce(answers, reduction="sum")) == accelerator.num_processes
 
 
 def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerator) -> Forecast:
@@ -83,7 +91,7 @@ def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerato
     context = prepared.checkpoint.config.context
     tokens = prepared.batches.tokens_per_batch
     rows, accumulation = max(1, tokens // context), max(1, round(settings.batch_tokens / tokens))
-    model = prepared.checkpoint.model
+    model = add_adapters(settings) if settings.lora else prepared.checkpoint.model
     return forecast(model, settings, accelerator, rows, context, accumulation)
 
 

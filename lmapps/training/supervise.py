@@ -34,7 +34,12 @@ def supervised(work: Callable[[], int], after_kill: Callable[[], None]) -> int:
         child = os.fork()
         if child == 0:
             _end_with(parent)
-            return work()
+            code = work()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # Here, without taking the interpreter apart, which needs memory too: killed in that, a
+            # run whose report is written would be taken for one that was not finished.
+            os._exit(code)
         code = _wait(child)
         if code != -signal.SIGKILL:
             return code if code >= 0 else 128 - code

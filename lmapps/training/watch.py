@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
-
 from lmapps.errors import LmappsError
 from lmapps.text.batches import Batch
 from lmapps.text.tokenizer import Tokenizer
+from lmapps.training.reading import Reading
 from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
@@ -25,32 +24,31 @@ class Diverged(LmappsError):
 
 
 class Watch:
-    """Keeps the losses of the last few steps on the device, and looks at them together."""
+    """Keeps what the last few steps gave, and looks at it together."""
 
     def __init__(self, tokenizer: Tokenizer, settings: TrainSettings, run: Run) -> None:
         self.tokenizer, self.settings, self.run = tokenizer, settings, run
-        self._since: list[tuple[int, torch.Tensor, Batch]] = []
+        self._since: list[tuple[Reading, Batch]] = []
 
-    def note(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
-        """The loss of a step and its first micro-batch. Waits for nothing."""
-        self._since.append((step, loss.detach(), batch))
+    def note(self, reading: Reading, batch: Batch) -> None:
+        """A step and its first micro-batch. Waits for nothing."""
+        self._since.append((reading, batch))
 
-    def check(self, progress: Progress, norm: float) -> None:
-        """Before weights are kept: raises `Diverged` where a loss since the last look, or the
-        gradient, is no number, or half of what was learned is lost again.
+    def check(self, progress: Progress, last: int) -> None:
+        """Steps since the last look, up to step `last`: raises `Diverged` where a loss or a
+        gradient is no number, or half of what was learned is lost again.
 
         `progress` carries the last losses, and the first and the lowest mean of some, over saves.
         """
-        losses = [(step, float(loss), batch) for step, loss, batch in self._since]
-        self._since.clear()
-        for step, loss, batch in losses:
-            if not math.isfinite(loss):
-                raise Diverged(self._sentence(f"the loss is {loss} at step {step}", batch))
-        if not math.isfinite(norm):
-            raise Diverged(
-                self._sentence(f"the gradient's norm is {norm} at step {progress['step']}",
-                               losses[-1][2])
-            )  # fmt: skip
+        seen = [(reading, batch) for reading, batch in self._since if reading.step <= last]
+        self._since = self._since[len(seen) :]
+        losses = []
+        for reading, batch in seen:
+            for what, number in (("loss", reading.loss), ("gradient's norm", reading.norm)):
+                if not math.isfinite(number):
+                    where = f"the {what} is {number} at step {reading.step}"
+                    raise Diverged(self._sentence(where, batch))
+            losses.append((reading.step, reading.loss, batch))
         recent = [*progress.get("recent_losses", ()), *(round(loss, 4) for _, loss, _ in losses)]
         progress["recent_losses"] = recent = recent[-WINDOW:]
         if len(recent) < WINDOW:

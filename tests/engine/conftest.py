@@ -17,6 +17,7 @@ from lmapps.engine.sampling import adjusted, probabilities
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
 from lmapps.model.language_model import LanguageModel
+from lmapps.native.step import choose_step
 from lmapps.text.tokenizer import Tokenizer
 
 
@@ -82,7 +83,7 @@ class Steps:
         self.tokenizer = tokenizer
         self.grammars = Grammars(tokenizer)
         self.scheduler = Scheduler(
-            Slots(model, slots), tokenizer.vocab_size, clock=lambda: self.now
+            Slots(model, slots, choose_step(model)), tokenizer.vocab_size, clock=lambda: self.now
         )
 
     def ask(self, prompt_ids: list[int], decoding: Decoding, user: str | None = None) -> Asked:

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmapps.engine.slots import Slots
 from lmapps.errors import SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
@@ -228,20 +227,42 @@ def test_what_does_not_fit_is_refused_before_the_native_code_sees_it() -> None:
     for bad in (31, -1):
         with pytest.raises(IndexError):
             step(torch.tensor([[0], [bad]]), state)
-    with pytest.raises(AssertionError, match="5 tokens in a state of 4"):
+    with pytest.raises(ValueError, match="tokens 0 to 5 in a state of 4"):
         step(torch.zeros(2, 5, dtype=torch.int64), state)
-    with pytest.raises(AssertionError, match="3 rows of ids for 2"):
+    with pytest.raises(ValueError, match="3 rows of ids for 2"):
         step(torch.zeros(3, 1, dtype=torch.int64), state)
     with pytest.raises(ValueError, match="no ids"):
         step(torch.zeros(2, 0, dtype=torch.int64), state)
     doubles = [tuple(part.double() for part in layer) for layer in state.layers]
-    with pytest.raises(AssertionError, match="float64"):
+    with pytest.raises(ValueError, match="float64"):
         step(torch.zeros(2, 1, dtype=torch.int64), KeyValueCache(doubles, state.lengths, 4))
     other = random_model(transformer(vocab_size=31, head_size=10)).new_state(2, 4)
-    with pytest.raises(AssertionError, match="in a state of"):
+    with pytest.raises(ValueError, match=r"a tensor of \(2, 1, 4, 10\)"):
         step(torch.zeros(2, 1, dtype=torch.int64), other)
-    with pytest.raises(AssertionError, match="more places than positions"):
+    with pytest.raises(ValueError, match="more places than positions"):
         step(torch.zeros(2, 1, dtype=torch.int64), model.new_state(2, CONTEXT + 1))
+
+
+@needs_native
+@pytest.mark.parametrize("body", ["rnn", "gru", "lstm", "transformer"])
+def test_what_is_no_number_is_noticed(body: str) -> None:
+    model = random_model(
+        transformer(vocab_size=31) if body == "transformer" else recurrent(body=body, vocab_size=31)
+    )
+    for weights in WEIGHTS:
+        for level in range(len(LEVELS)):
+            step = NativeStep(model, weights, level=level)
+            good, bad = model.embedding.weight.clone(), torch.tensor([[3], [4]])
+            try:
+                model.embedding.weight[3] = torch.nan
+                logits_BV = step(bad, step.new_state(2, 4))
+            finally:
+                model.embedding.weight.copy_(good)
+            assert logits_BV[0].isnan().any(), (weights, LEVELS[level])
+            assert logits_BV[1].isfinite().all(), (weights, LEVELS[level])
+    next(iter(model.body.parameters())).flatten()[0] = torch.inf
+    with pytest.raises(Unavailable, match="weights that are no numbers"):
+        NativeStep(model)
 
 
 @needs_native
@@ -270,9 +291,9 @@ def test_an_engine_uses_the_native_step_unless_it_is_turned_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = random_model(transformer(vocab_size=31, head_size=8))
-    assert Slots(model, 2).step.name.startswith(f"native {LEVELS[0]}, float32")
+    assert choose_step(model).name.startswith(f"native {LEVELS[0]}, float32")
     monkeypatch.setenv("LMAPPS_NATIVE", "0")
-    assert Slots(model, 2).step.name == "torch, float32 (LMAPPS_NATIVE=0 turns the native step off)"
+    assert choose_step(model).name == "torch, float32 (LMAPPS_NATIVE=0 turns the native step off)"
 
 
 def test_without_a_library_or_with_one_of_other_sources_torch_takes_over(

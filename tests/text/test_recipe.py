@@ -7,15 +7,15 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lmapps.__main__ import main
 from lmapps.errors import DataError, SettingsError
-from lmapps.text import build
+from lmapps.text import parts
 from lmapps.text.build import build_data
 from lmapps.text.cleaning import cleaned, script_of, signature, words_of
+from lmapps.text.hub import HubDataset
 from lmapps.text.recipe import Clean, read_data_recipe
 from lmapps.text.sources import read_records
 
@@ -74,7 +74,7 @@ def texts_in(file: Path) -> list[str]:
 
 
 def test_a_recipe_is_built_and_every_document_is_accounted_for(
-    recipe: Callable[[str], Path], tmp_path: Path
+    recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
     a, b = manifest["sources"]["a"], manifest["sources"]["b"]
@@ -93,8 +93,9 @@ def test_a_recipe_is_built_and_every_document_is_accounted_for(
     assert 2.2 < len(from_b) / b["train"] < 2.8, "written two or three times, 2.5 on average"
     assert len(train) == manifest["splits"]["train"]["documents"]
     assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out" / "parts").exists()
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 20_000)  # one file keeps both busy
     again = build_data(read_data_recipe(recipe("")), tmp_path / "again", processes=2)
-    assert again == manifest, "in another folder, side by side: the same hashes"
+    assert again == manifest, "in another folder, in other parts, side by side: the same hashes"
 
 
 def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: Path) -> None:
@@ -109,19 +110,20 @@ def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
 ) -> None:
     whole = build_data(read_data_recipe(recipe("")), tmp_path / "whole", processes=1)
     made: list[str] = []
-    make = build.make_part
+    make = parts.make_part
 
-    def stopping(job: Any) -> str:
-        made.append(job[0].name)
-        if len(made) == 2:
+    def stopping(job: parts.Job) -> None:
+        made.append(job.part.name)
+        if len(made) == 3:
             raise KeyboardInterrupt
-        return make(job)
+        make(job)
 
-    monkeypatch.setattr(build, "make_part", stopping)
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 40_000)
+    monkeypatch.setattr(parts, "make_part", stopping)
     with pytest.raises(KeyboardInterrupt):
         build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
     assert build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1) == whole
-    assert made == ["a1.jsonl", "a2.jsonl", "a2.jsonl", "b.jsonl"]
+    assert made[3] == made[2] and len(set(made)) == len(made) - 1 == 3
 
 
 def test_the_command_builds_and_says_what_came_of_it(
@@ -190,6 +192,8 @@ def test_a_signature_estimates_the_share_of_pieces_in_common() -> None:
         ("[[sources]]\npaths = 't.txt'", "paths must be a list of texts"),
         ("[[sources]]\npaths = ['t.txt']\nweight = 'two'", "weight must be a number"),
         ("[sources]\npaths = ['t.txt']", "two brackets"),
+        ("[[sources]]\ndataset = 'd'\npaths = ['t.txt']", "source 1: unknown key 'paths'"),
+        ("[[sources]]\ndataset = 'd'\nsplit = 3", "source 1: split must be a text, got 3"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_a_sentence(
@@ -210,7 +214,9 @@ def test_the_recipe_of_the_page_is_read(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"text": text_of(1)}))
     (tmp_path / "r.toml").write_text(text)
-    assert [source.weight for source in read_data_recipe(tmp_path / "r.toml").sources] == [1, 2]
+    wiki, books, web = read_data_recipe(tmp_path / "r.toml").sources
+    assert (wiki.weight, books.weight) == (1, 2)
+    assert web.dataset == HubDataset("owner/name", "en", "train", "main", "body")
 
 
 def test_a_recipe_that_leaves_nothing_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmapps.errors import SettingsError
+from lmapps.evaluation.sandbox import NoSandbox, why_not
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.training.observe import observe_text
 from lmapps.training.settings import TrainSettings
@@ -94,9 +95,52 @@ def test_a_metric_may_end_the_run(settings: Callable[..., TrainSettings]) -> Non
     assert [entry["is_best"] for entry in seen[-2:]] == [False, False]
 
 
+PROBLEMS = [
+    {"task_id": 1, "text": "Is it so?", "test_list": ["assert yes == 1"]},
+    {"task_id": 2, "text": "Is it 4?", "test_list": ["assert yes == 2"]},
+]
+"""For a plugin that always replies "yes = 1": the first passes once that is learned."""
+
+
+@pytest.fixture
+def coder(settings: Callable[..., TrainSettings], tmp_path: Path) -> Callable[..., TrainSettings]:
+    plugin = PLUGIN.replace('"yes"', '"yes = 1"')
+    (tmp_path / "home" / "plugins" / "agree.py").write_text(plugin)
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, PROBLEMS)))
+    given = {"problems": [f"agree={tmp_path / 'problems.jsonl'}"], "judged": 0}
+    return lambda name, **changes: settings(name, **{**given, **changes})
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_programs_that_pass_choose_the_best_weights(coder: Callable[..., TrainSettings]) -> None:
+    chosen = coder("coder", best="agree.pass@1", learning_rate=0.005)
+    report = run_training(chosen)
+    passed = [entry["metrics"]["agree.pass@1"] for entry in evaluations(chosen)]
+    assert passed[0] == 0 and passed[-1] == 0.5
+    is_best = [entry["is_best"] for entry in evaluations(chosen)]
+    assert is_best.index(True, 1) == passed.index(0.5) and is_best.count(True) == 2
+    assert report["scores"]["agree"] == {"pass@1": 0.5}
+
+
+def test_where_programs_cannot_be_confined_pass_at_k_is_left_out_and_said(
+    coder: Callable[..., TrainSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("lmapps.training.examples.why_not", lambda: "the kernel refuses")
+    left_out = coder("left_out", steps=2, evaluations=1)
+    run_training(left_out)
+    assert "pass@k is left out: programs are not run here: the kernel" in capsys.readouterr().out
+    assert evaluations(left_out)[0]["metrics"] == {}
+    with pytest.raises(NoSandbox, match=r"best is agree.pass@1, and programs are not run here"):
+        run_training(coder("refused", best="agree.pass@1"))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"best": "agree.pass@1"}, r"examples or problems \(agree.length, agree.right\), got"),
+        ({"problems": ["code=x.jsonl"]}, "problems are given as NAME=FILE with NAME one of agree"),
         ({"best": "agree.beauty"}, r"\(agree.length, agree.right\), got 'agree.beauty'"),
         ({"best": "agree.right", "judged": 0}, "need examples to score: give --judged"),
     ],

@@ -20,7 +20,9 @@ from lmapps.model.config import ModelConfig
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.batches import Batch
 from lmapps.training import forecast as forecasting
+from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import forecast
+from lmapps.training.reading import Reading
 from lmapps.training.run import OutOfMemory, Run
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
@@ -48,10 +50,10 @@ def weak_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device on which training holds two rows at a time, as a GPU would say it."""
     whole = LanguageModel.forward
 
-    def forward(self: LanguageModel, ids: torch.Tensor, targets: Any = None) -> torch.Tensor:
+    def forward(self: LanguageModel, ids: torch.Tensor, targets: Any = None, *rest: Any) -> Any:
         if targets is not None and len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return whole(self, ids, targets)
+        return whole(self, ids, targets, *rest)
 
     monkeypatch.setattr(LanguageModel, "forward", forward)
     monkeypatch.setattr("lmapps.training.start.forecast", lambda *_: Roomy())
@@ -121,8 +123,38 @@ def test_the_tensors_of_a_large_pass_are_foreseen_from_small_ones(
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
 
 
+def test_adapters_are_foreseen_as_what_is_trained_beside_the_whole_model(
+    settings: Callable[..., TrainSettings],
+    tiny_checkpoint: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("peft")
+    whole = tiny_checkpoint("transformer")
+    whole.save(tmp_path / "start")
+    tuned = settings("m", start_from=str(tmp_path / "start"), lora=2, apps=["x"], data=[])
+    accelerator = Accelerator(mixed_precision="no")
+    adapted = add_adapters(tuned)
+    expected = forecast(adapted, tuned, accelerator, 8, 32, 2)
+    trained = sum(4 * w.numel() for w in adapted.parameters() if w.requires_grad)
+    plain = forecast(whole.model, settings("n"), accelerator, 8, 32, 2)
+    assert 0 < trained < expected.parts["weights"] / 4
+    assert expected.parts["optimizer"] == 2 * trained
+    assert expected.parts["whole copy"] == plain.parts["weights"] < expected.parts["weights"]
+    assert expected.parts["optimizer"] < plain.parts["optimizer"] / 4
+    assert expected.parts["activations and gradients"] < plain.parts["activations and gradients"]
+
+
+def test_memory_of_a_machine_is_shared_by_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasting, "_free_of_machine", lambda: 1000)
+    monkeypatch.setattr(forecasting, "_free_of_cgroup", lambda: None)
+    monkeypatch.setattr(forecasting, "taken", lambda device: 7)
+    assert forecasting.room(torch.device("cpu")) == 1007
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert forecasting.room(torch.device("cpu")) == 257
+
+
 SUPERVISED = """
-import os, signal
+import atexit, os, signal
 from pathlib import Path
 from lmapps.training import supervise
 counter = Path(folder) / "vmstat"
@@ -134,7 +166,12 @@ def work():
     if int(rows.read_text()) > 2:
         counter.write_text(f"oom_kill {supervise.kills_for_memory() + by_kernel}\\n")
         os.kill(os.getpid(), signal.SIGKILL)
-    os._exit(17)
+    atexit.register(killed_at_the_end)
+    return 17
+
+def killed_at_the_end():
+    counter.write_text(f"oom_kill {supervise.kills_for_memory() + by_kernel}\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def after_kill():
     rows.write_text(str(int(rows.read_text()) // 2))
@@ -211,9 +248,10 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_texts_and_the_last_chec
 ) -> None:
     watcher, batch = watch
     for step, loss in enumerate([3.0, float("nan"), float("nan")], start=41):
-        watcher.note(step, torch.tensor(loss), batch)
+        watcher.note(Reading(step, torch.tensor(loss), torch.tensor(1.0)), batch)
+    watcher.check({}, 41)
     with pytest.raises(Diverged) as raised:
-        watcher.check({"step": 43}, 1.0)
+        watcher.check({}, 43)
     said = str(raised.value)
     assert said.startswith("the loss is nan at step 42, on texts such as 'The cat ran up a tree.'")
     assert said.endswith("step-00000030") and "lower --learning-rate" in said
@@ -228,8 +266,9 @@ def test_a_loss_that_jumps_stops_the_run_and_one_that_wavers_does_not(
     def steps(*losses: float) -> None:
         for loss in losses:
             progress["step"] += 1
-            watcher.note(progress["step"], torch.tensor(loss), batch)
-        watcher.check(progress, 1.0)
+            reading = Reading(progress["step"], torch.tensor(loss), torch.tensor(1.0))
+            watcher.note(reading, batch)
+        watcher.check(progress, progress["step"])
 
     steps(*[6.0] * WINDOW)
     steps(*[2.0] * WINDOW)

@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 
 from lmapps.errors import SettingsError
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.text.batches import IGNORED, ExampleBatches, MixedBatches, PackedBatches
+from lmapps.model.language_model import LanguageModel
+from lmapps.text.batches import (
+    IGNORED,
+    ExampleBatches,
+    MixedBatches,
+    PackedBatches,
+    PackedExamples,
+)
 from lmapps.training import loop
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
@@ -76,6 +83,81 @@ def test_conversations_do_not_see_each_other_and_little_is_padding() -> None:
     assert used / positions > 0.9, used / positions
 
 
+def some_examples(count: int, longest: int) -> list[tuple[list[int], list[bool]]]:
+    """Examples of different lengths, each of one id of its own, all of it counted."""
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(4, 0.8, count), 2, longest + 1).astype(int)
+    return [([number] * int(n), [True] * int(n)) for number, n in enumerate(lengths)]
+
+
+def test_packed_rows_are_full_and_every_example_is_there_once_an_epoch() -> None:
+    examples = some_examples(1000, 256)
+    batches = PackedExamples(examples, 256, 4, seed=3, pad_id=-1)
+    orders = []
+    for epoch in range(2):
+        seen: list[int] = []
+        used = positions = 0
+        for number in range(batches.batches_per_epoch):
+            batch = batches.batch(epoch * batches.batches_per_epoch + number)
+            assert batch.ids_BT.shape == (4, 256) and batch.places_BT is not None
+            for ids, targets, places in zip(
+                batch.ids_BT, batch.targets_BT, batch.places_BT, strict=True
+            ):
+                starts = (places == 0).nonzero().flatten().tolist()
+                for start, stop in zip(starts, [*starts[1:], 256], strict=True):
+                    own = ids[start:stop]
+                    assert len(set(own.tolist())) == 1, "one example, or padding"
+                    assert places[start:stop].tolist() == list(range(stop - start))
+                    if own[0] >= 0:
+                        seen.append(int(own[0]))
+                        assert stop - start == len(examples[seen[-1]][0]) - 1
+                        assert targets[start:stop].eq(own).all()
+                    else:
+                        assert targets[start:stop].eq(IGNORED).all()
+            used += batch.target_count
+            positions += batch.ids_BT.numel()
+        assert sorted(seen) == list(range(1000))
+        assert used / positions > 0.97, used / positions
+        orders.append(seen)
+    assert orders[0] != orders[1]
+    again = PackedExamples(examples, 256, 4, seed=3, pad_id=-1)
+    for number in (batches.batches_per_epoch + 1, 0):
+        one, other = batches.batch(number), again.batch(number)
+        assert torch.equal(one.ids_BT, other.ids_BT)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_packed_conversations_have_the_loss_and_the_gradients_of_separate_ones(
+    grouped: bool,
+) -> None:
+    torch.manual_seed(0)
+    shape = {"body": "transformer", "vocab_size": 50, "hidden_size": 32, "num_heads": 4}
+    model = LanguageModel(**shape, num_kv_heads=2 if grouped else 4, num_layers=2, qk_norm=True)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    random = np.random.default_rng(1)
+    examples = []
+    for length in random.integers(2, 33, 12):
+        ids, counted = random.integers(0, 50, length), random.random(length) < 0.7
+        examples.append((ids.tolist(), counted.tolist()))
+    packed = PackedExamples(examples, 32, 4, seed=0, pad_id=0)
+    apart = ExampleBatches(examples, 1, seed=0, pad_id=0)
+    found = []
+    for batches in (packed, apart):
+        model.zero_grad()
+        loss = torch.zeros(())
+        for number in range(batches.batches_per_epoch):
+            batch = batches.batch(number)
+            loss = loss + model(batch.ids_BT, batch.targets_BT, batch.places_BT)
+        loss.backward()
+        found.append((loss, [weight.grad.clone() for weight in model.parameters()]))
+    assert packed.batches_per_epoch < 4 and apart.batches_per_epoch == 12
+    (loss, gradients), (other_loss, other_gradients) = found
+    assert loss.item() == pytest.approx(other_loss.item(), rel=1e-5) and loss > 1
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_text_is_mixed_in_evenly_and_each_batch_is_a_function_of_its_number() -> None:
     main = ExampleBatches([([1, 2, 3], [False, True, True])] * 40, 12, 0, 0)
     text = PackedBatches(np.arange(100, 200), 4, 3, 0)
@@ -85,6 +167,15 @@ def test_text_is_mixed_in_evenly_and_each_batch_is_a_function_of_its_number() ->
     assert torch.equal(mixed.batch(7).ids_BT, text.batch(1).ids_BT)
     assert torch.equal(mixed.batch(8).ids_BT, main.batch(6).ids_BT)
     assert mixed.batches_per_epoch == round(main.batches_per_epoch / 0.75)
+
+
+def test_a_recurrent_model_is_tuned_on_conversations_in_rows_of_their_own(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    report = run_training(settings("tuned", start_from=str(tmp_path / "gru"), steps=30))
+    lines = (tmp_path / "tuned" / "run" / "log.jsonl").read_text().splitlines()
+    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    assert report["model"]["body"] == "gru" and losses[-1] < losses[0] - 0.5
 
 
 def test_a_model_that_goes_on_reading_forgets_less(

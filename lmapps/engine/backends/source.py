@@ -118,11 +118,18 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
     from lmapps.model.checkpoint import Checkpoint
 
     folder = source.folder or _fetched(source)
-    checkpoint = Checkpoint.load(folder, device=opening.device)
+    if is_native(folder):
+        checkpoint = Checkpoint.load(folder, device=opening.device)
+        return Engine(
+            checkpoint, slots=opening.slots, queue=opening.queue, weights=opening.weights,
+            name=source.name,
+        )  # fmt: skip
+    from lmapps.engine.backends.transformers import load
+
+    foreign = load(folder, opening.device, opening.weights)
     return Engine(
-        checkpoint, slots=opening.slots, queue=opening.queue, weights=opening.weights,
-        name=source.name,
-    )  # fmt: skip
+        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step
+    )
 
 
 def is_native(folder: Path) -> bool:

@@ -1,0 +1,254 @@
+"""A folder of any causal model that transformers knows -> what our engine serves, through theirs.
+
+The engine schedules, samples, constrains, streams and cancels as it does for our own models; only
+the step is theirs. Each row has a cache of its own, of whatever kind the model makes, so that
+every architecture works; rows are stepped one after the other. Shape legend: B rows, T positions,
+V vocabulary, K key-value heads, S places, D head width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from lmapps.errors import CheckpointError, SettingsError
+from lmapps.model.state import State
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer
+
+LONGEST_CONTEXT = 8192
+"""Models of today name contexts whose caches would fill any memory: ours is not longer."""
+CACHES_COUNTED = 2
+"""Of all slots, so many full caches are counted as the model's memory: they grow as needed."""
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""The template of a model that has none: it was not trained to talk."""
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+"""What transformers calls a cache, the newest name first."""
+
+
+@dataclass(frozen=True)
+class ForeignShape:
+    """What `ModelConfig` tells of ours, as far as the engine asks."""
+
+    body: str
+    parameters: int
+    context: int
+
+
+class ForeignModel:
+    """A `PreTrainedModel`, as the engine sees one."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        text = inner.config.get_text_config()
+        told = getattr(text, "max_position_embeddings", None) or LONGEST_CONTEXT
+        count = sum(part.numel() for part in inner.parameters())
+        self.config = ForeignShape(inner.config.model_type, count, min(told, LONGEST_CONTEXT))
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go; the rest may be spread over several devices."""
+        device: torch.device = self.inner.get_input_embeddings().weight.device
+        return device
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return iter(self.inner.parameters())
+
+
+@dataclass
+class ForeignCheckpoint:
+    """A folder's model, tokenizer and chat template."""
+
+    model: ForeignModel
+    tokenizer: Tokenizer
+    template: Template
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def config(self) -> ForeignShape:
+        return self.model.config
+
+    @cached_property
+    def step(self) -> TransformersStep:
+        return TransformersStep(self.model)
+
+
+def load(folder: Path, device: str = "cpu", weights: str = "float32") -> ForeignCheckpoint:
+    """Read a folder with transformers: safetensors only, and no code that comes with it.
+
+    On a GPU a model that is too large for one is spread over all (Accelerate's device map). Raises
+    `CheckpointError` with the reason where transformers cannot read it.
+    """
+    if weights == "int8":
+        raise SettingsError(
+            f"{folder} runs through transformers, in float32 or bfloat16: --weights int8 is for "
+            "models of type llama, qwen3 and our own"
+        )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"device_map": "auto"} if device == "cuda" else {}
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        inner = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            dtype=getattr(torch, weights), **options,
+        )  # fmt: skip
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CheckpointError(f"{folder} cannot be read with transformers: {reason}") from None
+    inner.train(False)
+    if not options:
+        torch.nn.Module.to(inner, device)
+    tokenizer = _tokenizer(folder, theirs, inner)
+    template = _template(theirs, tokenizer)
+    return ForeignCheckpoint(ForeignModel(inner), tokenizer, template, folder)
+
+
+class TransformersStep:
+    """One step of a foreign model: each row with its own cache."""
+
+    def __init__(self, model: ForeignModel) -> None:
+        self._model = model.inner
+        names = inspect.signature(self._model.forward).parameters
+        known = [name for name in _CACHE_NAMES if name in names]
+        if not known:
+            kind = model.config.body
+            raise CheckpointError(f"models of type {kind!r} keep no cache, so cannot be served")
+        self._cache_name = known[0]
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+        self.name = f"transformers, {self._model.dtype}".replace("torch.", "")
+        with torch.inference_mode():
+            _, self._example = self._forward(torch.zeros(1, 1, dtype=torch.long), None)
+        kinds = {type(layer).__name__ for layer in self._example.layers}
+        self.divisible = kinds == {"DynamicLayer"}
+        self.continues = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
+        """Whether it can go on from a state by several tokens at once: a state space model of
+        transformers starts afresh then, so that a prompt is read in one piece."""
+
+    def new_state(self, batch: int, capacity: int) -> CacheRows:
+        size = sum(part.nbytes for layer in self._example.layers for part in _tensors(layer))
+        grows = capacity if self.continues else 1
+        return CacheRows(
+            batch, capacity, self.divisible, self._model.config, size * grows * CACHES_COUNTED
+        )
+
+    def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
+        """Logits (B, V) after T more tokens in each row."""
+        assert isinstance(state, CacheRows)
+        logits = []
+        for row, ids_T in enumerate(ids_BT):
+            logits_1V, cache = self._forward(ids_T[None], state[row])
+            state[row] = cache
+            logits.append(logits_1V)
+        state.lengths += ids_BT.shape[1]
+        return torch.cat(logits)
+
+    def _forward(self, ids_1T: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+        ids_1T = ids_1T.to(self._model.get_input_embeddings().weight.device)
+        given = {self._cache_name: cache} if cache is not None else {}
+        outputs = self._model(input_ids=ids_1T, use_cache=True, **given, **self._options)
+        return outputs.logits[:, -1].float(), outputs[self._cache_name]
+
+
+class CacheRows(State):
+    """Rows of caches that transformers made; a row without one is empty.
+
+    A cache that only grows by new tensors (`DynamicLayer`) can be kept and cut without a copy.
+    """
+
+    def __init__(self, count: int, capacity: int, divisible: bool, config: Any, size: int) -> None:
+        super().__init__([], torch.zeros(count, dtype=torch.int64), capacity)
+        self.divisible = self.can_be_kept = divisible
+        self._caches: list[Any] = [None] * count
+        self._start, self._config, self._size = 0, config, size
+
+    def __getitem__(self, row: int) -> Any:
+        return self._caches[self._start + row]
+
+    def __setitem__(self, row: int, cache: Any) -> None:
+        self._caches[self._start + row] = cache
+
+    def rows(self, start: int, stop: int) -> Self:
+        view = type(self)(0, self.capacity, self.divisible, self._config, self._size)
+        view._caches, view._start = self._caches, self._start + start
+        view.lengths = self.lengths[start:stop]
+        return view
+
+    def move(self, source: int, target: int) -> None:
+        """The row that is left has nothing: who moves has gone from there."""
+        self.lengths[target] = self.lengths[source]
+        self[target], self[source] = self[source], None
+
+    def clear(self, row: int) -> None:
+        self.lengths[row] = 0
+        self[row] = None
+
+    def save(self, row: int) -> list[torch.Tensor]:
+        """Keys and values of each layer, (1, K, S, D); they are never written to again."""
+        if not self.can_be_kept:
+            return []
+        return [part for layer in self[row].layers for part in (layer.keys, layer.values)]
+
+    def restore(self, row: int, saved: list[torch.Tensor], length: int) -> None:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self._config)
+        for number, (keys, values) in enumerate(zip(saved[::2], saved[1::2], strict=True)):
+            cache.update(keys[:, :, :length], values[:, :, :length], number)
+        self.lengths[row] = length
+        self[row] = cache
+
+    def bytes(self) -> int:
+        """What is counted for it; caches grow as they are used."""
+        return self._size
+
+
+def _tensors(layer: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of one layer of a cache."""
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts if isinstance(value, dict | list | tuple) else [value]:
+            if isinstance(part, torch.Tensor):
+                yield part
+
+
+def _tokenizer(folder: Path, theirs: Any, inner: Any) -> Tokenizer:
+    """Ours around the same vocabulary, with the ids that begin a text and end a reply."""
+    from tokenizers import Tokenizer as RawTokenizer
+
+    backend = getattr(theirs, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be written as tokenizer.json: convert it first"
+        )
+    tokenizer = Tokenizer(RawTokenizer.from_str(backend.to_str()))
+    end = inner.generation_config.eos_token_id
+    ends = [*(end if isinstance(end, list) else [end]), theirs.eos_token_id]
+    tokenizer.end_ids = frozenset(number for number in ends if number is not None)
+    if not tokenizer.end_ids:
+        raise CheckpointError(f"{folder}: no eos_token_id in its files, so no reply could end")
+    begins = list(theirs("a").input_ids)[:1]
+    tokenizer.bos_id = begins[0] if begins == [theirs.bos_token_id] else -1
+    return tokenizer
+
+
+def _template(theirs: Any, tokenizer: Tokenizer) -> Template:
+    source = theirs.chat_template
+    source = source.get("default") if isinstance(source, dict) else source
+    return Template(
+        tokenizer, source or PLAIN,
+        bos_token=theirs.bos_token or "", eos_token=theirs.eos_token or "",
+    )  # fmt: skip

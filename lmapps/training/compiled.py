@@ -1,0 +1,43 @@
+"""A model in training -> the same, its forward and backward pass compiled by `torch.compile`.
+
+Only the call with targets is compiled. Evaluation and the engine use the model's parts, in shapes
+of their own, and stay as they are; names of weights and what is saved do not change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lmapps.errors import SettingsError
+from lmapps.model.language_model import LanguageModel
+from lmapps.training.settings import TrainSettings
+
+BACKEND = "inductor"
+
+
+def compile_training(
+    prepared: Any, model: LanguageModel, settings: TrainSettings, accelerator: Accelerator
+) -> None:
+    """In place, where the settings ask for it, or leave it to us and it pays."""
+    if settings.compile == "no" or (settings.compile == "auto" and not pays(model, settings)):
+        return
+    if model.config.body != "transformer":
+        raise SettingsError(
+            f"--compile yes is for transformers; a {model.config.body} is one call of its own: "
+            "leave it out"
+        )
+    if settings.shard:
+        raise SettingsError("give one of --compile yes and --shard")
+    accelerator.unwrap_model(prepared).compile(backend=BACKEND)
+
+
+def pays(model: LanguageModel, settings: TrainSettings) -> bool:
+    """On a GPU that its compiler knows. On a CPU the first step takes a minute longer."""
+    if settings.shard or model.config.body != "transformer" or not torch.cuda.is_available():
+        return False
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())

@@ -1,0 +1,195 @@
+"""Models of other architectures through transformers: as their own `generate`, in one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from lmapps import Decoding, plugin
+from lmapps.engine.application import Application
+from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_backend
+from lmapps.engine.engine import Engine
+from lmapps.errors import CheckpointError, SettingsError
+from lmapps.model.checkpoint import Checkpoint
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128,
+}  # fmt: skip
+ROPE = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 2.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+KINDS: dict[str, Callable[..., Any]] = {
+    # What our own Llama has not: scaled rotary positions.
+    "llama": lambda **ids: LlamaConfig(**SIZES, rope_parameters=ROPE, **ids),
+    "qwen2": lambda **ids: Qwen2Config(**SIZES, **ids),
+    "gpt2": lambda **ids: GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **ids),
+    "mistral": lambda **ids: MistralConfig(**SIZES, sliding_window=16, **ids),
+    "mamba": lambda **ids: MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, **ids),
+}
+GREEDY = Decoding(temperature=0, max_new_tokens=24)
+PROMPTS = ["The cat sat on the mat.", "今天", "The dog ran after the cat, and the cat ran up " * 3]
+
+
+def make(kind: str, folder: Path, checkpoint: Checkpoint) -> Path:
+    """A random model of that kind with the tiny tokenizer, as its authors would publish it."""
+    tokenizer = checkpoint.tokenizer
+    ids = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id}
+    torch.manual_seed(0)
+    config = KINDS[kind](**ids, eos_token_id=sorted(tokenizer.end_ids)[0])
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    checkpoint.template.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def folder(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+) -> Path:
+    return make(request.param, tmp_path_factory.mktemp(request.param), tiny_checkpoint("gru"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    backend = open_backend(Source("theirs", str(folder)), Opening(slots=4))
+    assert isinstance(backend, Engine) and backend.step_name.startswith("transformers")
+    with backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def generated(theirs: Any, ids: list[int], count: int) -> list[int]:
+    out = theirs.generate(
+        torch.tensor([ids]), max_new_tokens=count, do_sample=False, pad_token_id=0
+    )
+    return out[0, len(ids) :].tolist()
+
+
+def test_a_greedy_reply_is_what_transformers_own_generate_gives(
+    engine: Engine, theirs: Any
+) -> None:
+    for text in PROMPTS:
+        ids = engine.render([{"role": "user", "content": text}])
+        assert list(engine.generate(ids, GREEDY).ids) == generated(theirs, ids, 24)
+
+
+def test_many_at_once_in_chunks_and_from_kept_states_are_what_each_is_alone(
+    engine: Engine, theirs: Any
+) -> None:
+    texts = [*PROMPTS, *(f"{n} {PROMPTS[2][: 7 * n]}" for n in range(5))]
+    prompts = [engine.render([{"role": "user", "content": text}]) for text in texts]
+
+    async def all_at_once() -> list[Any]:
+        return list(await asyncio.gather(*(engine.complete(ids, GREEDY) for ids in prompts)))
+
+    for _ in range(2):  # the second time, prompts begin where they are known already
+        for ids, reply in zip(prompts, asyncio.run(all_at_once()), strict=True):
+            assert list(reply.ids) == generated(theirs, ids, 24)
+    first = engine.generate(prompts[2], GREEDY)
+    following = [*prompts[2], *first.ids[:-1], *engine.tokenizer.encode(" And then?")]
+    reply = engine.generate(following, GREEDY)
+    assert list(reply.ids) == generated(theirs, following, 24)
+    keeps = engine.checkpoint.config.body in ("llama", "qwen2", "gpt2")
+    assert (reply.reused >= len(prompts[2]) and first.reused > 0) == keeps
+
+
+def test_cancelling_seeds_schemas_and_plugins_work_as_on_our_own_models(
+    engine: Engine, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    @plugin(reply=bool_or_nothing())
+    def weigh(text: str) -> str:
+        return f"Is it so? {text}"
+
+    done = asyncio.run(Application(weigh, engine).reply({"text": "The cat sat."}))
+    assert done.reply in ("yes", "no")
+    drawn = [engine.generate([5, 6, 7], Decoding(seed=3, max_new_tokens=9)).ids for _ in range(2)]
+    assert drawn[0] == drawn[1]
+
+    async def leave_early() -> None:
+        stream = engine.stream([5, 6, 7], Decoding(max_new_tokens=100, seed=1))
+        async for _ in stream:
+            break
+        await stream.aclose()
+
+    asyncio.run(leave_early())
+    wait_until(lambda: engine.running == 0)
+
+
+def bool_or_nothing() -> Any:
+    from typing import Literal
+
+    return Literal["yes", "no"]
+
+
+def test_its_own_chat_template_renders_the_conversation(engine: Engine, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    messages: list[Any] = [{"role": "user", "content": "The cat."}]
+    own = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        messages, add_generation_prompt=True
+    )
+    assert engine.render(messages) == list(own["input_ids"])
+
+
+def test_memory_is_foreseen_from_the_files(engine: Engine, folder: Path) -> None:
+    foreseen = foreseen_bytes(Source("theirs", str(folder)), Opening())
+    weights = sum(part.nbytes for part in engine.checkpoint.model.parameters())
+    assert weights <= foreseen < 2 * weights
+    assert engine.bytes > weights
+
+
+def test_a_model_without_a_template_gets_a_plain_one(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    folder = make("gpt2", tmp_path / "base", tiny_checkpoint("gru"))
+    (folder / "chat_template.jinja").unlink()
+    with open_backend(Source("base", str(folder))) as engine:  # type: ignore[attr-defined]
+        ids = engine.render([{"role": "user", "content": "The cat."}])
+        assert engine.tokenizer.decode(ids) == "user: The cat.\n\nassistant:"
+
+
+def test_code_pickles_and_what_is_broken_are_refused_with_a_sentence(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    folder = make("gpt2", tmp_path / "gpt2", tiny_checkpoint("gru"))
+    with pytest.raises(SettingsError, match="runs through transformers, in float32 or bfloat16"):
+        open_backend(Source("x", str(folder)), Opening(weights="int8"))
+    weights = folder / "model.safetensors"
+    torch.save({}, folder / "pytorch_model.bin")
+    weights.rename(folder / "aside")
+    with pytest.raises(CheckpointError, match="cannot be read with transformers"):
+        open_backend(Source("x", str(folder)))
+    (folder / "aside").rename(weights)
+    config = json.loads((folder / "config.json").read_text())
+    custom = config | {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(custom))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass")
+    with pytest.raises(CheckpointError, match="cannot be read with transformers"):
+        open_backend(Source("x", str(folder)))
+    assert not (tmp_path / "ran").exists()
