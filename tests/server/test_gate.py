@@ -105,7 +105,7 @@ def test_no_endpoint_answers_a_foreign_page_or_a_foreign_name(
     "path",
     [
         *("proxy=http://127.0.0.1/", "file=http://127.0.0.1:1/", "file=HTTPS://evil.example/x"),
-        *("call/predict", "run/predict", "api/predict", "component_server", "vibe-code"),
+        *("call/predict", "call/v2/predict", "api/predict", "component_server", "vibe-code"),
         *("process_recording", "stream/x/y/1/playlist.m3u8", "app_id", "openapi.json", "runs"),
     ],
 )

@@ -33,7 +33,7 @@ BODY_SECONDS = 60
 QUIET = ("assets", "monitor", "live")
 """Areas whose requests are logged only where they fail: there is one every second."""
 USED_OF_GRADIO = re.compile(
-    r"/gradio_api/(queue/(join|data)|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
+    r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
     r"|cancel|reset/?|theme\.css|info/?|startup-events)$",
     re.I,
 )
