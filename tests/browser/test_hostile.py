@@ -85,14 +85,18 @@ def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[
     page.goto(served.url)
     page.wait_for_selector("#message textarea")
     yield page
-    for bait in page.locator("#bait, a:has-text('bait')").locator("visible=true").all()[:20]:
-        bait.click(timeout=2000, no_wait_after=True)
+    # Where a form may send to, as where a picture may come from, is the policy's to say.
+    baits = "a#bait, a" if request.param else "#bait, a"
+    page.evaluate(
+        """baits => document.querySelectorAll(baits).forEach(
+            one => /bait/.test(one.innerText) && one.click())""",
+        baits,
+    )
     page.wait_for_timeout(300)
     frames = [frame.evaluate("window.hit || 0") for frame in page.frames]
     assert frames == [0] * len(frames)
     assert page.url.startswith(served.url), "nobody was led away"
-    if not request.param:  # a picture from elsewhere is the policy's to refuse
-        assert not outside
+    assert request.param or not outside
     context.close()
     served.wait_until_idle()
 
