@@ -169,10 +169,13 @@ def prepare_task(args: argparse.Namespace, folder: Path) -> Task:
 def compete(task: Task, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All contestants, seed by seed; the result so far after each round."""
     rates: dict[str, float] = {}
+    known = {name: float(rate) for name, rate in (word.split("=") for word in args.known)}
     tuning: dict[str, Any] = {}
     for name in args.contestants:
         rates[name] = USUAL_RATE.get(name, TrainSettings(out="x").learning_rate)
-        if args.tune:
+        if name in known:
+            rates[name] = known[name]
+        elif args.tune:
             rates[name], tuning[name] = tuned_rate(task, name, args.tune, args.rates)
             print(f"{name}: {rates[name]} of {tuning[name]}", flush=True)
     runs: dict[str, list[Score]] = {name: [] for name in args.contestants}
@@ -213,6 +216,7 @@ def main() -> None:
         "--tune", type=float, default=0, help="share of the tokens; 0 = usual rates"
     )
     parser.add_argument("--rates", type=float, nargs="+", default=(0.001, 0.002, 0.004, 0.008))
+    parser.add_argument("--known", nargs="+", default=(), help="NAME=RATE, found before")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

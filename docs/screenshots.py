@@ -41,7 +41,7 @@ def chatted(page: Any) -> None:
 
 def written(page: Any) -> None:
     """The form filled in by its first example, and its reply."""
-    page.locator("tbody tr").locator("visible=true").first.click()
+    page.locator("tbody td").locator("visible=true").first.click()
     page.wait_for_timeout(500)
     button(page, "Write").click()
     ended(page, "Write")
@@ -58,15 +58,14 @@ def button(page: Any, name: str) -> Any:
 
 
 def ended(page: Any, name: str) -> None:
-    """Wait for a reply to begin and to end: the button that asks for one is off meanwhile."""
-    for state in ("disabled", "enabled"):
-        page.wait_for_function(
-            """([name, state]) => [...document.querySelectorAll("button")].some(button =>
-                button.offsetParent && button.innerText.trim() === name
-                && button.disabled === (state === "disabled"))""",
-            arg=[name, state],
-            timeout=120_000,
-        )
+    """Wait for the end of a reply: the button that asks for one is off meanwhile."""
+    page.wait_for_timeout(500)
+    page.wait_for_function(
+        """name => [...document.querySelectorAll("button")].some(button =>
+            button.offsetParent && button.innerText.trim() === name && !button.disabled)""",
+        arg=name,
+        timeout=120_000,
+    )
 
 
 @contextmanager

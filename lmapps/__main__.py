@@ -26,7 +26,7 @@ COMMANDS = {
     "plugins": "list the plugins and what failed; write a new one; switch them off and on",
     "database": "write a backup of conversations and accounts, or put one back",
     "users": "people who may use the server: add, list, remove, password, role, limits",
-    "keys": "keys for the API: create, list, revoke",
+    "keys": "keys for the API: create, list, limits, revoke",
     "mcp": "offer the plugins as tools of the Model Context Protocol",
     "doctor": "say what this machine has and what will be used",
 }

@@ -92,20 +92,30 @@ class Served:
 
 @contextmanager
 def _served(
-    found: Found, seconds_per_step: float, database: str = "", port: int = 0
+    found: Found,
+    seconds_per_step: float,
+    database: str = "",
+    port: int = 0,
+    prepare: Callable[[Any], None] = lambda store: None,
+    **settings: Any,
 ) -> Iterator[Served]:
+    """`prepare` gets the store before the server is made of it; `settings` are the server's."""
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
+    from lmapps.server.accounts.access import access_of
     from lmapps.server.gate.server import Server
     from lmapps.server.serve import create_app
+    from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
 
     engine = Engine(_endless(_tiny_checkpoint("transformer")))
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
+    prepare(store)
+    access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
-    models = Models.of(engine)
-    server = Server(create_app(models, found, store), models, 0, port=port)
+    models = Models.of(access.metered(engine))
+    server = Server(create_app(models, found, store, access), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

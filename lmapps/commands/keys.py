@@ -6,6 +6,7 @@ import argparse
 import time
 
 from lmapps.commands.database import WHERE
+from lmapps.commands.users import add_limits, limits_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,12 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, help in (
         ("create", "make a key for the API; it is printed once and cannot be read again"),
         ("list", "a user's keys by name, and when each was used last"),
+        ("limits", "set what one key may have, within what its user may"),
         ("revoke", "let nobody in with a key any more"),
     ):
         action = actions.add_parser(name, help=help, description=help)
         action.add_argument("user", metavar="USER")
         if name != "list":
             action.add_argument("name", metavar="KEY", help="what the key is called")
+        if name == "limits":
+            add_limits(action, "usual = none but the user's")
         action.add_argument("--database", default="", help=WHERE)
 
 
@@ -34,6 +38,9 @@ def main(args: argparse.Namespace) -> int:
         case "list":
             for key in users.keys(args.user):
                 print(f"{key.name:32} made {moment(key.created)}   used {moment(key.used)}")
+        case "limits":
+            users.set_key_limits(args.user, args.name, **limits_of(args))
+            print(f"the limits of the key {args.name} count from now on")
         case "revoke":
             users.revoke(args.user, args.name)
             print(f"the key {args.name} of {args.user} is revoked")

@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "remove":
             action.add_argument("--yes", action="store_true", help="do not ask whether it is meant")
         if name == "limits":
-            for limit in ("requests-a-minute", "tokens-a-day"):
-                help = "0 = as many as they like, usual = the server's setting (default: as it is)"
-                action.add_argument(f"--{limit}", default=None, metavar="N", help=help)
+            add_limits(action, "usual = the server's setting")
         action.add_argument("--database", default="", help=WHERE)
 
 
@@ -72,14 +70,7 @@ def main(args: argparse.Namespace) -> int:
             users.set_role(args.name, args.role)
             print(f"{args.name} is {'an admin' if args.role == 'admin' else 'a user'} now")
         case "limits":
-            given = {
-                limit: limit_of(value)
-                for limit in ("requests_a_minute", "tokens_a_day")
-                if (value := getattr(args, limit)) is not None
-            }
-            if not given:
-                raise InputError("give --requests-a-minute, --tokens-a-day or both")
-            users.set_limits(args.name, **given)
+            users.set_limits(args.name, **limits_of(args))
             print(f"the limits of {args.name} count from now on")
     database.close()
     return 0
@@ -97,6 +88,22 @@ def show(users: Users) -> None:
         tokens = row.tokens if row.day == today else 0
         limits = [told(row.tokens_a_day), told(row.requests_a_minute)]
         print(f"{row.name:24} {row.role:6} {since} {tokens:14,} {limits[0]:>12} {limits[1]:>9}")
+
+
+def add_limits(parser: argparse.ArgumentParser, usual: str) -> None:
+    """The two options of a limit."""
+    for limit in ("requests-a-minute", "tokens-a-day"):
+        help = f"0 = as many as they like, {usual} (default: as it is)"
+        parser.add_argument(f"--{limit}", default=None, metavar="N", help=help)
+
+
+def limits_of(args: argparse.Namespace) -> dict[str, int | None]:
+    """The limits that were given, of which there must be one."""
+    names = ("requests_a_minute", "tokens_a_day")
+    given = {name: limit_of(word) for name in names if (word := getattr(args, name)) is not None}
+    if not given:
+        raise InputError("give --requests-a-minute, --tokens-a-day or both")
+    return given
 
 
 def told(limit: int | None) -> str:

@@ -189,25 +189,23 @@ inline void tile(const Matrix &m, const Columns &x, int number, int column, floa
   }
 }
 
-// Blocks of 8 columns, then 4, 2, 1. All columns of one tile before the next: its weights are
-// read from memory once and then from the cache.
+// Blocks of 8 columns, then 4, 2, 1; their size is a type, so that loops over it are unrolled.
+template <int N> struct Size { static constexpr int value = N; };
 template <class Visit> inline void each_block(int columns, Visit visit) {
-  for (int column = 0; column < columns;) {
-    int left = columns - column, size = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-    visit(column, size);
-    column += size;
-  }
+  int column = 0;
+  for (; column + 8 <= columns; column += 8) visit(column, Size<8>{});
+  if (columns & 4) visit(column, Size<4>{}), column += 4;
+  if (columns & 2) visit(column, Size<2>{}), column += 2;
+  if (columns & 1) visit(column, Size<1>{});
 }
 
 template <class K>
 void multiply_kind(const Matrix &m, const Columns &x, int first, int last, float *y, int stride,
                    bool add) {
+  // All columns of one tile before the next: its weights are read from memory once, then from cache.
   for (int number = first; number < last; number++)
-    each_block(x.count, [&](int column, int size) {
-      if (size == 8) tile<K, 8>(m, x, number, column, y, stride, add);
-      else if (size == 4) tile<K, 4>(m, x, number, column, y, stride, add);
-      else if (size == 2) tile<K, 2>(m, x, number, column, y, stride, add);
-      else tile<K, 1>(m, x, number, column, y, stride, add);
+    each_block(x.count, [&](int column, auto size) {
+      tile<K, size.value>(m, x, number, column, y, stride, add);
     });
 }
 
@@ -246,9 +244,9 @@ void round_block(Kind kind, const float *x, uint32_t *units, float &scale, int32
 void prepare(const Matrix &m, const float *x, int stride, int count, Columns &to) {
   to.count = count;
   const int per = per_unit(m.kind), numbers = BLOCK * per;
-  each_block(count, [&](int column, int size) {
+  each_block(count, [&](int column, auto size) {
     uint32_t *block = to.units + size_t(column) * m.units;
-    for (int c = column; c < column + size; c++, block++)
+    for (int c = column; c < column + size.value; c++, block++)
       for (int u = 0, at = c; u < m.units; u += BLOCK, at += MOST_COLUMNS) {
         const float *from = x + size_t(c) * stride + u * per;
         const int left = m.inputs - u * per;
@@ -260,7 +258,7 @@ void prepare(const Matrix &m, const float *x, int stride, int count, Columns &to
         }
         uint32_t units[BLOCK];
         round_block(m.kind, from, units, to.scale[at], to.sum[at]);
-        for (int i = 0; i < BLOCK && u + i < m.units; i++) block[(u + i) * size] = units[i];
+        for (int i = 0; i < BLOCK && u + i < m.units; i++) block[(u + i) * size.value] = units[i];
       }
   });
 }
@@ -342,6 +340,73 @@ void attend_as(const float *query, int head, int count, const Cache &cache, floa
   each(width, [&](auto in, auto to) { to(out, in(out) * splat(share)); });
 }
 
+// sums[j] (+)= sum over i of a[i * step + j * stride] x w[i], for N vectors w[i] and sums[j].
+template <int N>
+inline void combine(const float *w, const float *a, int count, int step, int stride, float *sums) {
+  F total[N];
+  for (int j = 0; j < N; j++) total[j] = load<F>(sums + j * L);
+  for (int i = 0; i < count; i++) {
+    F v = load<F>(w + size_t(i) * L);
+    for (int j = 0; j < N; j++) total[j] += v * splat(a[size_t(i) * step + size_t(j) * stride]);
+  }
+  for (int j = 0; j < N; j++) store(sums + j * L, total[j]);
+}
+
+// Up to L queries at once, one in each lane: keys and values are read once for all of them, and no
+// sum goes across lanes. Some keys at a time are widened to fp32 and stay in the nearest cache.
+template <class T>
+void attend_many_as(const Queries &q, int head, int first, const Cache &cache, float *scratch) {
+  const int width = cache.width, keys = first + q.count;
+  const T *from[] = {(const T *)cache.keys + size_t(head) * cache.capacity * width,
+                     (const T *)cache.values + size_t(head) * cache.capacity * width};
+  float *turned = scratch, *sums = turned + width * L, *plain = sums + width * L;
+  float *scores = plain + KEY_BLOCK * width;
+  auto each_keys = [&](const T *rows, auto visit) {
+    for (int s = 0; s < keys; s += KEY_BLOCK) {
+      const int count = keys - s < KEY_BLOCK ? keys - s : KEY_BLOCK;
+      for (int i = 0; i < count * width; i++) plain[i] = widen(rows[size_t(s) * width + i]);
+      visit(s, count);
+    }
+  };
+  const float scale = 1 / __builtin_sqrtf(float(width));
+  I last;
+  for (int c = 0; c < L; c++) {
+    last[c] = first + c;
+    for (int i = 0; i < width; i++)
+      turned[i * L + c] = c < q.count ? q.queries[size_t(c) * q.stride + i] * scale : 0;
+  }
+  memset(scores, 0, size_t(keys) * L * sizeof(float));
+  memset(sums, 0, size_t(width) * L * sizeof(float));
+  each_keys(from[0], [&](int s, int count) {
+    each_block(count, [&](int key, auto size) {
+      combine<size.value>(turned, plain + key * width, width, 1, width, scores + size_t(s + key) * L);
+    });
+  });
+  F best = splat(-3e38f), total{};
+  for (int s = 0; s < keys; s++) {
+    F score = load<F>(scores + size_t(s) * L);
+    best = splat(s) <= last ? greater(best, score) : best;
+  }
+  for (int s = 0; s < keys; s++) {
+    F share = exp(load<F>(scores + size_t(s) * L) - best);
+    share = splat(s) <= last ? share : F{};
+    store(scores + size_t(s) * L, share);
+    total += share;
+  }
+  each_keys(from[1], [&](int s, int count) {
+    each_block(width, [&](int i, auto size) {
+      combine<size.value>(scores + size_t(s) * L, plain + i, count, width, 1, sums + i * L);
+    });
+  });
+  for (int c = 0; c < q.count; c++)
+    for (int i = 0; i < width; i++) q.out[size_t(c) * q.out_stride + i] = sums[i * L + c] / total[c];
+}
+
+void attend_many(const Queries &q, int head, int first, const Cache &cache, float *scratch) {
+  if (cache.is_bfloat16) attend_many_as<uint16_t>(q, head, first, cache, scratch);
+  else attend_many_as<float>(q, head, first, cache, scratch);
+}
+
 void remember(const float *key, const float *value, int head, int place, const Cache &cache) {
   if (cache.is_bfloat16) remember_as<uint16_t>(key, value, head, place, cache);
   else remember_as<float>(key, value, head, place, cache);
@@ -383,7 +448,7 @@ void lstm(float *const *in, float *const *rec, float *hidden, float *cell, int n
 #define TABLE(level)                                                                             \
   extern const Kernels NAMED(level);                                                             \
   const Kernels NAMED(level) = {TEXT(level), L, Int8::unsigned_weights, prepare, multiply, rms_norm, swiglu, remember,    \
-                                attend, rotate, rnn, gru, lstm};
+                                attend, attend_many, rotate, rnn, gru, lstm};
 TABLE(LEVEL)
 
 }  // namespace lmapps

@@ -40,6 +40,14 @@ struct Cache {                   // keys and values of one layer and row, (heads
   int capacity, width;
 };
 
+struct Queries {                 // of one head, for tokens one behind the other
+  const float *queries;
+  float *out;
+  int count, stride, out_stride;
+};
+
+constexpr int KEY_BLOCK = 32;    // keys that `attend_many` looks at together
+
 struct Kernels {
   const char *name;
   int lanes;
@@ -54,6 +62,9 @@ struct Kernels {
   void (*remember)(const float *key, const float *value, int head, int place, const Cache &);
   // Softmax of query x keys over places 0..count-1, times values; `scores` holds count numbers.
   void (*attend)(const float *query, int head, int count, const Cache &, float *scores, float *out);
+  // The same for up to `lanes` queries, the first of which stands at place `first`; `scratch` holds
+  // lanes x (first + count + 2 width) + KEY_BLOCK x width numbers.
+  void (*attend_many)(const Queries &, int head, int first, const Cache &, float *scratch);
   void (*rotate)(float *x, const float *cos_sin, int width);   // pairs (i, i + width/2)
   // New hidden vectors of a part of the units; in, rec: products with the input and the hidden
   // vector, one array of n for each gate, in torch's order of gates.

@@ -122,7 +122,7 @@ class Model {
     int widest = std::max({s.width, s.hidden, q, s.inner}) + 4 * UNIT_GROUP;
     for (Own &mine : own) {
       mine.normed = array<float>(size_t(MOST_COLUMNS) * widest);
-      mine.scores = array<float>(s.places);
+      mine.scores = array<float>(size_t(k.lanes) * (s.places + 2 * s.head_size) + KEY_BLOCK * s.head_size);
       mine.columns.reserve(widest);
       mine.hidden_columns.reserve(widest);
     }
@@ -283,36 +283,48 @@ void Model::layer(int thread, int number, const Call &call, int first, int count
 // Queries, keys and values in shared[0] -> what each head read, in shared[1].
 void Model::attention(int thread, int number, const Call &call, int first, int count) {
   const int D = s.head_size, group = s.heads / s.kv_heads, q = s.heads * D, kv = s.kv_heads * D;
-  auto [begin, end] = share(thread, count * s.kv_heads);
-  auto each_item = [&, begin = begin, end = end](auto body) {
-    for (int item = begin; item < end; item++) {
-      const int column = item / s.kv_heads, row = (first + column) / call.tokens;
-      const int place = int(call.lengths[row]) + (first + column) % call.tokens;
-      const size_t behind = size_t(row) * s.kv_heads * call.capacity * D * (call.is_bfloat16 ? 2 : 4);
-      Cache cache = {(char *)call.state[2 * number] + behind,
-                     (char *)call.state[2 * number + 1] + behind,
-                     call.is_bfloat16 != 0, call.capacity, D};
-      body(item % s.kv_heads, column, place, cache);
-    }
+  const int stride = q + 2 * kv;
+  auto place_of = [&](int column) {
+    return int(call.lengths[(first + column) / call.tokens]) + (first + column) % call.tokens;
   };
-  auto turn = [&](float *x, int norm, int place) {
+  auto cache_of = [&](int column) {
+    const size_t row = (first + column) / call.tokens;
+    const size_t behind = row * s.kv_heads * call.capacity * D * (call.is_bfloat16 ? 2 : 4);
+    return Cache{(char *)call.state[2 * number] + behind, (char *)call.state[2 * number + 1] + behind,
+                 call.is_bfloat16 != 0, call.capacity, D};
+  };
+  auto turned = [&](int column, int at, int norm) {
+    float *x = shared[0].get() + size_t(column) * stride + at;
     if (const float *weight = vector(number, norm)) k.rms_norm(x, weight, epsilon, D, x);
-    k.rotate(x, positions.get() + size_t(place) * D, D);
+    k.rotate(x, positions.get() + size_t(place_of(column)) * D, D);
+    return x;
   };
-  each_item([&](int head, int column, int place, const Cache &cache) {
-    float *key = shared[0].get() + size_t(column) * (q + 2 * kv) + q + head * D;
-    turn(key, KEY_NORM, place);
-    k.remember(key, key + kv, head, place, cache);
-  });
-  if (call.tokens > 1) pool.barrier();   // else a thread reads only what it wrote itself
-  each_item([&](int head, int column, int place, const Cache &cache) {
-    for (int h = head * group; h < (head + 1) * group; h++) {
-      float *query = shared[0].get() + size_t(column) * (q + 2 * kv) + h * D;
-      turn(query, QUERY_NORM, place);
-      k.attend(query, head, place + 1, cache, own[thread].scores.get(),
-               shared[1].get() + size_t(column) * q + h * D);
+  float *out = shared[1].get(), *scores = own[thread].scores.get();
+  auto [begin, end] = share(thread, count * s.kv_heads);
+  for (int item = begin; item < end; item++) {
+    const int column = item / s.kv_heads, head = item % s.kv_heads;
+    const float *key = turned(column, q + head * D, KEY_NORM);
+    const Cache cache = cache_of(column);
+    k.remember(key, key + kv, head, place_of(column), cache);
+    if (call.tokens > 1) continue;
+    for (int h = head * group; h < (head + 1) * group; h++)   // reads only what was just written
+      k.attend(turned(column, h * D, QUERY_NORM), head, place_of(column) + 1, cache, scores,
+               out + size_t(column) * q + h * D);
+  }
+  if (call.tokens == 1) return;
+  pool.barrier();
+  int item = 0;
+  for (int column = 0, some; column < count; column += some) {
+    // Tokens of one row, a query in each lane.
+    some = std::min({k.lanes, count - column, call.tokens - (first + column) % call.tokens});
+    for (int h = 0; h < s.heads; h++) {
+      if (item++ % s.threads != thread) continue;
+      for (int c = 0; c < some; c++) turned(column + c, h * D, QUERY_NORM);
+      const Queries queries = {shared[0].get() + size_t(column) * stride + h * D,
+                               out + size_t(column) * q + h * D, some, stride, q};
+      k.attend_many(queries, h / group, place_of(column), cache_of(column), scores);
     }
-  });
+  }
 }
 
 void Model::head(int thread, const float *x, int stride, int count, float *logits, bool norm) {

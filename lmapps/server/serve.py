@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -22,6 +22,8 @@ from lmapps.engine.models import Models
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
+from lmapps.server.accounts.access import Access, access_of
+from lmapps.server.accounts.door import Door, Pages
 from lmapps.server.api.apps import app_routes, described
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
@@ -40,6 +42,8 @@ def serve(settings: ServeSettings) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
     from lmapps.server.gate.server import Server
 
+    store = Store(settings.database)
+    access = access_of(settings, store.database)
     listening = settings.listen()
     library = Library(patience=PATIENCE_SECONDS)
     for failure in library.found.failures:
@@ -49,26 +53,25 @@ def serve(settings: ServeSettings) -> None:
         say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
         wait_for_checkpoint(find_default, waiting_app(library.found), listening)
         library.look()
-    models = models_of(settings)
+    models = models_of(settings, access)
     default = models.load()
-    store = Store(settings.database)
-    app = create_app(models, library.found, store)
+    app = create_app(models, library.found, store, access, settings.hosts)
     say(f"{default.name}: {default.about}; decoding: {default.step_name}")
     others = [name for name in models.names if name != default.name]
     say(f"lmapps serves {default.name} at {settings.url} (Ctrl-C stops it)")
     if others:
         say(f"on request also {', '.join(others)}")
-    set_up()
+    set_up(settings.log, settings.log_prompts)
     with library.watched(say):
-        Server(app, models).run(sockets=[listening])
+        Server(app, models, settings.grace).run(sockets=[listening])
 
 
-def models_of(settings: ServeSettings) -> Models:
+def models_of(settings: ServeSettings, access: Access) -> Models:
     """The models that were named, and those that lie in the checkpoint folders."""
     opening = Opening(settings.slots, settings.queue, settings.weights, best_device())
     return Models(
         [source_of(word) for word in settings.checkpoint],
-        lambda source: open_backend(source, opening),
+        lambda source: access.metered(open_backend(source, opening)),
         lambda source: foreseen_bytes(source, opening),
         budget=settings.memory_bytes,
         find=found_sources,
@@ -89,26 +92,38 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def create_app(models: Models, found: Found, store: Store, hosts: Hosts | None = None) -> FastAPI:
+def create_app(
+    models: Models,
+    found: Found,
+    store: Store,
+    access: Access = Access(),  # noqa: B008
+    hosts: Sequence[str] = (),
+) -> FastAPI:
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from lmapps.server.page.look import mount
-    from lmapps.server.page.page import build_page
+    from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import VERSION
+
+    pages = pages_of(models, found, store, access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with pages.open():
+            yield
         models.close()
+        access.close()
         store.close()
 
     app = FastAPI(title="lmapps", version=__version__, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
-    app.add_middleware(Gate, hosts=hosts or Hosts())
     app.add_exception_handler(LmappsError, on_error)
+    app.add_middleware(Door, users=access.users, quotas=access.quotas, admins=access.admins)
+    app.add_middleware(Gate, hosts=Hosts(hosts))  # the last one is the outermost
     app.include_router(openai_routes(models))
     app.include_router(app_routes(found, models))
+    if access.users and access.quotas:
+        app.include_router(account_routes(access.users, access.quotas))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
     async def version() -> int:
@@ -116,4 +131,19 @@ def create_app(models: Models, found: Found, store: Store, hosts: Hosts | None =
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
-    return mount(app, build_page(found, models, store), found.plugins.values())
+    app.mount("/", pages)
+    return app
+
+
+def pages_of(models: Models, found: Found, store: Store, access: Access) -> Pages:
+    """The page, as often as there are people who see different tabs."""
+    from lmapps.server.page.look import mount
+    from lmapps.server.page.page import build_page
+
+    def page(for_admins: bool) -> FastAPI:
+        blocks = build_page(found, models, store, for_admins, access.users is not None)
+        inside = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        return mount(inside, blocks, found.plugins.values())
+
+    kinds = (True, False) if access.users else (access.admins,)
+    return Pages({for_admins: page(for_admins) for for_admins in kinds})

@@ -1,48 +1,86 @@
-"""Command line -> `ServeSettings`: where the server listens and what it serves."""
+"""`ServeSettings`: where the server listens, what it serves, and to whom. See `configured.py`."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from lmapps.errors import SettingsError
 from lmapps.native import WEIGHTS
+from lmapps.server.gate.log import LEVELS
+
+
+def setting(
+    default: Any, help: str, *, low: float | None = None, high: float = 0, among: Sequence[str] = ()
+) -> Any:
+    """A setting: what it is without being set, what it means, and which values it takes.
+
+    Its type is its default's. `docs/operations.md` and `lmapps serve --help` show the text.
+    """
+    return field(default=default, metadata={"help": help, "range": (low, high), "among": among})
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Raises `SettingsError` for a value out of range."""
+    """Raises `SettingsError` for a value out of range or of another type."""
 
-    checkpoint: tuple[str, ...] = ("default",)
-    """The models: checkpoint folders or names, each PLACE or NAME=PLACE; the first is the one that
-    answers whoever names none. Others in the checkpoint folders are loaded when asked for."""
-    host: str = "127.0.0.1"
-    """The address to listen on; 0.0.0.0 = every network the machine is in."""
-    port: int = 7860
-    slots: int = 16
-    """Requests that run at once; more of them wait their turn."""
-    queue: int = 256
-    """Requests that may wait before others are refused."""
-    database: str = ""
-    """Where conversations are kept: an SQLAlchemy URL; '' = lmapps.db in the data folder."""
-    weights: str = "float32"
-    """The precision that the model is used in: float32, bfloat16 or int8."""
-    memory: float = 0.0
-    """GiB that all loaded models together may take; 0 = half of the machine's."""
+    checkpoint: tuple[str, ...] = setting(
+        ("default",),
+        "the models: checkpoint folders or names, as they are or as NAME=PLACE; the first answers "
+        "whoever names none. Others in the checkpoint folders are loaded when asked for",
+    )
+    host: str = setting("127.0.0.1", "the address to listen on; 0.0.0.0 = every network")
+    port: int = setting(7860, "the port to listen on", low=1, high=65535)
+    public: bool = setting(
+        False, "let everybody in who reaches an address of a network, though nobody has an account"
+    )
+    hosts: tuple[str, ...] = setting(
+        (), "names by which the server may be called, as behind a proxy: lm.example.org"
+    )
+    log: str = setting("info", f"how much is logged: {', '.join(LEVELS)}", among=LEVELS)
+    log_prompts: bool = setting(
+        False, "whether the log may quote what people wrote, where something fails on it"
+    )
+    grace: float = setting(
+        30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600
+    )
+    database: str = setting(
+        "", "SQLAlchemy URL of conversations and accounts; '' = lmapps.db in the data folder"
+    )
+    slots: int = setting(
+        16, "requests that run at once; more of them wait their turn", low=1, high=1024
+    )
+    queue: int = setting(
+        256, "requests that may wait before others are refused", low=0, high=100_000
+    )
+    weights: str = setting(
+        "float32", f"precision of the models: {', '.join(WEIGHTS)} (smaller is faster)",
+        among=WEIGHTS,
+    )  # fmt: skip
+    memory: float = setting(
+        0.0, "GiB that loaded models may take together; 0 = half of the machine's memory",
+        low=0, high=2**20,
+    )  # fmt: skip
+    requests_a_minute: int = setting(
+        0, "requests that a user may make in a minute, where `lmapps users limits` says nothing "
+        "else; 0 = as many as they like", low=0, high=2**31 - 1,
+    )  # fmt: skip
+    tokens_a_day: int = setting(
+        0,
+        "tokens of replies that a user may get in a day (UTC), the same way; 0 = no limit",
+        low=0,
+        high=2**31 - 1,
+    )
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise SettingsError(
-                f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}"
-            )
-        for name, low, high in (
-            ("port", 1, 65535), ("slots", 1, 1024), ("queue", 0, 100_000), ("memory", 0, 2**20),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+        for item in fields(self):
+            _check(item.name, getattr(self, item.name), item.default, **item.metadata)
+        if not self.checkpoint:
+            raise SettingsError("checkpoint must name at least one model, got none")
 
     @property
     def memory_bytes(self) -> float:
@@ -58,6 +96,14 @@ class ServeSettings:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
     def listen(self) -> socket.socket:
         """The socket to serve on. Raises `SettingsError` where the port is in use."""
         family = socket.AF_INET6 if _is_v6(self.host) else socket.AF_INET
@@ -72,6 +118,27 @@ class ServeSettings:
                 "server running there? Choose a free port with --port"
             ) from None
         return listening
+
+
+def _check(
+    name: str,
+    value: Any,
+    default: Any,
+    help: str,
+    range: tuple[float | None, float],
+    among: Sequence[str],
+) -> None:
+    """Raises `SettingsError` for a value that the setting does not take."""
+    kind, (low, high) = type(default), range
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = is_number if kind is float else type(value) is kind
+    if not fits or (kind is tuple and not all(isinstance(one, str) for one in value)):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        raise SettingsError(f"{name} must be {wanted.get(kind, 'a list of texts')}, got {value!r}")
+    if low is not None and not low <= value <= high:
+        raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+    if among and value not in among:
+        raise SettingsError(f"{name} must be one of {', '.join(among)}, got {value!r}")
 
 
 def _is_v6(host: str) -> bool:

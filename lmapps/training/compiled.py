@@ -22,22 +22,28 @@ def compile_training(
     prepared: Any, model: LanguageModel, settings: TrainSettings, accelerator: Accelerator
 ) -> None:
     """In place, where the settings ask for it, or leave it to us and it pays."""
-    if settings.compile == "no" or (settings.compile == "auto" and not pays(model, settings)):
-        return
-    if model.config.body != "transformer":
+    if is_compiled(settings, model.config.body):
+        accelerator.unwrap_model(prepared).compile(backend=BACKEND)
+
+
+def is_compiled(settings: TrainSettings, body: str) -> bool:
+    """As the settings say; `auto` is a transformer on a GPU that the compiler knows. On a CPU the
+    first step takes a minute longer. Raises `SettingsError` for what cannot be compiled."""
+    if settings.compile == "no":
+        return False
+    if settings.compile == "auto":
+        is_possible = body == "transformer" and not settings.shard and torch.cuda.is_available()
+        return is_possible and _knows_gpu()
+    if body != "transformer":
         raise SettingsError(
-            f"--compile yes is for transformers; a {model.config.body} is one call of its own: "
-            "leave it out"
+            f"--compile yes is for transformers; a {body} is one call of its own: leave it out"
         )
     if settings.shard:
         raise SettingsError("give one of --compile yes and --shard")
-    accelerator.unwrap_model(prepared).compile(backend=BACKEND)
+    return True
 
 
-def pays(model: LanguageModel, settings: TrainSettings) -> bool:
-    """On a GPU that its compiler knows. On a CPU the first step takes a minute longer."""
-    if settings.shard or model.config.body != "transformer" or not torch.cuda.is_available():
-        return False
+def _knows_gpu() -> bool:
     from torch.utils._triton import has_triton
 
     return bool(has_triton())

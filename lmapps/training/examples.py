@@ -31,6 +31,7 @@ from lmapps.text.batches import (
 from lmapps.text.corpus import build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
+from lmapps.training.compiled import is_compiled
 from lmapps.training.observe import observe_apps
 from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, micro_batch_rows
 from lmapps.training.run import Run
@@ -70,11 +71,11 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
     pad_id = max(0, checkpoint.tokenizer.bos_id)  # never counted: any id will do
     batches: BatchSource
-    if checkpoint.config.body == "transformer":
+    if is_compiled(settings, checkpoint.config.body):  # for batches of one shape
         context = checkpoint.config.context
         rows = micro_batch_rows(settings, context, processes)
         batches = PackedExamples(train, context, rows, settings.seed, pad_id)
-    else:  # a recurrent state goes from each token to the next, whoever's it is
+    else:
         batches = ExampleBatches(train, tokens, settings.seed, pad_id)
     text = mixed_in(settings, checkpoint, run, processes)
     if text is not None:

@@ -68,6 +68,7 @@ def test_users_are_added_listed_changed_and_removed(lmapps: Typed) -> None:
         ("users limits ann --tokens-a-day -5", "", "a limit is a whole number, or usual, got '-5'"),
         ("keys create eve laptop", "", "there is no user 'eve'"),
         ("keys revoke ann laptop", "", "ann has no key 'laptop'"),
+        ("keys limits ann laptop --tokens-a-day 5", "", "ann has no key 'laptop'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(

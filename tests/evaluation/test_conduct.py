@@ -13,6 +13,7 @@ from lmapps.__main__ import main
 from lmapps.engine.application import Done
 from lmapps.errors import DataError
 from lmapps.evaluation.conduct import conduct, repeats
+from lmapps.evaluation.programs import read_problems
 from lmapps.evaluation.questions import Question, read_questions
 from lmapps.model.checkpoint import Checkpoint
 
@@ -58,6 +59,14 @@ def test_the_hundred_questions_are_distinct_and_do_not_hold_their_answers() -> N
     assert len({question.question for question in questions}) == 100
     for question in questions:
         assert not question.is_answered_by(question.question), question
+
+
+def test_the_thirty_problems_are_distinct_and_call_what_they_ask_for() -> None:
+    problems = read_problems(FACTS.with_name("problems.jsonl"))
+    assert len({problem.instruction for problem in problems}) == 30
+    for problem in problems:
+        name = re.search(r"function (\w+)\(", problem.instruction)
+        assert name and f"{name[1]}(" in problem.tests
 
 
 def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:

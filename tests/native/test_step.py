@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from lmapps.native import WEIGHTS
 from lmapps.native import library as library_module
 from lmapps.native.compile import CannotCompile, compile_library, find_compiler
 from lmapps.native.library import Unavailable, levels
-from lmapps.native.step import NativeStep, TorchStep, choose_step
+from lmapps.native.step import NativeStep, TorchStep, _zeros, choose_step
 
 CONTEXT = 40
 ROOT = Path(__file__).parent.parent.parent
@@ -379,3 +380,17 @@ def test_a_machine_without_a_compiler_gets_a_reason_and_no_half_library(
         with pytest.raises(CannotCompile, match=r"could not be run|failed"):
             compile_library(tmp_path / "libstep.so", compiler=broken)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="memory is read from /proc")
+def test_a_long_context_takes_memory_only_as_it_is_filled() -> None:
+    """SmolLM2's 8192 tokens for 16 people would else be gigabytes from the first moment on."""
+    before = _resident()
+    made = [_zeros((64, 1 << 20), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert _resident() - before < 40e6, "of 400 MB"
+    assert not any(part[::7, ::4096].any() for part in made)
+    assert [part.dtype for part in made] == [torch.float32, torch.bfloat16]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

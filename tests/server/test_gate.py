@@ -139,7 +139,7 @@ def test_every_answer_has_secure_headers_and_a_name(served: Any) -> None:
     for path in ("/", "/health", "/v1/models", "/nowhere", "/apps/nope", "/metrics"):
         answer = httpx.get(served.url + path)
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["x-frame-options"] == "DENY"
         policy = answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in policy and ("script-src 'self'" in policy) == (

@@ -52,7 +52,9 @@ def trees(folder: Path) -> dict[Path, ast.Module]:
 def words_in_the_code() -> set[str]:
     """The texts given to `word`, or kept for it by `later`."""
     calls = (call for tree in trees(SERVER).values() for call in asked(tree))
-    return {text for call in calls for text in texts(call.args[0]) if text}
+    pages = "".join(file.read_text() for file in SERVER.rglob("*.jinja"))
+    in_pages = set(re.findall(r'word\("([^"]+)"', pages))
+    return in_pages | {text for call in calls for text in texts(call.args[0]) if text}
 
 
 def names_in(text: str) -> set[str]:

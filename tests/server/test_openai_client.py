@@ -229,11 +229,11 @@ def test_each_open_page_takes_turns() -> None:
 
     from gradio.context import LocalContext
 
-    from lmapps.server.page.live import user_of_page
+    from lmapps.server.who import who_on_page
 
-    assert user_of_page() is None
+    assert who_on_page().turns is None
     token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]
-    assert user_of_page() == "page abc"
+    assert who_on_page().turns == "page abc"
     LocalContext.request.reset(token)
 
 

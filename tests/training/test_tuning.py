@@ -22,7 +22,7 @@ from lmapps.text.batches import (
     PackedBatches,
     PackedExamples,
 )
-from lmapps.training import loop
+from lmapps.training import compiled, loop
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 
@@ -167,6 +167,26 @@ def test_text_is_mixed_in_evenly_and_each_batch_is_a_function_of_its_number() ->
     assert torch.equal(mixed.batch(7).ids_BT, text.batch(1).ids_BT)
     assert torch.equal(mixed.batch(8).ids_BT, main.batch(6).ids_BT)
     assert mixed.batches_per_epoch == round(main.batches_per_epoch / 0.75)
+
+
+def test_a_compiled_run_is_tuned_on_packed_conversations(
+    settings: Callable[..., TrainSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[Any] = []
+
+    def eager(graph: Any, inputs: Any) -> Any:
+        shapes.append([tuple(tensor.shape) for tensor in inputs if tensor.dtype == torch.int64])
+        return graph.forward
+
+    monkeypatch.setattr(compiled, "BACKEND", eager)
+    torch.compiler.reset()
+    run_training(settings("packed", compile="yes", steps=30, batch_tokens=256))
+    run_training(settings("rows", steps=30, batch_tokens=256))
+    assert shapes == [[(1, 128)] * 3], "ids, targets and places, of one shape throughout"
+    for name in ("packed", "rows"):
+        first, *_ = map(json.loads, (tmp_path / name / "run" / "log.jsonl").open())
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        assert report["scores"]["validation"]["loss"] < first["loss"] - 2, name
 
 
 def test_a_recurrent_model_is_tuned_on_conversations_in_rows_of_their_own(

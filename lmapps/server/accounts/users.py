@@ -218,6 +218,13 @@ class Users:
         with self._database.reading() as connection:
             return [Key(*row) for row in connection.execute(query)]
 
+    def set_key_limits(self, user: str, name: str, **limits: int | None) -> None:
+        """`requests_a_minute` and `tokens_a_day` of one key, within its user's; None = no own."""
+        change = KEYS.update().where(_key(self.find(user).id, name)).values(**limits)
+        with self._database.writing() as connection:
+            if not connection.execute(change).rowcount:
+                raise _no_key(user, name)
+
     def revoke(self, user: str, name: str) -> None:
         """The key lets nobody in any more. Raises `InputError` where there is none of that name."""
         chosen = (KEYS.c.user == self.find(user).id) & (KEYS.c.name == name)
@@ -258,6 +265,14 @@ def _normal(name: str) -> str:
 
 def _names_of_keys(user: str) -> sql.Select[Any]:
     return sql.select(KEYS.c.name).where(KEYS.c.user == user)
+
+
+def _key(user: str, name: str) -> sql.ColumnElement[bool]:
+    return sql.and_(KEYS.c.user == user, KEYS.c.name == name)
+
+
+def _no_key(user: str, name: str) -> InputError:
+    return InputError(f"{user} has no key {name[:80]!r}: `lmapps keys list {user}` shows them")
 
 
 def _user(id: str) -> sql.Update:

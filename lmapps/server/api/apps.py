@@ -18,7 +18,8 @@ from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api.bodies import DECODING
 from lmapps.server.api.connection import started, stream_response, while_connected
-from lmapps.server.api.protocol import NotFound, flag_of, model_of, read_json, user_of
+from lmapps.server.api.protocol import NotFound, flag_of, model_of, read_json
+from lmapps.server.who import who
 
 
 def app_routes(found: Found, models: Models) -> APIRouter:
@@ -51,7 +52,7 @@ def app_routes(found: Found, models: Models) -> APIRouter:
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
         decoding = plugin.decoding.replace(**changes)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding", "model")}
-        model, user = model_of(values), user_of(request, {})
+        model, user = model_of(values), who(request).turns
         events = events_on(models, model, plugin, fields, decoding, user)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))

@@ -30,9 +30,9 @@ from lmapps.server.api.protocol import (
     model_of,
     read_json,
     replies_of,
-    user_of,
 )
 from lmapps.server.api.shapes import Tokens, usage
+from lmapps.server.who import who
 
 
 def openai_routes(models: Models) -> APIRouter:
@@ -130,7 +130,7 @@ class Answer:
 
     async def response(self, request: Request) -> Response:
         """The HTTP answer; what is wrong with the request is raised before anything is sent."""
-        user = user_of(request, self.values)
+        user = who(request, named=self.values.get("user")).turns
         deltas = self._held(
             merged([self.backend.stream(self.prompt, one, user) for one in self._decodings()])
         )

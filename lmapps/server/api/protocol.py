@@ -17,7 +17,6 @@ from lmapps.server.gate.log import REQUEST
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""
-MAX_NAME = 256
 
 # Of OpenAI's parameters: our name for each that sets decoding.
 _DECODING = {
@@ -121,18 +120,6 @@ def model_of(values: Mapping[str, Any]) -> str | None:
     if name is not None and not isinstance(name, str):
         raise InputError(f"model must be the name of one, a text, got {str(name)[:60]!r}")
     return name
-
-
-def user_of(request: Request, values: Mapping[str, Any]) -> str:
-    """Who takes turns with others: the name that the request gives, else where it comes from."""
-    name = values.get("user")
-    if name is None:
-        return request.client.host if request.client else "unknown"
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise InputError(
-            f"user must be a text of at most {MAX_NAME} characters, got {str(name)[:60]!r}"
-        )
-    return f"user {name}"
 
 
 def flag_of(values: Mapping[str, Any], name: str) -> bool:

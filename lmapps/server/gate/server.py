@@ -16,8 +16,6 @@ import uvicorn
 from lmapps.server.gate.connections import Connection, most_connections
 
 LOG = logging.getLogger("lmapps.server")
-GRACE_SECONDS = 30.0
-"""How long replies under way may go on when the server is asked to stop."""
 LAST_SECONDS = 2
 """How long connections have after that to take the last words: an error that says why it ended."""
 LOOK_SECONDS = 0.05
@@ -49,7 +47,7 @@ class Server(uvicorn.Server):
         self,
         app: Any,
         work: Work | None = None,
-        grace: float = GRACE_SECONDS,
+        grace: float = 0.0,
         reload: Callable[[], None] | None = None,
         **options: Any,
     ) -> None:

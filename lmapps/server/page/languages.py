@@ -51,6 +51,13 @@ def word(text: str, **values: Any) -> Any:
     return shown.format(**values) if values else shown
 
 
+def word_for(request: Any, text: str, **values: Any) -> str:
+    """The same where the request is no event of the page's: Starlette's, for a page of our own."""
+    by_code = {code: language.words for code, language in known().items()}
+    shown = next(_found(text, by_code, codes_of(request)), text)
+    return shown.format(**values) if values else shown
+
+
 def later(text: str) -> str:
     """A text that stands in a table, to be given to `word` when it is shown."""
     return text

@@ -22,14 +22,14 @@ from lmapps.engine.application import (
 )
 from lmapps.engine.asking import events_on
 from lmapps.engine.models import Models
-from lmapps.engine.turns import User
 from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, word
+from lmapps.server.who import who_on_page
 
 LOG = logging.getLogger("lmapps.server")
-REFRESH_SECONDS = 0.04
-"""The page is sent news at most so often."""
+REFRESH_SECONDS = 0.1
+"""The page is sent news at most so often, but for the first text and the end: those go at once."""
 ENDINGS = {
     "length": later("The reply was cut at its longest length."),
     "cancelled": later("Stopped."),
@@ -63,16 +63,18 @@ async def views(
     """
     view, notice, shown = View(status=word("Reading ...")), "", 0.0
     yield view
+    told = view
     try:
-        mine = events_on(models, model, plugin, values, choose(), user_of_page())
+        mine = events_on(models, model, plugin, values, choose(), who_on_page().turns)
         async with aclosing(mine) as events:
             async for event in events:
                 if isinstance(event, Notice):
                     notice = event.text
                 view = _after(view, event, notice)
-                if view.done or time.monotonic() - shown >= REFRESH_SECONDS:
+                turns = view.done or bool(view.text) != bool(told.text)
+                if turns or time.monotonic() - shown >= REFRESH_SECONDS:
                     yield view
-                    shown = time.monotonic()
+                    told, shown = view, time.monotonic()
     except Exception as error:  # a tab that is not told the end waits for it for ever
         yield replace(view, status=warning(error), done=True, failed=True)
 
@@ -86,14 +88,6 @@ def warning(error: Exception) -> str:
             "something went wrong in the server ({kind}): see its log", kind=type(error).__name__
         )
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
-
-
-def user_of_page() -> User:
-    """Each open page takes turns with the others."""
-    from gradio.context import LocalContext
-
-    request = LocalContext.request.get(None)
-    return f"page {request.session_hash}" if request is not None else None
 
 
 def _after(view: View, event: Event, notice: str) -> View:

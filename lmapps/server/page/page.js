@@ -45,6 +45,8 @@ const lmapps = {
       line.setAttribute("role", "status");
     for (const reply of document.querySelectorAll(".reply:not([aria-live])"))
       reply.setAttribute("aria-live", "polite");
+    for (const empty of document.querySelectorAll("div.empty[aria-label]:not([role])"))
+      empty.setAttribute("role", "img");
   },
 
   stop(event) {

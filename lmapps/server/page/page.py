@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import logging
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
+from lmapps.server.who import who_on_page
 
 LOG = logging.getLogger("lmapps.server")
 DELETE_CACHE = 3600, 86400
@@ -31,11 +33,21 @@ SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(t
 </select>"""
 
 
-def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
-    """The whole page. Chats come first, the list of plugins last."""
+def build_page(
+    found: Found,
+    models: Models,
+    store: Store,
+    for_admins: bool = True,
+    with_accounts: bool = False,
+) -> gr.Blocks:
+    """The whole page. Chats come first, the list of plugins last.
+
+    for_admins     with the tabs that are an admin's: on the page of the others they are not there
+    with_accounts  say who is logged in
+    """
     places = Places(found)
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
-        picker = _head(page, models)
+        picker = _head(page, models, with_accounts)
 
         def draw(plugin: Plugin) -> None:
             def build() -> None:
@@ -47,7 +59,10 @@ def build_page(found: Found, models: Models, store: Store) -> gr.Blocks:
             build_tab(plugin, build)
 
         trained = models.folder(models.default)
-        plugin_tabs(places, draw, lambda left_over: plugins_page(found, left_over, trained))
+        plugin_tabs(
+            places, draw,
+            (lambda left_over: plugins_page(found, left_over, trained)) if for_admins else None,
+        )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page
@@ -72,7 +87,7 @@ def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:
     gr.Markdown(f"⚠ {cell(failure.told[:1].upper() + failure.told[1:])}. {cell(failure.fix)}")
 
 
-def _head(page: gr.Blocks, models: Models) -> Picker:
+def _head(page: gr.Blocks, models: Models, with_accounts: bool) -> Picker:
     """Whose page it is, which model answers, and how the page is shown."""
     options = {"en": "English"} | {code: language.name for code, language in known().items()}
     chosen = "\n".join(f'<option value="{code}">{name}</option>' for code, name in options.items())
@@ -81,7 +96,19 @@ def _head(page: gr.Blocks, models: Models) -> Picker:
         picker = Picker(models)
         gr.HTML(SELECT.format(label=word("Language"), options=chosen), elem_id="languages")
         scheme = gr.Button(word("Light / dark"), elem_id="scheme")
+        if with_accounts:
+            account = gr.HTML(elem_id="account")
+            page.load(_account, None, account, **QUIET)
     scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
     page.load(None, js="() => lmapps.arrive()", **QUIET)
     picker.connect(page)
     return picker
+
+
+def _account() -> str:
+    """Who is logged in, as the way to their account."""
+    account = who_on_page().account
+    if account is None:
+        return ""
+    title, name = html.escape(word("Account")), html.escape(account.name)
+    return f'<a href="account" title="{title}">{name}</a>'

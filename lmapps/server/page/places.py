@@ -67,6 +67,10 @@ class Places:
         """The plugin in a place, as it is now."""
         return self.found.plugins.get(self._names[number])
 
+    def some(self) -> str:
+        """The tab of the first plugin that there is."""
+        return f"place-{next((number for number in self if self.at(number)), 0)}"
+
     def since(self, number: int) -> int:
         """The version in which a place came to be what it is."""
         return self._since[number]
@@ -97,14 +101,20 @@ class Places:
         return waiting
 
 
-def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str]) -> None:
-    """Build the row of tabs inside the page that is open."""
+def plugin_tabs(
+    places: Places, draw: Draw, list_page: Callable[[list[str]], str] | None = None
+) -> None:
+    """Build the row of tabs inside the page that is open; without `list_page` none that lists the
+    plugins."""
     outputs: list[Any] = []
+    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
-        with gr.Tab(word("Plugins"), id=LIST) as last:
-            listed = gr.Markdown(elem_id="plugins-page")
+        if list_page:
+            with gr.Tab(word("Plugins"), id=LIST) as last:
+                listed = gr.Markdown(elem_id="plugins-page")
+            last.select(lambda: list_page(places.follow()), None, listed, **quiet)
 
     def follow(_: str, drawn: str, chosen: str) -> list[Any]:
         version, left_over = places.found.version, places.follow()
@@ -113,16 +123,16 @@ def plugin_tabs(places: Places, draw: Draw, list_page: Callable[[list[str]], str
             changed = places.since(number) > int(drawn)
             now += _now(places, number) if changed else [gr.skip()] * 3
         gone = chosen.startswith("place-") and not places.at(int(chosen.removeprefix("place-")))
-        selected = gr.Tabs(selected=LIST) if gone else gr.skip()
-        return [*now, selected, list_page(left_over), str(version)]
+        selected = gr.Tabs(selected=LIST if list_page else places.some()) if gone else gr.skip()
+        told = [list_page(left_over)] if list_page else []
+        return [*now, selected, str(version), *told]
 
     seen = gr.Textbox(str(places.found.version), visible="hidden")
     drawn = gr.Textbox(str(places.found.version), visible="hidden")
     chosen = gr.Textbox(visible="hidden")
-    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ASK, **quiet)
-    last.select(lambda: list_page(places.follow()), None, listed, **quiet)
-    seen.change(follow, [seen, drawn, chosen], [*outputs, tabs, listed, drawn], js=CHOSEN, **quiet)
+    shown = [*outputs, tabs, drawn, *([listed] if list_page else [])]
+    seen.change(follow, [seen, drawn, chosen], shown, js=CHOSEN, **quiet)
 
 
 def _place(places: Places, number: int, draw: Draw) -> list[Any]:

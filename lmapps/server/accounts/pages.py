@@ -1,0 +1,204 @@
+"""Requests of a browser -> the login and the account page: small, our own, without script."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from lmapps.errors import InputError, LmappsError
+from lmapps.server.accounts.attempts import Attempts, limits_of
+from lmapps.server.accounts.door import COOKIE
+from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users
+from lmapps.server.page.languages import codes_of, word_for
+from lmapps.server.who import who
+
+MOST_BYTES = 10_000
+"""Of a form."""
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class TooManyAttempts(LmappsError):
+    """Somebody guesses passwords."""
+
+    status = 429
+
+
+def account_routes(users: Users, quotas: Quotas) -> APIRouter:
+    """`/login`, `/logout`, `/account` and what the forms on it do."""
+    routes, attempts = APIRouter(include_in_schema=False), Attempts()
+    _add_login(routes, users, attempts)
+    _add_account(routes, users, quotas, attempts)
+    return routes
+
+
+def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
+    @routes.get("/login")
+    async def login_page(request: Request) -> Response:
+        if who(request).account:
+            return _to(request, "/")
+        return _page(request, "login")
+
+    @routes.post("/login")
+    async def log_in(request: Request) -> Response:
+        form, word = await _form(request), partial(word_for, request)
+        name, password = form.get("name", ""), form.get("password", "")
+        limits = limits_of(name.strip().lower(), request.client.host if request.client else "")
+        wait = attempts.begin(limits)
+        if wait:
+            minutes = math.ceil(wait / 60)
+            told = word("Too many attempts: try again in {minutes} minutes.", minutes=minutes)
+            page = _page(request, "login", 429, told=told, name=name)
+            page.headers["Retry-After"] = str(math.ceil(wait))
+            return page
+        account = await asyncio.to_thread(users.known, name, password)
+        if account is None:
+            told = word("The name or the password is not right.")
+            return _page(request, "login", 401, told=told, name=name)
+        attempts.succeeded(limits)
+        return await _entered(request, users, account)
+
+    @routes.post("/logout")
+    async def log_out(request: Request) -> Response:
+        token = request.cookies.get(COOKIE)
+        if token:
+            await asyncio.to_thread(users.end_session, token)
+        answer = _to(request, "/login")
+        answer.delete_cookie(COOKIE, path=_root(request) or "/")
+        return answer
+
+
+def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Attempts) -> None:
+    @routes.get("/account")
+    async def account_page(request: Request) -> Response:
+        return await _account_page(request, users, quotas)
+
+    @routes.get("/account/usage")
+    async def usage(request: Request) -> Response:
+        """What the user, and the key that was shown, have had of what they may have."""
+        account = _account(request)
+        found = await asyncio.to_thread(quotas.usage, account)
+        named = dict(zip(("user", "key"), map(vars, found), strict=False))
+        return JSONResponse({"name": account.name, "role": account.role, **named})
+
+    @routes.post("/account/password")
+    async def change_password(request: Request) -> Response:
+        form, account = await _form(request), _account(request)
+        limits = limits_of(account.name, "account")
+        if attempts.begin(limits):
+            raise TooManyAttempts("too many attempts: try again in a quarter of an hour")
+        show, word = partial(_account_page, request, users, quotas), partial(word_for, request)
+        if await asyncio.to_thread(users.known, account.name, form.get("password", "")) is None:
+            told = word("The password is not right.")
+            return await show(told=told, failed=True, status=403)
+        attempts.succeeded(limits)
+        try:
+            await asyncio.to_thread(users.set_password, account.name, form.get("new", ""))
+        except InputError as error:
+            return await show(told=str(error), failed=True, status=error.status)
+        return await _entered(request, users, account, "/account")
+
+    @routes.post("/account/keys")
+    async def make_key(request: Request) -> Response:
+        name = (await _form(request)).get("name", "")
+        try:
+            made = await asyncio.to_thread(users.add_key, _account(request).name, name)
+        except InputError as error:
+            told, status = str(error), error.status
+            return await _account_page(
+                request, users, quotas, told=told, failed=True, status=status
+            )
+        return await _account_page(request, users, quotas, made=made)
+
+    @routes.post("/account/keys/revoke")
+    async def revoke_key(request: Request) -> Response:
+        name = (await _form(request)).get("name", "")
+        await asyncio.to_thread(users.revoke, _account(request).name, name)
+        return _to(request, "/account")
+
+
+async def _entered(request: Request, users: Users, account: Account, page: str = "/") -> Response:
+    """A new session, in a cookie that no script and no other site's request can use."""
+    token = await asyncio.to_thread(users.begin_session, account)
+    answer = _to(request, page)
+    answer.set_cookie(
+        COOKIE, token, max_age=SESSION_SECONDS, path=_root(request) or "/", httponly=True,
+        samesite="lax", secure=request.url.scheme == "https",
+    )  # fmt: skip
+    return answer
+
+
+async def _account_page(
+    request: Request, users: Users, quotas: Quotas, status: int = 200, **values: Any
+) -> Response:
+    account = _account(request)
+    usage, *_ = await asyncio.to_thread(quotas.usage, account)
+    keys = await asyncio.to_thread(users.keys, account.name)
+    return _page(request, "account", status, account=account, usage=usage, keys=keys, **values)
+
+
+def _account(request: Request) -> Account:
+    account = who(request).account
+    assert account is not None, "the door lets nobody else to these addresses"
+    return account
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form. Raises `InputError` for something else."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise InputError(f"the form is larger than {MOST_BYTES:,} bytes")
+    try:
+        fields = parse_qs(body.decode(), max_num_fields=10)
+    except ValueError:
+        raise InputError("the request's body is no form") from None
+    return {name: values[-1] for name, values in fields.items()}
+
+
+def _page(request: Request, shows: str, status: int = 200, **values: Any) -> Response:
+    shown = _template(shows).render(
+        root=_root(request), word=partial(word_for, request), language=codes_of(request)[0] or "en",
+        narrow=shows == "login", moment=_moment, **values,
+    )  # fmt: skip
+    return HTMLResponse(shown, status, NO_STORE)
+
+
+def _to(request: Request, path: str) -> RedirectResponse:
+    return RedirectResponse(_root(request) + path, 303, NO_STORE)
+
+
+def _root(request: Request) -> str:
+    """The path under which a proxy shows the server."""
+    return str(request.scope.get("root_path", ""))
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+@cache
+def _template(name: str) -> Any:
+    """One of the pages, in the colours of the applications."""
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+    from markupsafe import Markup
+
+    from lmapps.server.page.look import ICON
+    from lmapps.server.page.theme import ACCENT, FONTS, PAPER
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=select_autoescape(["jinja"]))
+    environment.globals |= {
+        "accent": ACCENT, "paper": PAPER, "icon": Markup(ICON.read_text("utf-8")),
+        "fonts": Markup(", ".join(f"'{name}'" if " " in name else name for name in FONTS)),
+    }  # fmt: skip
+    return environment.get_template(f"{name}.html.jinja")

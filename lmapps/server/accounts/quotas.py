@@ -1,0 +1,260 @@
+"""Requests and tokens of accounts -> let through or refused; counted in the database.
+
+Every reply of the engine goes through a `Metered` backend. A request is counted once, before it
+is queued; tokens are counted as they are made, whatever becomes of the reply, and written every
+second. A reply that has begun is not cut: the next one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sqlalchemy as sql
+
+from lmapps.decoding import Decoding
+from lmapps.engine.backends.backend import Backend, Prompt
+from lmapps.engine.reply import Reply, joined
+from lmapps.engine.request import Delta
+from lmapps.engine.turns import User
+from lmapps.errors import Busy, StorageError
+from lmapps.server.accounts.users import Account
+from lmapps.server.store.database import Database
+from lmapps.server.store.tables import KEYS, USERS
+
+MINUTE, DAY = 60, 86_400
+WRITE_SECONDS = 1.0
+"""Counted tokens are in the database after so long at most."""
+
+Subject = tuple[sql.Table, str]
+"""A user or a key: the table, and the id in it."""
+
+
+class QuotaReached(Busy):
+    """So many requests or tokens were allowed, and no more for now."""
+
+
+class Payer(str):
+    """An account as the engine knows those who take turns; one object for one request."""
+
+    account: Account
+    is_counted = False
+    """Whether the request it stands for was let through already: a plugin asks several times."""
+
+    def __new__(cls, account: Account) -> Payer:
+        made = super().__new__(cls, f"user {account.id}")
+        made.account = account
+        return made
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """For whom it counts: the user, and the key that was shown."""
+        key = self.account.key
+        return [(USERS, self.account.id), *([(KEYS, key)] if key else [])]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one user may have where nothing else is set for them; 0 = as much as they like."""
+
+    requests_a_minute: int = 0
+    tokens_a_day: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What somebody has had, of what they may have; a limit of 0 is none."""
+
+    requests: int
+    requests_a_minute: int
+    tokens: int
+    tokens_a_day: int
+    new_minute: int
+    new_day: int
+    """Seconds until each is counted from 0 again."""
+
+
+class Quotas:
+    """The counts of all accounts. Every method may be called from any thread, and all but `count`
+    wait for the database."""
+
+    def __init__(
+        self, database: Database, limits: Limits, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database, self._limits, self._clock = database, limits, clock
+        self._made: Counter[Subject] = Counter()
+        self._turn, self._ended = threading.Lock(), threading.Event()
+        self._writing = threading.Thread(target=self._write, name="quotas", daemon=True)
+        self._writing.start()
+
+    def close(self) -> None:
+        """Write what was counted, and end."""
+        self._ended.set()
+        self._writing.join()
+
+    def metered(self, backend: Backend) -> Backend:
+        """The same backend; what it does for an account is counted and limited."""
+        return cast(Backend, Metered(backend, self))
+
+    def admit(self, payer: Payer) -> None:
+        """Let one more prompt through; the first of a request counts as one. Raises
+        `QuotaReached`."""
+        self.flush()
+        with self._database.writing() as connection:
+            rows = [(subject, _row(connection, subject, True)) for subject in payer.subjects]
+            used = [(subject, self._usage(subject, row)) for subject, row in rows if row]
+            for subject, usage in used:
+                _check(subject, usage, payer.is_counted)
+            if not payer.is_counted:
+                for subject, usage in used:
+                    values = {"minute": self._now(MINUTE), "requests": usage.requests + 1}
+                    connection.execute(_of(subject).values(values))
+            payer.is_counted = True  # while nobody else has the rows: prompts come side by side
+
+    def count(self, payer: Payer, tokens: int) -> None:
+        """So many tokens more were made."""
+        with self._turn:
+            for subject in payer.subjects:
+                self._made[subject] += tokens
+
+    def flush(self) -> None:
+        """Write what was counted by now."""
+        with self._turn:
+            made, self._made = self._made, Counter()
+        if not made:
+            return
+        day = self._now(DAY)
+        try:
+            with self._database.writing() as connection:
+                # Users before keys, as `admit` takes them: nobody waits for somebody who waits.
+                for (table, id), tokens in sorted(made.items(), key=_in_order):
+                    since = sql.case((table.c.day == day, table.c.tokens), else_=0)
+                    connection.execute(_of((table, id)).values(day=day, tokens=since + tokens))
+        except StorageError:
+            with self._turn:
+                self._made += made
+            raise
+
+    def usage(self, account: Account) -> list[Usage]:
+        """What a user has had by now, and what the key has that was shown."""
+        self.flush()
+        with self._database.reading() as connection:
+            subjects = Payer(account).subjects
+            rows = [(one, _row(connection, one)) for one in subjects]
+        return [self._usage(subject, row) for subject, row in rows if row]
+
+    def _usage(self, subject: Subject, row: Any) -> Usage:
+        ours = self._limits if subject[0] is USERS else Limits()
+        now = self._clock()
+        return Usage(
+            row.requests if row.minute == self._now(MINUTE) else 0,
+            _first(row.requests_a_minute, ours.requests_a_minute),
+            row.tokens if row.day == self._now(DAY) else 0,
+            _first(row.tokens_a_day, ours.tokens_a_day),
+            MINUTE - int(now % MINUTE),
+            DAY - int(now % DAY),
+        )
+
+    def _now(self, span: int) -> int:
+        """The number of the minute or day, since 1970."""
+        return int(self._clock() // span)
+
+    def _write(self) -> None:
+        while not self._ended.wait(WRITE_SECONDS):
+            self._try_to_flush()
+        self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
+        with suppress(StorageError):  # whoever asks next is told; what was counted is kept so long
+            self.flush()
+
+
+class Metered:
+    """A backend whose replies to accounts are counted; all else is the backend's own."""
+
+    def __init__(self, backend: Backend, quotas: Quotas) -> None:
+        self._backend, self._quotas = backend, quotas
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def stream(
+        self, prompt: Prompt, decoding: Decoding, user: User = None
+    ) -> AsyncGenerator[Delta, None]:
+        """As the backend does. Raises `QuotaReached` before the prompt is queued."""
+        if isinstance(user, Payer):
+            await asyncio.to_thread(self._quotas.admit, user)
+        async with aclosing(self._backend.stream(prompt, decoding, user)) as deltas:
+            async for delta in deltas:
+                if isinstance(user, Payer) and delta.ids:
+                    self._quotas.count(user, len(delta.ids))
+                yield delta
+
+    async def complete(self, prompt: Prompt, decoding: Decoding, user: User = None) -> Reply:
+        return joined([delta async for delta in self.stream(prompt, decoding, user)])
+
+
+def headers_of(usages: list[Usage]) -> Mapping[str, str]:
+    """What is left, by the names that OpenAI's clients know; the tightest limit counts."""
+    headers: dict[str, str] = {}
+    for kind, limit, used, again in (
+        ("requests", "requests_a_minute", "requests", "new_minute"),
+        ("tokens", "tokens_a_day", "tokens", "new_day"),
+    ):
+        limited = [usage for usage in usages if getattr(usage, limit)]
+        if limited:
+            tight = min(limited, key=lambda u: getattr(u, limit) - getattr(u, used))
+            left = max(0, getattr(tight, limit) - getattr(tight, used))
+            headers[f"x-ratelimit-limit-{kind}"] = str(getattr(tight, limit))
+            headers[f"x-ratelimit-remaining-{kind}"] = str(left)
+            headers[f"x-ratelimit-reset-{kind}"] = f"{getattr(tight, again)}s"
+    return headers
+
+
+def _check(subject: Subject, usage: Usage, is_counted: bool) -> None:
+    whose = "you" if subject[0] is USERS else "this API key"
+    have = "have" if whose == "you" else "has"
+    if usage.tokens_a_day and usage.tokens >= usage.tokens_a_day:
+        raise QuotaReached(
+            f"{whose} {have} had {usage.tokens:,} tokens today, of {usage.tokens_a_day:,} that are "
+            f"allowed a day: try again after midnight UTC, in {_hours(usage.new_day)}",
+            usage.new_day,
+        )
+    if not is_counted and 0 < usage.requests_a_minute <= usage.requests:
+        raise QuotaReached(
+            f"{whose} {have} made {usage.requests} requests in this minute, as many as are "
+            f"allowed: try again in {usage.new_minute} seconds",
+            usage.new_minute,
+        )
+
+
+def _hours(seconds: int) -> str:
+    hours, minutes = divmod(-(-seconds // 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _first(own: int | None, usual: int) -> int:
+    return usual if own is None else own
+
+
+def _in_order(counted: tuple[Subject, int]) -> tuple[bool, str]:
+    table, id = counted[0]
+    return table is KEYS, id
+
+
+def _row(connection: sql.Connection, subject: Subject, lock: bool = False) -> Any:
+    """A subject's counts; with `lock` nobody else changes them until the end of the transaction."""
+    table, id = subject
+    query = sql.select(table).where(table.c.id == id)
+    return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+
+def _of(subject: Subject) -> sql.Update:
+    table, id = subject
+    return table.update().where(table.c.id == id)

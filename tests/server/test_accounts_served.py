@@ -1,0 +1,153 @@
+"""A real server with accounts: the API with OpenAI's client, and Gradio's addresses by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from lmapps.discovery import discover
+from lmapps.errors import SettingsError
+from lmapps.server.accounts.access import access_of
+from lmapps.server.accounts.users import Users
+from lmapps.server.settings import ServeSettings
+from lmapps.server.store.database import Database
+
+PASSWORD = "correct horse"
+ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
+
+
+class People:
+    """Ann, an admin, and Bob, on a server, with a key each."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, str] = {}
+        self.url = ""
+
+    def prepare(self, store: Any) -> None:
+        self.users = Users(store.database)
+        for name in ("ann", "bob"):
+            self.users.add(name, PASSWORD)
+            self.keys[name] = self.users.add_key(name, "laptop")
+
+    def client(self, name: str) -> openai.OpenAI:
+        key = self.keys.get(name, "none")
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    def logged_in(self, name: str) -> httpx.Client:
+        client = httpx.Client(base_url=self.url, timeout=20)
+        answer = client.post("/login", data={"name": name, "password": PASSWORD})
+        assert answer.status_code == 303
+        return client
+
+
+@pytest.fixture(scope="module")
+def people(serve: Callable[..., Any]) -> Iterator[People]:
+    made = People()
+    with serve(discover(), 0.0, prepare=made.prepare, requests_a_minute=1000) as running:
+        made.url = running.url
+        yield made
+
+
+def test_a_network_is_served_only_with_accounts_or_when_it_is_meant(database_url: str) -> None:
+    database = Database(database_url)
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert access_of(ServeSettings(host=host), database).admins
+    for host in ("0.0.0.0", "::", "192.168.1.2", "lab.example"):
+        with pytest.raises(SettingsError, match=r"make an account first.*or say --public"):
+            access_of(ServeSettings(host=host), database)
+        public = access_of(ServeSettings(host=host, public=True), database)
+        assert public.users is None and not public.admins, "strangers are no admins"
+    assert not access_of(ServeSettings(public=True), database).admins, "behind a proxy"
+    Users(database).add("ann", PASSWORD)
+    for settings in (ServeSettings(), ServeSettings(host="0.0.0.0"), ServeSettings(public=True)):
+        access = access_of(settings, database)
+        assert access.users and not access.admins
+        access.close()
+    database.close()
+
+
+def test_the_api_answers_whoever_has_a_key(people: People) -> None:
+    with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
+        people.client("eve").models.list()
+    assert httpx.get(f"{people.url}/v1/models").status_code == 401
+    assert httpx.get(f"{people.url}/health").status_code == 200
+    answer = people.client("bob").chat.completions.with_raw_response.create(
+        model="unnamed", messages=ASK, max_tokens=5, user="ann"
+    )
+    assert int(answer.headers["x-ratelimit-remaining-requests"]) < 1000
+    usage = httpx.get(
+        f"{people.url}/account/usage", headers={"authorization": f"Bearer {people.keys['bob']}"}
+    ).json()
+    assert usage["name"] == "bob" and usage["key"]["tokens"] >= 5
+    assert usage["user"]["tokens"] >= usage["key"]["tokens"]
+
+
+def test_over_the_limit_it_is_429_with_the_time_to_wait_streamed_or_not(people: People) -> None:
+    people.users.set_limits("bob", tokens_a_day=20)
+    bob = people.client("bob")
+    options: dict[str, Any] = {"model": "unnamed", "messages": ASK, "max_tokens": 20}
+    for chunk in bob.chat.completions.create(stream=True, **options):
+        assert chunk.choices is not None
+    for stream in (False, True):
+        with pytest.raises(openai.RateLimitError, match="tokens today, of 20") as told:
+            bob.chat.completions.create(stream=stream, **options)
+        assert 0 < int(told.value.response.headers["retry-after"]) <= 86_400
+        assert told.value.response.headers["x-ratelimit-remaining-tokens"] == "0"
+    form = httpx.post(
+        f"{people.url}/apps/summarize", json={"text": "The cat sat."},
+        headers={"authorization": f"Bearer {people.keys['bob']}"},
+    )  # fmt: skip
+    assert form.status_code == 429
+    assert people.client("ann").chat.completions.create(**options)
+    people.users.set_limits("bob", tokens_a_day=None)
+
+
+def config_of(client: httpx.Client) -> dict[str, Any]:
+    return dict(client.get("/config").json())
+
+
+def labels(config: dict[str, Any]) -> list[str]:
+    return [str(part["props"].get("label")) for part in config["components"]]
+
+
+def test_an_admins_tabs_and_events_are_not_there_for_others(people: People) -> None:
+    ann, bob = people.logged_in("ann"), people.logged_in("bob")
+    of_ann, of_bob = config_of(ann), config_of(bob)
+    ids = [
+        [part["props"].get("id") for part in config["components"]] for config in (of_ann, of_bob)
+    ]
+    assert "lmapps-plugins" in ids[0] and "lmapps-plugins" not in ids[1]
+    assert len(of_bob["dependencies"]) < len(of_ann["dependencies"])
+    page = bob.get("/").text
+    assert "lmapps-plugins" not in page and "lmapps-plugins" in ann.get("/").text
+    beyond = max(event["id"] for event in of_bob["dependencies"]) + 1
+    asked = {"session_hash": "beyond", "fn_index": beyond, "data": []}
+    assert bob.post("/gradio_api/queue/join", json=asked).status_code >= 400
+
+
+def test_gradios_addresses_know_no_page_of_somebody_else(people: People) -> None:
+    ann, bob = people.logged_in("ann"), people.logged_in("bob")
+    event = next(e for e in config_of(ann)["dependencies"] if not e["inputs"] and e["queue"])
+    asked = {"session_hash": "page_of_ann", "fn_index": event["id"], "data": []}
+    assert ann.post("/gradio_api/queue/join", json=asked).status_code == 200
+    assert bob.post("/gradio_api/queue/join", json=asked).status_code == 403
+    for path in ("queue/data?session_hash=page_of_ann", "heartbeat/page_of_ann"):
+        assert bob.get(f"/gradio_api/{path}").status_code == 403, path
+    with ann.stream("GET", "/gradio_api/queue/data?session_hash=page_of_ann") as stream:
+        told = [json.loads(line[6:])["msg"] for line in stream.iter_lines() if line]
+    assert "process_completed" in told, "Bob has taken nothing of it"
+    stranger = httpx.Client(base_url=people.url)
+    upload = ann.post("/gradio_api/upload", files={"files": ("mine.json", b"secret")})
+    (path,) = upload.json()
+    assert ann.get(f"/gradio_api/file={path}").content == b"secret"
+    for method, address in (
+        ("GET", f"/gradio_api/file={path}"), ("POST", "/gradio_api/upload"), ("GET", "/config"),
+        ("GET", "/gradio_api/info"), ("POST", "/gradio_api/queue/join"), ("GET", "/"),
+        ("POST", f"/gradio_api/call/{event['api_name']}"), ("GET", "/theme.css"),
+    ):  # fmt: skip
+        assert stranger.request(method, address).status_code == 401, address

@@ -1,0 +1,127 @@
+"""A settings file, the environment and the command line say the same things in the same words."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.errors import SettingsError
+from lmapps.server.configured import add_settings, documented, settings_of, variable
+from lmapps.server.settings import ServeSettings
+
+GIVEN: dict[str, tuple[str, Any]] = {
+    "checkpoint": ("mine other=/some/where", ("mine", "other=/some/where")),
+    "host": ("::1", "::1"),
+    "port": ("8001", 8001),
+    "public": ("true", True),
+    "hosts": ("lm.example.org lm", ("lm.example.org", "lm")),
+    "log": ("debug", "debug"),
+    "log_prompts": ("on", True),
+    "grace": ("2.5", 2.5),
+    "database": ("sqlite:///x.db", "sqlite:///x.db"),
+    "slots": ("3", 3),
+    "queue": ("0", 0),
+    "weights": ("int8", "int8"),
+    "memory": ("2.5", 2.5),
+    "requests_a_minute": ("30", 30),
+    "tokens_a_day": ("100000", 100_000),
+}
+"""Each setting as a word, and what it comes to; a new one is told here."""
+
+
+@pytest.fixture(autouse=True)
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+
+
+def read(words: str = "", environment: dict[str, str] | None = None) -> ServeSettings:
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return settings_of(parser.parse_args(words.split()), environment or {})
+
+
+def test_every_setting_is_the_same_from_a_file_the_environment_and_the_command_line(
+    tmp_path: Path,
+) -> None:
+    expected = ServeSettings(**{name: value for name, (_, value) in GIVEN.items()})
+    assert GIVEN.keys() == {item.name for item in fields(ServeSettings)}
+    assert all(item.metadata["help"] for item in fields(ServeSettings))
+    assert read(environment={variable(name): word for name, (word, _) in GIVEN.items()}) == expected
+    words = {f"--{name.replace('_', '-')}": word for name, (word, _) in GIVEN.items()}
+    words["--public"] = ""
+    assert read(" ".join(f"{name} {word}" for name, word in words.items())) == expected
+    (tmp_path / "all.toml").write_text(documented(expected))
+    assert read(f"--settings {tmp_path / 'all.toml'}") == expected
+    assert read(environment={"LMAPPS_SETTINGS": str(tmp_path / "all.toml")}) == expected
+
+
+def test_a_documented_file_of_the_defaults_changes_nothing(tmp_path: Path) -> None:
+    text = documented(ServeSettings())
+    assert tomllib.loads(text) == {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(ServeSettings()).items()
+    }
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings.toml").write_text(text)
+    assert read() == ServeSettings()
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings.toml").write_text(
+        "port = 1\nslots = 1\nqueue = 1\npublic = true"
+    )
+    settings = read("--port 3 --no-public", {"LMAPPS_PORT": "2", "LMAPPS_SLOTS": "2"})
+    assert (settings.port, settings.slots, settings.queue) == (3, 2, 1)
+    assert not settings.public
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "words", "told"),
+    [
+        ("prot = 1", {}, "", r"file\.toml: there is no setting 'prot'; did you mean port\?"),
+        ("xyzzy = 1", {}, "", r"there is no setting 'xyzzy'; known: checkpoint, host"),
+        ("port = '80'", {}, "", r"file\.toml: port must be a whole number, got '80'"),
+        ("port = true", {}, "", r"port must be a whole number, got True"),
+        ("public = 1", {}, "", r"public must be true or false, got 1"),
+        ("checkpoint = [1]", {}, "", r"checkpoint must be a list of texts"),
+        ("checkpoint = []", {}, "", r"at least one model"),
+        ("port = 0", {}, "", r"port must be between 1 and 65535, got 0"),
+        ("port = ", {}, "", r"file\.toml cannot be read"),
+        ("", {"LMAPPS_PROT": "1"}, "", r"no setting LMAPPS_PROT; did you mean LMAPPS_PORT\?"),
+        ("", {"LMAPPS_PORT": "many"}, "", r"LMAPPS_PORT: port must be a whole number, got 'many'"),
+        ("", {"LMAPPS_PUBLIC": "perhaps"}, "", r"LMAPPS_PUBLIC: public must be true or false"),
+        ("", {"LMAPPS_MEMORY": "nan"}, "", r"memory must be between 0 and"),
+        ("", {}, "--weights int4", r"--weights: weights must be one of float32, .*got 'int4'"),
+        ("", {}, "--tokens-a-day x", r"--tokens-a-day: tokens_a_day must be a whole number"),
+        ("", {}, "--settings /no/such/file", r"settings file /no/such/file cannot be read"),
+    ],
+)
+def test_what_does_not_fit_says_where_it_was_given_and_what_was_meant(
+    tmp_path: Path, file: str, environment: dict[str, str], words: str, told: str
+) -> None:
+    (tmp_path / "file.toml").write_text(file)
+    with pytest.raises(SettingsError, match=told):
+        read(words or f"--settings {tmp_path / 'file.toml'}", environment)
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    read(environment={"LMAPPS_HOME": "/x", "LMAPPS_NATIVE": "0", "PATH": "/bin"})
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("", False), ("192.168.1.5", False), ("lab", False),
+    ],
+)  # fmt: skip
+def test_only_addresses_of_this_machine_are_local(host: str, is_local: bool) -> None:
+    assert ServeSettings(host=host).is_local is is_local
