@@ -53,7 +53,7 @@ def test_every_setting_is_the_same_from_a_file_the_environment_and_the_command_l
     assert all(item.metadata["help"] for item in fields(ServeSettings))
     assert read(environment={variable(name): word for name, (word, _) in GIVEN.items()}) == expected
     words = {f"--{name.replace('_', '-')}": word for name, (word, _) in GIVEN.items()}
-    words["--public"] = ""
+    words["--public"] = words["--log-prompts"] = ""
     assert read(" ".join(f"{name} {word}" for name, word in words.items())) == expected
     (tmp_path / "all.toml").write_text(documented(expected))
     assert read(f"--settings {tmp_path / 'all.toml'}") == expected
