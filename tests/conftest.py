@@ -90,6 +90,17 @@ class Served:
             time.sleep(0.005)
 
 
+def _several(engine: Any, find: Any) -> Any:
+    """The engine's model, and those that `find` finds."""
+    from lmapps.engine.backends.source import Opening, Source, open_backend
+    from lmapps.engine.models import Models
+
+    def open(source: Source) -> Any:
+        return engine if source.name == engine.name else open_backend(source, Opening(slots=4))
+
+    return Models([Source(engine.name, "")], open, find=find)
+
+
 @contextmanager
 def _served(
     found: Found,
@@ -97,9 +108,11 @@ def _served(
     database: str = "",
     port: int = 0,
     prepare: Callable[[Any], None] = lambda store: None,
+    find: Any = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """`prepare` gets the store before the server is made of it; `settings` are the server's."""
+    """`prepare` gets the store before the server is made of it, `find` finds more models, and
+    `settings` are the server's."""
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
     from lmapps.server.accounts.access import access_of
@@ -114,7 +127,7 @@ def _served(
     prepare(store)
     access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
-    models = Models.of(access.metered(engine))
+    models = Models.of(access.metered(engine)) if find is None else _several(engine, find)
     server = Server(create_app(models, found, store, access), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -31,6 +31,8 @@ class Description:
     state: ModelState
     about: About
     """What it is, while it is loaded."""
+    context: int | None
+    """The longest prompt and reply together, in tokens, while it is loaded."""
     bytes: int
     """Memory that it takes now."""
     users: int
@@ -193,6 +195,7 @@ class Models:
             source.place,
             "loading" if entry.opening else state,
             entry.backend.about if entry.backend else About(),
+            entry.backend.context if entry.backend else None,
             entry.backend.bytes if entry.backend else 0,
             entry.users,
         )

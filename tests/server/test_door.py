@@ -254,7 +254,7 @@ def test_without_accounts_everybody_comes_in_and_is_who_they_say(tmp_path: Path)
 
     for admins in (True, False):
         client = TestClient(Door(app, None, None, admins))
-        assert client.get("/x").json() == ["f" * 32, "testclient", admins, "user ann"]
+        assert client.get("/x").json() == ["f" * 32, "testclient", admins, "testclient\nuser ann"]
         through_proxy = client.get("/x", headers={"x-forwarded-for": "1.2.3.4"})
         assert through_proxy.json()[2] is False, "the proxy's machine is not who asks"
     program = who(None)

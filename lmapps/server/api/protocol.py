@@ -168,10 +168,14 @@ async def on_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
-async def server_sent(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Objects as server-sent events. An error in the middle is the last event."""
+async def server_sent(events: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:
+    """Objects as server-sent events, and texts as comments, which clients skip. An error in the
+    middle is the last event."""
     try:
         async for event in events:
+            if isinstance(event, str):
+                yield f": {event}\n\n"
+                continue
             yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
     except LmappsError as error:
         yield f"data: {json.dumps(error_body(error))}\n\n"
