@@ -161,13 +161,7 @@ class Models:
 
     def refuse(self) -> None:
         """Take nothing new. What is under way goes on, until `close`."""
-        with self._turn:
-            self._closed = True
-
-    @property
-    def under_way(self) -> int:
-        """Requests that have not ended."""
-        return sum(entry.users for entry in list(self._entries.values()))
+        self._closed = True
 
     def close(self) -> None:
         """End what is under way on every model."""

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from lmapps.server.gate.connections import Connection
-from lmapps.server.gate.headers import policy_of_page
+from lmapps.server.gate.headers import policy_of_page, secured
 from lmapps.server.gate.hosts import ForeignPage, Hosts, WrongHost
 from lmapps.server.gate.log import Lines, without_secrets
 
@@ -162,6 +162,11 @@ def test_a_page_allows_the_scripts_inside_it_and_no_others() -> None:
     html = b"<script>one()</script><script src='x.js'></script><SCRIPT type=module>two()</SCRIPT>"
     policy = policy_of_page(html).decode()
     assert policy.count("'sha256-") == 2 and "unsafe-inline" not in policy.split("style-src")[0]
+
+
+def test_a_policy_that_an_answer_has_already_is_kept() -> None:
+    theirs = (b"content-security-policy", b"sandbox")
+    assert [p for p in secured([theirs], b"default-src 'self'") if p[0] == theirs[0]] == [theirs]
 
 
 def test_too_large_a_request_is_refused_before_and_while_it_arrives(served: Any) -> None:

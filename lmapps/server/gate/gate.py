@@ -169,7 +169,7 @@ class Visit:
     async def _begin(self, message: Message) -> None:
         headers = Headers(raw=message["headers"])
         is_page = headers.get("content-type", "").startswith("text/html") and (
-            self.area == "page" and "content-encoding" not in headers
+            self.area == "page" and not {"content-encoding", "content-security-policy"} & {*headers}
         )
         if is_page:
             self._page = message, bytearray()

@@ -44,7 +44,9 @@ def policy_of_page(html: bytes) -> bytes:
 
 
 def secured(headers: Headers, policy: bytes | None) -> Headers:
-    """The headers of an answer with ours. Those that are there already are replaced."""
-    ours = [*ALWAYS, *([(b"content-security-policy", policy)] if policy else [])]
+    """The headers of an answer with ours in place of those that are there already, but for a
+    policy of its own."""
+    has_policy = any(name.lower() == b"content-security-policy" for name, _ in headers)
+    ours = [*ALWAYS, *([(b"content-security-policy", policy)] if policy and not has_policy else [])]
     names = {name for name, _ in ours} | {b"server"}
     return [pair for pair in headers if pair[0].lower() not in names] + ours

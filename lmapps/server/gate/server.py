@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -30,9 +30,8 @@ class Work(Protocol):
     def close(self) -> None:
         """End what is left, each with a reason."""
 
-    @property
-    def under_way(self) -> int:
-        """How many requests have not ended."""
+    def describe(self) -> Sequence[Any]:
+        """Each model, with its `users`: requests that have not ended."""
 
 
 class Server(uvicorn.Server):
@@ -79,12 +78,16 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         work.refuse()
-        LOG.info("stopping", extra={"fields": {"under_way": work.under_way, "grace": self._grace}})
+        LOG.info("stopping", extra={"fields": {"under_way": _left(work), "grace": self._grace}})
         end = time.monotonic() + self._grace
-        while work.under_way and time.monotonic() < end and not self.force_exit:
+        while _left(work) and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
         if self.force_exit:
             return
-        if work.under_way:
-            LOG.warning("ended before their time", extra={"fields": {"requests": work.under_way}})
+        if left := _left(work):
+            LOG.warning("ended before their time", extra={"fields": {"requests": left}})
         await asyncio.to_thread(work.close)
+
+
+def _left(work: Work) -> int:
+    return sum(model.users for model in work.describe())

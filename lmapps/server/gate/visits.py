@@ -16,6 +16,7 @@ _AREAS = (
     ("/gradio_api/heartbeat", "live"),
     ("/gradio_api/", "events"),
     ("/plugins/version", "live"),
+    ("/runs/version", "live"),
     *((f"/{name}", "assets") for name in ("assets", "static", "svelte", "favicon", "theme.css")),
     *((f"/{name}", "monitor") for name in ("health", "ready", "metrics")),
 )
