@@ -3,9 +3,9 @@
     python benchmarks/training.py --rounds 3
 
 Each measurement is a process of its own; the contestants take turns. Every one trains in bf16
-autocast with the same tokens a step and the micro-batch that suits it best (`--tune` finds it). On a
-GPU all are compiled, with `--compile` on a CPU too; the first steps, in which that happens, are not
-counted.
+autocast with the same tokens a step and the micro-batch that suits it best (`--tune` finds it). On
+a GPU all are compiled, with `--compile` on a CPU too; the first steps, in which that happens, are
+not counted.
 FLOPs are counted the same for all (6 x parameters and attention, see
 `ModelConfig.flops_per_token`); utilisation is their share of a bf16 matrix product here.
 """
