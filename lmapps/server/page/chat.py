@@ -16,7 +16,7 @@ from lmapps.fields import Messages
 from lmapps.plugin import Plugin
 from lmapps.server.page.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.saw import Saw
@@ -195,6 +195,7 @@ class ChatTab:
         async for update in self._streamed(place, made):
             yield update
 
+    @only_news
     async def _streamed(
         self, place: Place, news: AsyncGenerator[Seen, None]
     ) -> AsyncGenerator[Update, None]:
