@@ -1,10 +1,12 @@
 """Task records -> the examples that the default checkpoints are fine-tuned on: which, and how many.
 
     python recipes/records.py data/sft data/tuning [--share 0.25]
+    python recipes/records.py data/heldout data/judged --held-out
 
 Reads the files that recipes/README.md names, writes chat.jsonl, news.jsonl, code.jsonl and
 summarize.jsonl. Nothing is drawn at random: a record is in or out by its hash, so that the same
-files give the same examples. The plugins word them.
+files give the same examples. The plugins word them. With `--held-out` it reads the files that are
+never trained on, and writes the four for `lmapps evaluate`.
 """
 
 from __future__ import annotations
@@ -40,10 +42,14 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder with the task records")
     parser.add_argument("target", type=Path, help="folder for the four files")
     parser.add_argument("--share", type=float, default=1.0, help="of news, code and summaries (1)")
+    parser.add_argument("--held-out", action="store_true", help="records to judge by")
     args = parser.parse_args()
     args.target.mkdir(parents=True, exist_ok=True)
-    makers = {"chat": chats(args.source), "news": news(args.source), "code": code(args.source),
-              "summarize": summaries(args.source)}  # fmt: skip
+    if args.held_out:
+        makers = held_out(args.source)
+    else:
+        makers = {"chat": chats(args.source), "news": news(args.source), "code": code(args.source),
+                  "summarize": summaries(args.source)}  # fmt: skip
     for name, records in makers.items():
         share = 1.0 if name == "chat" else args.share
         count = 0
@@ -117,6 +123,30 @@ def summaries(folder: Path) -> Iterator[Record]:
     for record in read_records(folder / "summarize.jsonl.xz"):
         if chosen(record, OF_KIND[record["kind"]]):
             yield {key: record[key] for key in ("document", "summary", "kind")}
+
+
+def held_out(folder: Path) -> dict[str, Iterator[Record]]:
+    """Questions, Wikinews articles of the last years, abstracts with their summaries, and our own
+    problems, whose tests stand in the place of a solution."""
+
+    def read(name: str) -> Iterator[Record]:
+        return read_records(folder / f"{name}.jsonl.xz")
+
+    return {
+        "chat": ({"messages": record["messages"]} for record in read("dolly_openqa")),
+        "news": (
+            {"headline": record["headline"], "body": record["body"], "source": "wikinews"}
+            for record in read("wikinews")
+        ),
+        "code": (
+            {"instruction": record["text"], "code": "\n".join(record["test_list"])}
+            for record in read_records(HERE / "problems.jsonl")
+        ),
+        "summarize": (
+            {"document": record["text"], "summary": record["summaries"][0], "kind": "summary"}
+            for record in read("scitldr_validation")
+        ),
+    }
 
 
 def conversation(*turns: str) -> Record:

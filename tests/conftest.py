@@ -90,6 +90,17 @@ class Served:
             time.sleep(0.005)
 
 
+def _several(engine: Any, find: Any) -> Any:
+    """The engine's model, and those that `find` finds."""
+    from lmapps.engine.backends.source import Opening, Source, open_backend
+    from lmapps.engine.models import Models
+
+    def open(source: Source) -> Any:
+        return engine if source.name == engine.name else open_backend(source, Opening(slots=4))
+
+    return Models([Source(engine.name, "")], open, find=find)
+
+
 @contextmanager
 def _served(
     found: Found,
@@ -97,14 +108,15 @@ def _served(
     database: str = "",
     port: int = 0,
     prepare: Callable[[Any], None] = lambda store: None,
+    find: Any = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """`prepare` gets the store before the server is made of it; `settings` are the server's."""
-    import uvicorn
-
+    """`prepare` gets the store before the server is made of it, `find` finds more models, and
+    `settings` are the server's."""
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
     from lmapps.server.accounts.access import access_of
+    from lmapps.server.gate.server import Server
     from lmapps.server.serve import create_app
     from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
@@ -115,13 +127,8 @@ def _served(
     prepare(store)
     access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
-    config = uvicorn.Config(
-        create_app(Models.of(access.metered(engine)), found, store, access),
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    models = Models.of(access.metered(engine)) if find is None else _several(engine, find)
+    server = Server(create_app(models, found, store, access), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

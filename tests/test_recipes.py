@@ -17,7 +17,7 @@ from lmapps.model.checkpoint import Checkpoint
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TINY = [
-    "--width", "32", "--layers", "1", "--context", "256", "--vocab-size", "300",
+    "--width", "32", "--layers", "1", "--context", "96", "--vocab-size", "300",
 ]  # fmt: skip
 SHORT = [
     "--tokens", "0", "--minutes", "0", "--steps", "2", "--batch-tokens", "512",

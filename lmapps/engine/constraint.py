@@ -43,19 +43,23 @@ class Grammars:
         if grammar is None:
             return None
         with self._lock:
-            if grammar not in self._compiled:
-                self._compiled[grammar] = self._compile(grammar)
-                if len(self._compiled) > KEPT_GRAMMARS:
-                    self._compiled.popitem(last=False)
+            known = self._compiled.get(grammar)
+        compiled = known or self._compile(grammar)  # who needs another one does not wait for it
+        with self._lock:
+            self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
-            matcher = self._compiled[grammar].deep_copy()
+            if len(self._compiled) > KEPT_GRAMMARS:
+                self._compiled.popitem(last=False)
+            matcher = compiled.deep_copy()
         return Constraint(matcher, self._tokenizer)
 
     def _compile(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-        if self._vocabulary is None:
-            self._vocabulary = LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)))
+        with self._lock:
+            self._vocabulary = self._vocabulary or LLTokenizer(
+                TokenizerWrapper(_Vocabulary(self._tokenizer))
+            )
         limits = LLParserLimits(max_lexer_states=MOST_LEXER_STATES, verbose_errors=False)
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()  # what is too complex shows here at the latest

@@ -15,6 +15,7 @@ import torch
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.about import About, about_own
+from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation, explain
@@ -23,7 +24,7 @@ from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.served import Served
 from lmapps.engine.slots import Slots
-from lmapps.engine.turns import User, share
+from lmapps.engine.turns import User, owner_of, share
 from lmapps.errors import Busy, DecodingError, InputError, PromptTooLong, ShuttingDown
 from lmapps.messages import Message
 from lmapps.model.language_model import LanguageModel
@@ -226,8 +227,8 @@ class Engine:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
         constraint = None
-        if decoding.grammar is not None:  # compiled in a thread, so that the loop does not wait
-            constraint = await asyncio.to_thread(self._grammars.constraint, decoding)
+        if decoding.grammar is not None:  # the loop does not wait for its compilation
+            constraint = await in_time(lambda: self._grammars.constraint(decoding))
         request = self.submit(prompt_ids, decoding, deliver, user, constraint)
         try:
             finished = False
@@ -271,7 +272,7 @@ class Engine:
         if user is None:
             return
         queued = [*self._arrived, *list(self._scheduler.waiting)]
-        mine = sum(request.user == user for request in queued)
+        mine = sum(owner_of(request.user) == owner_of(user) for request in queued)
         if mine >= share(self.queue):
             self.counts.refused += 1
             raise Busy(

@@ -15,14 +15,7 @@ from typing import Literal
 from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
-from lmapps.errors import (
-    Busy,
-    ModelInUse,
-    ModelTooLarge,
-    NoSuchModel,
-    SettingsError,
-    ShuttingDown,
-)
+from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 CLOSED = "the server is shutting down: try again when it is back"
@@ -38,6 +31,8 @@ class Description:
     state: ModelState
     about: About
     """What it is, while it is loaded."""
+    context: int | None
+    """The longest prompt and reply together, in tokens, while it is loaded."""
     bytes: int
     """Memory that it takes now."""
     users: int
@@ -164,6 +159,10 @@ class Models:
                 )
             self._given[source.name] = source
 
+    def refuse(self) -> None:
+        """Take nothing new. What is under way goes on, until `close`."""
+        self._closed = True
+
     def close(self) -> None:
         """End what is under way on every model."""
         with self._turn:
@@ -190,6 +189,7 @@ class Models:
             source.place,
             "loading" if entry.opening else state,
             entry.backend.about if entry.backend else About(),
+            entry.backend.context if entry.backend else None,
             entry.backend.bytes if entry.backend else 0,
             entry.users,
         )
@@ -284,9 +284,8 @@ class Models:
             busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
             raise Busy(
                 f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-                "in a moment, or allow more with --memory",
-                retry_after=5,
-            )
+                "in a moment, or allow more with --memory", 5,
+            )  # fmt: skip
         return [backend for other in leaving if (backend := self._let_go(other))]
 
     def _let_go(self, entry: _Entry) -> Backend | None:

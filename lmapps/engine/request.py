@@ -91,6 +91,11 @@ class Request:
         self._deliver = deliver
         self._constraint = constraint
 
+    @property
+    def length(self) -> int:
+        """Ids that the state holds once the last sampled one was read."""
+        return len(self.prompt_ids) + len(self.generated)
+
     def cancel(self) -> None:
         """Ask for the slot to be freed before the next step. Safe from any thread, any time."""
         self.cancelled = True

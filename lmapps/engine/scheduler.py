@@ -56,13 +56,28 @@ class Scheduler:
         started = self.clock()
         read = self._read_prompts(self.pace.tokens if is_beside_others else PREFILL_TOKENS)
         done_reading = self.clock()
-        if self.slots.running:
-            logits_BV = _numbers(self.slots.decode())
+        logits_BV = self._decode()
+        if logits_BV is not None:
             self.counts.passes += 1
             self._sample_all(logits_BV)
         if is_beside_others and read:
             self.pace.took(read, done_reading - started, self.clock() - done_reading)
         self._tell_places()
+
+    def _decode(self) -> npt.NDArray[np.float32] | None:
+        """One token further for everybody. Where memory does not suffice, the longest request
+        ends, since its state is the largest, and the others go on."""
+        while self.slots.running:
+            try:
+                return _numbers(self.slots.decode())
+            except Exception as error:
+                if not (is_out_of_memory(error) and self.slots.take_back()):
+                    raise
+            rows = range(len(self.slots.running))
+            largest = max(rows, key=lambda row: self.slots.running[row].length)
+            request = self.slots.leave(largest)
+            self._end(request, "error", _no_memory(request))
+        return None
 
     def fail(self, error: Exception) -> None:
         """End everything that is under way: nobody is left waiting for a reply."""
@@ -121,7 +136,9 @@ class Scheduler:
                 before = request.prefilled
                 try:
                     logits_V = self.slots.prefill(request, left)
-                except torch.OutOfMemoryError:  # this request's alone: the others go on
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
                     self.reading = None
                     self._end(request, "error", _no_memory(request))
                     continue
@@ -210,10 +227,18 @@ def _failed(error: Exception) -> LmappsError:
     return failure
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU's, or an allocation that the machine refuses outright."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
 def _no_memory(request: Request) -> Busy:
+    """What the request is told that is given up for the others."""
+    where = f"after {len(request.generated)} tokens of the reply" if request.generated else ""
     return Busy(
-        f"there is not enough memory to read a prompt of {len(request.prompt_ids)} tokens now: "
-        "try again later, or a shorter one"
+        f"there is not enough memory for a prompt of {len(request.prompt_ids)} tokens now"
+        f"{where and f' ({where})'}: try again later, or a shorter one"
     )
 
 

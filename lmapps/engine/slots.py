@@ -83,6 +83,17 @@ class Slots:
         rows = self.state.rows(0, len(self.running))
         return self.step(torch.tensor(last_ids, device=self.model.device), rows)
 
+    def take_back(self) -> bool:
+        """Undo a step that failed in its middle; False where the states cannot tell the steps
+        apart any more."""
+        for row, request in enumerate(self.running):
+            length = request.length - 1
+            if int(self.state.lengths[row]) != length:
+                if not self.state.divisible:
+                    return False
+                self.state.cut(row, length)
+        return True
+
     def leave(self, row: int) -> Request:
         """Free a row; the last running one moves into it."""
         request, last = self.running[row], self.running.pop()

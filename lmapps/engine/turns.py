@@ -1,7 +1,9 @@
 """A queue of requests -> whose turn it is. Pure functions of who waits and who holds slots.
 
-A user is whoever takes turns with others: a name given in the API, an address, a page's session.
-None is the program itself (a command, an evaluation): it takes turns too, but has no limits.
+A user is whoever takes turns with others: an address, an API key, a page's session, and perhaps a
+name that was given beside it (`subdivided`). Shares belong to the former, which nobody can choose;
+the names take turns within. None is the program itself (a command, an evaluation): it takes turns
+too, but has no limits.
 """
 
 from __future__ import annotations
@@ -10,6 +12,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 User = str | None
+_BETWEEN = "\n"
+
+
+def subdivided(owner: str, name: str) -> str:
+    """One of several people behind an address or a key, as their program names them."""
+    return f"{owner}{_BETWEEN}{name}"
+
+
+def owner_of(user: User) -> User:
+    """Whose share a user's requests are counted in."""
+    return None if user is None else user.partition(_BETWEEN)[0]
 
 
 def in_turn(
@@ -17,26 +30,41 @@ def in_turn(
 ) -> list[int]:
     """The places of a queue in the order in which they will be served.
 
-    First who holds the fewest slots, counting the requests that will be served before; then
-    whose last turn is longest ago; then who came first.
+    First whose owner holds the fewest slots, counting the requests that will be served before,
+    then who does among the owner's people; then whose last turn is longest ago; then who came
+    first.
     """
     before = Counter[User]()
-    keys = []
+    within: list[tuple[int, int, int]] = []
     for place, user in enumerate(waiting):
-        keys.append((held.get(user, 0) + before[user], last_turn.get(user, -1), place))
+        within.append((held.get(user, 0) + before[user], last_turn.get(user, -1), place))
         before[user] += 1
+    of_owner, keys = held_by_owner(held), []
+    for key in sorted(within):  # each owner's in their order, so that a share is counted in it
+        user = waiting[key[2]]
+        keys.append((of_owner[owner_of(user)], *key[1:]))
+        of_owner[owner_of(user)] += 1
     return [place for *_, place in sorted(keys)]
+
+
+def held_by_owner(held: Mapping[User, int]) -> Counter[User]:
+    """The slots that each owner's people hold together."""
+    together = Counter[User]()
+    for user, count in held.items():
+        together[owner_of(user)] += count
+    return together
 
 
 def next_place(
     waiting: Sequence[User], held: Mapping[User, int], last_turn: Mapping[User, int], slots: int
 ) -> int | None:
     """The place in the queue that gets the next slot; None where nobody there may have one."""
-    present = {user for user, count in held.items() if count} | set(waiting)
+    together = held_by_owner(held)
+    present = {owner for owner, count in together.items() if count} | set(map(owner_of, waiting))
     most = slots if len(present) == 1 else share(slots)
     for place in in_turn(waiting, held, last_turn):
         user = waiting[place]
-        if user is None or held.get(user, 0) < most:
+        if user is None or together[owner_of(user)] < most:
             return place
     return None
 

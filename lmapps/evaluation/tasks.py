@@ -13,6 +13,7 @@ from lmapps.errors import PluginError, PromptTooLong, ReplyError
 from lmapps.evaluation.conduct import conduct
 from lmapps.evaluation.overlap import overlap_scores
 from lmapps.evaluation.programs import Problem, score_programs
+from lmapps.metrics import parses_as_python
 from lmapps.plugin import Example, Plugin
 
 SIDE_BY_SIDE = 16
@@ -63,7 +64,8 @@ def score(
 def score_coding(
     plugin: Plugin, engine: Engine, problems: Sequence[Problem], samples: int, ks: Sequence[int]
 ) -> dict[str, Any]:
-    """pass@k of a plugin that writes code; the instruction is its first field.
+    """pass@k of a plugin that writes code, and the share of replies that are Python by its grammar;
+    the instruction is its first field.
 
     One sample is greedy; several are drawn with the seeds 0, 1, 2, ... Raises `NoSandbox` where
     programs cannot be confined.
@@ -77,7 +79,10 @@ def score_coding(
     ]
     replies = [done.reply if done else "" for done in ask(plugin, engine, requests)]
     grouped = [replies[start : start + samples] for start in range(0, len(replies), samples)]
-    return {"examples": len(problems), **score_programs(problems, grouped, ks)}
+    parses = sum(map(parses_as_python, replies)) / max(1, len(replies))
+    return {
+        "examples": len(problems), "parses": parses, **score_programs(problems, grouped, ks)
+    }  # fmt: skip
 
 
 def ask(plugin: Plugin, engine: Engine, requests: Sequence[Request]) -> list[Done | None]:

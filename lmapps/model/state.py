@@ -63,6 +63,10 @@ class State:
         for part, copy in zip(self._parts(), saved, strict=True):
             part[row].copy_(copy)
 
+    def cut(self, row: int, length: int) -> None:
+        """Forget what came after so many tokens, where a state is `divisible`."""
+        raise NotImplementedError
+
     def bytes(self) -> int:
         """Memory of all rows."""
         return sum(part.nbytes for part in self._parts())
@@ -76,6 +80,9 @@ class KeyValueCache(State):
     """For each layer keys and values, (B, K, S, D)."""
 
     divisible = True
+
+    def cut(self, row: int, length: int) -> None:
+        self.lengths[row] = length
 
     def save(self, row: int) -> list[torch.Tensor]:
         used = int(self.lengths[row])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from lmapps.decoding import Decoding
 from lmapps.engine.application import Application
 from lmapps.engine.engine import Engine
-from lmapps.errors import ReplyError
+from lmapps.errors import PromptTooLong, ReplyError
 from lmapps.evaluation.programs import Problem, ks_of
 from lmapps.evaluation.tasks import score, score_coding
 from lmapps.model.checkpoint import Checkpoint
@@ -82,7 +82,7 @@ async def _first_example(plugin: Plugin, engine: Engine) -> tuple[str, str]:
     decoding = plugin.decoding.replace(temperature=0.0)
     try:
         reply = (await Application(plugin, engine).reply(fields, decoding)).reply
-    except ReplyError as error:
+    except (PromptTooLong, ReplyError) as error:  # a short context must not end the run
         reply = f"({error})"
     return " | ".join(str(value) for value in values if value), reply
 

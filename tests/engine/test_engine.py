@@ -269,6 +269,38 @@ def test_out_of_memory_while_a_prompt_is_read_fails_that_request_only(
     assert engine.counts.finished == {"length": 1, "error": 1}
 
 
+@pytest.mark.parametrize("body", ["transformer", "gru"])
+def test_where_memory_ends_while_decoding_the_longest_request_ends_and_the_others_go_on(
+    endless_checkpoint: Callable[[str], Checkpoint], stepped: Any, body: str
+) -> None:
+    checkpoint = endless_checkpoint(body)
+    steps = stepped(checkpoint.model, checkpoint.tokenizer, 4)
+    slots, decoding = steps.scheduler.slots, Decoding(temperature=0, max_new_tokens=20)
+    prompts = [[20] * 5, [30] * 40, [40] * 6]
+    asked = [steps.ask(prompt, decoding) for prompt in prompts]
+    decode = slots.decode
+
+    def decode_two() -> torch.Tensor:
+        """Memory for two: a third fails in the middle of the step, with keys written already."""
+        fits = len(slots.running) < 3 or len(asked[2].ids) < 5
+        logits = decode() if fits or body == "transformer" else None
+        if not fits:
+            raise torch.OutOfMemoryError("out of memory")
+        return logits
+
+    slots.decode = decode_two
+    while not all(one.is_done for one in asked):
+        steps.step()
+    error = asked[1].last.error
+    assert isinstance(error, Busy) and "a prompt of 40 tokens now (after " in str(error)
+    slots.decode = decode
+    for number in (0, 2):
+        alone = steps.ask(prompts[number], decoding)
+        while not alone.is_done:
+            steps.step()
+        assert asked[number].ids == alone.ids and len(alone.ids) == 20
+
+
 def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:
     arrived: list[Delta] = []
     engine = Engine(transformer)

@@ -15,7 +15,7 @@ from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
 from lmapps.engine.pace import FEWEST_TOKENS, PREFILL_TOKENS, Pace
 from lmapps.engine.request import Request
-from lmapps.engine.turns import in_turn, next_place
+from lmapps.engine.turns import in_turn, next_place, subdivided
 from lmapps.errors import Busy
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
@@ -38,6 +38,16 @@ def test_one_person_takes_half_of_the_slots_at_most_while_others_are_there() -> 
     assert next_place(["a", "b"], {"a": 4}, {}, 8) == 1
     assert next_place([None], {None: 7, "b": 1}, {}, 8) == 0, "the program has no limit"
     assert next_place([], {"a": 1}, {}, 8) is None
+
+
+def test_a_new_name_in_each_request_gives_no_larger_share() -> None:
+    held = {subdivided("flood", f"name {n}"): 1 for n in range(4)}
+    waiting = [subdivided("flood", "name 9"), "ann"]
+    assert next_place(waiting, held, {}, 8) == 1, "ann first"
+    assert next_place(waiting[:1], {**held, "ann": 1}, {}, 8) is None, "half are taken"
+    assert next_place(waiting[:1], held, {}, 8) == 0, "nobody else is there"
+    names = [subdivided("firm", name) for name in ("x", "x", "y")]
+    assert [names[n] for n in in_turn(names, {}, {})] == [names[0], names[2], names[1]]
 
 
 @pytest.fixture(scope="module")

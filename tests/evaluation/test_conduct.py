@@ -13,6 +13,7 @@ from lmapps.__main__ import main
 from lmapps.engine.application import Done
 from lmapps.errors import DataError
 from lmapps.evaluation.conduct import conduct, repeats
+from lmapps.evaluation.programs import read_problems
 from lmapps.evaluation.questions import Question, read_questions
 from lmapps.model.checkpoint import Checkpoint
 
@@ -60,6 +61,14 @@ def test_the_hundred_questions_are_distinct_and_do_not_hold_their_answers() -> N
         assert not question.is_answered_by(question.question), question
 
 
+def test_the_thirty_problems_are_distinct_and_call_what_they_ask_for() -> None:
+    problems = read_problems(FACTS.with_name("problems.jsonl"))
+    assert len({problem.instruction for problem in problems}) == 30
+    for problem in problems:
+        name = re.search(r"function (\w+)\(", problem.instruction)
+        assert name and f"{name[1]}(" in problem.tests
+
+
 def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"question": "Why?"}\n')
     with pytest.raises(DataError, match="record 1: a question is a text `question`"):
@@ -77,7 +86,16 @@ def test_evaluate_asks_questions_and_writes_replies(
     record = {"instruction": "Add.", "code": "def add(a, b):\n    return a + b\n"}
     (tmp_path / "code.jsonl").write_text("\n".join([json.dumps(record)] * 3))
     words = ["evaluate", str(tmp_path / "tiny"), "--questions", str(tmp_path / "q.jsonl")]
-    words += ["--apps", "code", "--data", f"code={tmp_path / 'code.jsonl'}", "--limit", "2"]
+    words += [
+        "--apps",
+        "code",
+        "--data",
+        f"code={tmp_path / 'code.jsonl'}",
+        "--limit",
+        "2",
+        "--weights",
+        "int8",
+    ]
     assert main([*words, "--write", str(tmp_path / "samples.md"), "--json"]) == 0
     (scores,) = json.loads(capsys.readouterr().out).values()
     assert scores["questions"]["examples"] == 3 and scores["questions"]["answered"] == 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from lmapps.errors import LmappsError
 from lmapps.server.accounts import secrets
@@ -224,6 +225,14 @@ def test_an_open_page_belongs_to_who_opened_it(served: Served) -> None:
         assert ann.request(method, path, **sent).status_code == 200
 
 
+def test_a_websocket_is_closed(served: Served) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        served.client().websocket_connect("/gradio_api/queue/join"),
+    ):
+        pass
+
+
 def test_an_account_changes_its_password_and_keys(served: Served) -> None:
     ann, elsewhere = served.logged_in("ann"), served.logged_in("ann")
     page = ann.post("/account/keys", data={"name": "laptop"})
@@ -254,7 +263,7 @@ def test_without_accounts_everybody_comes_in_and_is_who_they_say(tmp_path: Path)
 
     for admins in (True, False):
         client = TestClient(Door(app, None, None, admins))
-        assert client.get("/x").json() == ["f" * 32, "testclient", admins, "user ann"]
+        assert client.get("/x").json() == ["f" * 32, "testclient", admins, "testclient\nuser ann"]
         through_proxy = client.get("/x", headers={"x-forwarded-for": "1.2.3.4"})
         assert through_proxy.json()[2] is False, "the proxy's machine is not who asks"
     program = who(None)

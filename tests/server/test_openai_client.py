@@ -14,6 +14,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from lmapps.engine.turns import subdivided
+
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 SCHEMA = {
     "type": "object",
@@ -218,7 +220,7 @@ def test_the_engine_hears_whose_request_it_is(served: Any, monkeypatch: pytest.M
     httpx.post(f"{served.url}/v1/chat/completions", json=body)
     httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": "ann"})
     httpx.post(f"{served.url}/apps/news", json={"headline": "Rain"})
-    assert users == ["127.0.0.1", "user ann", "127.0.0.1"]
+    assert users == ["127.0.0.1", subdivided("127.0.0.1", "user ann"), "127.0.0.1"]
     for name in (3, "x" * 300):
         response = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"user": name})
         assert response.status_code == 400 and "user must be" in response.text
@@ -233,7 +235,7 @@ def test_each_open_page_takes_turns() -> None:
 
     assert who_on_page().turns is None
     token = LocalContext.request.set(SimpleNamespace(session_hash="abc"))  # type: ignore[arg-type]
-    assert who_on_page().turns == "page abc"
+    assert who_on_page().turns == subdivided("unknown", "page abc")
     LocalContext.request.reset(token)
 
 

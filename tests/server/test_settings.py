@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lmapps.__main__ import main
 from lmapps.errors import SettingsError
 from lmapps.server.configured import add_settings, documented, settings_of, variable
 from lmapps.server.settings import ServeSettings
@@ -19,6 +21,10 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "host": ("::1", "::1"),
     "port": ("8001", 8001),
     "public": ("true", True),
+    "hosts": ("lm.example.org lm", ("lm.example.org", "lm")),
+    "log": ("debug", "debug"),
+    "log_prompts": ("on", True),
+    "grace": ("2.5", 2.5),
     "database": ("sqlite:///x.db", "sqlite:///x.db"),
     "slots": ("3", 3),
     "queue": ("0", 0),
@@ -49,7 +55,7 @@ def test_every_setting_is_the_same_from_a_file_the_environment_and_the_command_l
     assert all(item.metadata["help"] for item in fields(ServeSettings))
     assert read(environment={variable(name): word for name, (word, _) in GIVEN.items()}) == expected
     words = {f"--{name.replace('_', '-')}": word for name, (word, _) in GIVEN.items()}
-    words["--public"] = ""
+    words["--public"] = words["--log-prompts"] = ""
     assert read(" ".join(f"{name} {word}" for name, word in words.items())) == expected
     (tmp_path / "all.toml").write_text(documented(expected))
     assert read(f"--settings {tmp_path / 'all.toml'}") == expected
@@ -121,3 +127,13 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 )  # fmt: skip
 def test_only_addresses_of_this_machine_are_local(host: str, is_local: bool) -> None:
     assert ServeSettings(host=host).is_local is is_local
+
+
+def test_the_settings_are_printed_without_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("LMAPPS_")]:
+        monkeypatch.delenv(name)
+    assert main(["settings", "--port", "8001", "--database", "postgresql://me:secret@db/x"]) == 0
+    told = capsys.readouterr().out
+    assert tomllib.loads(told)["port"] == 8001 and "secret" not in told and "me:***@db/x" in told

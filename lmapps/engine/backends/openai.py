@@ -99,12 +99,14 @@ class OpenAIBackend:
         except httpx.TransportError as error:
             raise client._unreachable(error) from None
         except (ValueError, KeyError, TypeError):
+            known = {}
+        if response.status_code not in (200, 404):
+            raise refusal(name, response.status_code, response.text, {})
+        if not (known or model):
             raise ModelServerError(
                 f"{client.url}/models is no list of models: is the URL that of an API like "
-                "OpenAI's, up to and with /v1?"
-            ) from None
-        if response.status_code not in (200, 404) or not (known or model):
-            raise refusal(name, response.status_code, response.text, {})
+                "OpenAI's, up to and with /v1? A server without a list needs URL#MODEL"
+            )
         if model and known and model not in known:
             raise ModelServerError(
                 f"{client.url} has no model {model!r}; it has {', '.join(map(repr, known))}"

@@ -150,10 +150,9 @@ class TransformersStep:
         assert isinstance(state, CacheRows)
         logits = []
         for row, ids_T in enumerate(ids_BT):
-            logits_1V, cache = self._forward(ids_T[None], state[row])
-            state[row] = cache
+            logits_1V, state[row] = self._forward(ids_T[None], state[row])
+            state.lengths[row] += ids_BT.shape[1]
             logits.append(logits_1V)
-        state.lengths += ids_BT.shape[1]
         return torch.cat(logits)
 
     def _forward(self, ids_1T: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
@@ -210,6 +209,9 @@ class CacheRows(State):
             cache.update(keys[:, :, :length], values[:, :, :length], number)
         self.lengths[row] = length
         self[row] = cache
+
+    def cut(self, row: int, length: int) -> None:
+        self.restore(row, self.save(row), length)
 
     def bytes(self) -> int:
         """What is counted for it; caches grow as they are used."""

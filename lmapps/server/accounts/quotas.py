@@ -192,8 +192,8 @@ class Metered:
             await asyncio.to_thread(self._quotas.admit, user)
         async with aclosing(self._backend.stream(prompt, decoding, user)) as deltas:
             async for delta in deltas:
-                if isinstance(user, Payer) and delta.ids:
-                    self._quotas.count(user, len(delta.ids))
+                if isinstance(user, Payer) and delta.tokens:
+                    self._quotas.count(user, delta.tokens)
                 yield delta
 
     async def complete(self, prompt: Prompt, decoding: Decoding, user: User = None) -> Reply:

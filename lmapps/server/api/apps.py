@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from lmapps.discovery import Found
 from lmapps.engine.application import Asked, Done, Event, Notice
 from lmapps.engine.asking import events_on
+from lmapps.engine.compiling import in_time
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
@@ -50,13 +52,14 @@ def app_routes(found: Found, models: Models) -> APIRouter:
         changes = {} if values.get("decoding") is None else values["decoding"]
         if not isinstance(changes, dict):
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
-        decoding = plugin.decoding.replace(**changes)
+        decoding = await in_time(partial(plugin.decoding.replace, **changes))
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding", "model")}
         model, user = model_of(values), who(request).turns
         events = events_on(models, model, plugin, fields, decoding, user)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
-        return stream_response(_objects(await started(_shown(events))))
+        first = await while_connected(request, started(_shown(events)))
+        return stream_response(_objects(first))
 
     return routes
 

@@ -66,7 +66,8 @@ _SHARED: dict[str, Any] = {
     "user": {
         "type": ["string", "null"],
         "maxLength": 256,
-        "description": "people take turns: who this is; without it, the address counts",
+        "description": "one of several people behind an address or key, who take turns within its "
+        "share",
     },
     "max_tokens": _whole(1, 1_000_000),
     **_SAMPLING,

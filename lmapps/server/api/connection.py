@@ -39,7 +39,7 @@ async def started(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     return again()
 
 
-def stream_response(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+def stream_response(events: AsyncIterator[dict[str, Any] | str]) -> StreamingResponse:
     """Server-sent events, ended by the word that OpenAI's clients expect."""
 
     async def lines() -> AsyncIterator[str]:

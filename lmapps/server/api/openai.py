@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,8 +15,9 @@ from fastapi.responses import JSONResponse, Response
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
+from lmapps.engine.compiling import in_time
 from lmapps.engine.context import fit_conversation
-from lmapps.engine.models import Models
+from lmapps.engine.models import Description, Models
 from lmapps.engine.reply import joined
 from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
@@ -41,21 +43,23 @@ def openai_routes(models: Models) -> APIRouter:
     routes.include_router(monitor_routes(models))
     started = int(time.time())
 
-    def described_model(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": started, "owned_by": "lmapps"}
+    def listed(model: Description) -> dict[str, Any]:
+        told = {"id": model.name, "object": "model", "created": started, "owned_by": "lmapps"}
+        return told | ({"max_model_len": model.context} if model.context else {})  # as vLLM has it
 
     @routes.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [described_model(name) for name in models.names]}
+        return {"object": "list", "data": [listed(model) for model in models.describe()]}
 
     @routes.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        return described_model(models.known(name))
+        name = models.known(name)
+        return next(listed(model) for model in models.describe() if model.name == name)
 
     @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
         values = await read_json(request)
-        decoding = await asyncio.to_thread(decoding_of, values, Decoding())  # a schema takes time
+        decoding = await in_time(partial(decoding_of, values, Decoding()))  # a schema takes time
         messages = messages_of(values)
         async with models.use(model_of(values)) as backend:
             prompt, left_out = await asyncio.to_thread(
@@ -72,7 +76,7 @@ def openai_routes(models: Models) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
         values = await read_json(request)
-        decoding = await asyncio.to_thread(decoding_of, values, Decoding())
+        decoding = await in_time(partial(decoding_of, values, Decoding()))
         asked = prompt_of(values.get("prompt"))
         async with models.use(model_of(values)) as backend:
             prompt = await asyncio.to_thread(backend.read, asked)
@@ -136,7 +140,8 @@ class Answer:
         )
         if not self.streams:
             return JSONResponse(await while_connected(request, self._whole(deltas)))
-        return stream_response(self._chunks(await started(deltas)))
+        first = await while_connected(request, started(deltas))  # who leaves before is noticed too
+        return stream_response(self._chunks(first))
 
     async def _held(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
@@ -169,7 +174,7 @@ class Answer:
 
     async def _chunks(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncIterator[dict[str, Any] | str]:
         count, reused, lengths, begun = 0, 0, [0] * self.replies, set[int]()
         prompt_tokens = len(self.prompt)
         async with aclosing(deltas):
@@ -178,6 +183,8 @@ class Answer:
                 reused += delta.reused if index == 0 else 0
                 if delta.usage:  # another server's, told at the end
                     prompt_tokens, reused = delta.usage.prompt_tokens, delta.usage.reused
+                if delta.position is not None:
+                    yield f"position {delta.position}"
                 if delta.text or delta.finish or delta.logprobs:
                     choice = self._choice(index, delta.finish, delta.logprobs, lengths[index])
                     yield self._chunk([choice | self.part(delta.text, index not in begun)])

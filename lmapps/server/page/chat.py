@@ -16,7 +16,7 @@ from lmapps.fields import Messages
 from lmapps.plugin import Plugin
 from lmapps.server.page.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.saw import Saw
@@ -32,11 +32,9 @@ from lmapps.server.page.widgets import (
 from lmapps.server.store.conversation import Turn
 from lmapps.server.store.exported import Exports, read_export
 from lmapps.server.store.store import Store
+from lmapps.server.who import owner_on_page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-
-Update = dict[Any, Any]
-"""Components and what they show from now on."""
 
 
 def chat_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:
@@ -194,6 +192,7 @@ class ChatTab:
         async for update in self._streamed(place, made):
             yield update
 
+    @only_news
     async def _streamed(
         self, place: Place, news: AsyncGenerator[Seen, None]
     ) -> AsyncGenerator[Update, None]:
@@ -215,12 +214,11 @@ class ChatTab:
         fields, changed = values_of(self.others, rest[:count]), rest[count:]
         return fields, lambda: decoding_from(self.plugin.decoding, changed), model
 
-    # What it is not.
-
     def _on_arrive(self, kept: dict[str, str] | None) -> Update:
         known = kept if isinstance(kept, dict) else {}
-        visitor, conversation = (str(known.get(key) or "") for key in ("visitor", "conversation"))
-        return self._told(Place(visitor), lambda: self.talk.arrive(visitor, conversation))
+        owner = owner_on_page(self.talk.store, str(known.get("visitor") or ""))
+        conversation = str(known.get("conversation") or "")
+        return self._told(Place(owner), lambda: self.talk.arrive(owner, conversation))
 
     def _on_like(self, place: Place, data: gr.LikeData) -> Update:
         index: Any = data.index
