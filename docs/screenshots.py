@@ -113,9 +113,14 @@ def pictures(browser: Any, url: str) -> Iterator[tuple[str, bytes]]:
 
 
 def tabs(page: Any) -> list[str]:
-    return page.evaluate(
-        "[...new Set([...document.querySelectorAll('[role=tab]')].map(t => t.innerText.trim()))]"
-    )
+    menu = page.locator(".overflow-menu button").locator("visible=true")
+    listed = page.locator("[role=tab], .overflow-dropdown button")
+    if menu.count():
+        menu.first.click()
+    names = [name.strip() for name in listed.all_inner_texts() if name.strip()]
+    if menu.count():
+        menu.first.click()
+    return list(dict.fromkeys(names))
 
 
 def open_tab(page: Any, name: str) -> None:
