@@ -50,20 +50,20 @@ stage("import gradio")
 from lmapps.discovery import Library
 found = Library().found
 stage("plugins")
-from lmapps.model.checkpoint import Checkpoint
-from lmapps.paths import find_checkpoint
-checkpoint = Checkpoint.load(find_checkpoint(sys.argv[1]))
-stage("load the checkpoint")
-from lmapps.engine.engine import Engine
+from lmapps.server.accounts.access import access_of
+from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
-store = Store("")
-stage("open the database")
-engine = Engine(checkpoint)
-stage("engine")
-serve.create_app(engine, found, store)
+settings = ServeSettings(checkpoint=(sys.argv[1],))
+store = Store(settings.database)
+access = access_of(settings, store.database)
+stage("database")
+models = serve.models_of(settings, access)
+models.load()
+stage("model and engine")
+serve.create_app(models, found, store, access)
 stage("page and API")
 print(json.dumps(taken))
-engine.close()
+models.close()
 """
 USABLE = """() => {
     const box = document.querySelector("#message textarea");

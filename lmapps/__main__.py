@@ -16,6 +16,7 @@ from lmapps.errors import LmappsError
 
 COMMANDS = {
     "serve": "start the page and the API",
+    "settings": "print the settings of `lmapps serve` as they are, as a settings file",
     "train": "train a model on text, or fine-tune one on plugins' examples",
     "runs": "training runs: list, watch, pause, resume, stop",
     "evaluate": "score checkpoints: loss, accuracy, perplexity, bits per byte, plugins' metrics",

@@ -90,6 +90,17 @@ class Served:
             time.sleep(0.005)
 
 
+def _several(engine: Any, find: Any) -> Any:
+    """The engine's model, and those that `find` finds."""
+    from lmapps.engine.backends.source import Opening, Source, open_backend
+    from lmapps.engine.models import Models
+
+    def open(source: Source) -> Any:
+        return engine if source.name == engine.name else open_backend(source, Opening(slots=4))
+
+    return Models([Source(engine.name, "")], open, find=find)
+
+
 @contextmanager
 def _served(
     found: Found,
@@ -97,9 +108,11 @@ def _served(
     database: str = "",
     port: int = 0,
     prepare: Callable[[Any], None] = lambda store: None,
+    find: Any = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """`prepare` gets the store before the server is made of it; `settings` are the server's."""
+    """`prepare` gets the store before the server is made of it, `find` finds more models, and
+    `settings` are the server's."""
     import uvicorn
 
     from lmapps.engine.engine import Engine
@@ -116,7 +129,12 @@ def _served(
     access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
     config = uvicorn.Config(
-        create_app(Models.of(access.metered(engine)), found, store, access),
+        create_app(
+            Models.of(access.metered(engine)) if find is None else _several(engine, find),
+            found,
+            store,
+            access,
+        ),
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,

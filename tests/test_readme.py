@@ -12,6 +12,7 @@ from lmapps.__main__ import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CHINESE = (ROOT / "README.zh.md").read_text()
 
 
 def commands(text: str) -> list[list[str]]:
@@ -22,7 +23,7 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in found]
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [(page.name, words) for page in PAGES for words in commands(page.read_text())]
 
 
@@ -45,9 +46,10 @@ def test_the_readme_has_its_two_commands_and_ci_calls_the_second() -> None:
     assert ".ci/run" not in re.sub(r"#.*", "", (ROOT / "dev").read_text()), "CI must not call CI"
 
 
-def test_the_readme_stays_short_and_its_links_lead_somewhere() -> None:
-    assert len(README.splitlines()) <= 200
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["English", "Chinese"])
+def test_the_readme_stays_short_and_its_links_lead_somewhere(text: str) -> None:
+    assert len(text.splitlines()) <= 200
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / target).exists(), target
 
 
@@ -55,3 +57,18 @@ def test_every_top_level_part_that_the_tree_names_is_there() -> None:
     tree = README.split("## What is where")[1].split("```")[1]
     for name in re.findall(r"^([\w./]+)", tree, re.M):
         assert (ROOT / name).exists(), name
+
+
+def test_the_readme_in_chinese_has_the_same_code_and_links_and_names_the_same_tree() -> None:
+    def code(text: str) -> list[str]:
+        return re.findall(r"```(?:python)?\n(.*?)```", text, re.S)
+
+    def links(text: str) -> set[str]:
+        return set(re.findall(r"\]\(([^)#]+)", text)) - {"README.md", "README.zh.md"}
+
+    *english, tree = code(README)
+    *chinese, same_tree = code(CHINESE)
+    assert chinese == english and links(CHINESE) == links(README)
+    assert [line.split()[0] for line in same_tree.splitlines()] == [
+        line.split()[0] for line in tree.splitlines()
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-WHERE = "the database's SQLAlchemy URL (default: lmapps.db in the data folder)"
+from lmapps.server.configured import add_settings, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,19 +16,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=help, description=help)
         action.add_argument("file", metavar="FILE", type=Path)
-        action.add_argument("--database", default="", help=WHERE)
+        add_settings(action, only=["database"])
 
 
 def main(args: argparse.Namespace) -> int:
     from lmapps.server.store.backup import back_up, restore
     from lmapps.server.store.database import Database
 
+    where = settings_of(args).database
     if args.action == "backup":
-        database = Database(args.database)
+        database = Database(where)
         back_up(database, args.file)
         database.close()
         print(f"wrote {args.file}")
     else:
-        place, kept = restore(args.file, args.database)
+        place, kept = restore(args.file, where)
         print(f"{args.file} is in {place} now" + (f"; what was there is in {kept}" * bool(kept)))
     return 0

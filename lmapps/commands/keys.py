@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from lmapps.commands.database import WHERE
 from lmapps.commands.users import add_limits, limits_of
+from lmapps.server.configured import add_settings, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("name", metavar="KEY", help="what the key is called")
         if name == "limits":
             add_limits(action, "usual = none but the user's")
-        action.add_argument("--database", default="", help=WHERE)
+        add_settings(action, only=["database"])
 
 
 def main(args: argparse.Namespace) -> int:
     from lmapps.server.accounts.users import Users
     from lmapps.server.store.database import Database
 
-    database = Database(args.database)
+    database = Database(settings_of(args).database)
     users = Users(database)
     match args.action:
         case "create":

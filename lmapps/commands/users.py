@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lmapps.commands.database import WHERE
 from lmapps.errors import InputError
+from lmapps.server.configured import add_settings, settings_of
 
 if TYPE_CHECKING:
     from lmapps.server.accounts.users import Users
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--yes", action="store_true", help="do not ask whether it is meant")
         if name == "limits":
             add_limits(action, "usual = the server's setting")
-        action.add_argument("--database", default="", help=WHERE)
+        add_settings(action, only=["database"])
 
 
 def main(args: argparse.Namespace) -> int:
     from lmapps.server.accounts.users import Users, checked_role
     from lmapps.server.store.database import Database
 
-    database = Database(args.database)
+    database = Database(settings_of(args).database)
     users = Users(database)
     match args.action:
         case "add":

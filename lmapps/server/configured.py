@@ -27,6 +27,8 @@ FILE = "LMAPPS_SETTINGS"
 """The environment's variable that names the settings file."""
 OTHERS = {FILE, "LMAPPS_HOME", "LMAPPS_NATIVE"}
 """Variables of the environment that are no settings of the server."""
+DEST = "setting_"
+"""Apart from a command's own words: `lmapps users limits` has limits too."""
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -34,7 +36,7 @@ def add_settings(parser: argparse.ArgumentParser, only: Iterable[str] = ()) -> N
     """An option for each setting, or for `only` these, and one for the file."""
     chosen = set(only) or {item.name for item in fields(ServeSettings)}
     parser.add_argument(
-        "--settings", metavar="FILE", default=None,
+        "--settings", metavar="FILE", dest=f"{DEST}file", default=None,
         help=f"a TOML file of settings (default: settings.toml in the data folder; {FILE})",
     )  # fmt: skip
     for item in fields(ServeSettings):
@@ -49,7 +51,7 @@ def add_settings(parser: argparse.ArgumentParser, only: Iterable[str] = ()) -> N
         else:
             kind = {"metavar": item.name.upper()}
             kind |= {"nargs": "+"} if isinstance(item.default, tuple) else {}
-        parser.add_argument(named, default=None, help=help, **kind)
+        parser.add_argument(named, dest=DEST + item.name, default=None, help=help, **kind)
 
 
 def settings_of(
@@ -93,7 +95,7 @@ Source = Iterator[tuple[str, str, Any]]
 
 def _file(args: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
     """The settings file, which must be there if it was named."""
-    named = getattr(args, "settings", None) or environment.get(FILE)
+    named = getattr(args, f"{DEST}file", None) or environment.get(FILE)
     usual = home() / "settings.toml"
     return Path(named).expanduser() if named else usual if usual.is_file() else None
 
@@ -123,7 +125,7 @@ def _from_environment(environment: Mapping[str, str]) -> Source:
 
 def _from_words(args: argparse.Namespace) -> Source:
     for item in fields(ServeSettings):
-        value = getattr(args, item.name, None)
+        value = getattr(args, DEST + item.name, None)
         if value is not None:
             given = _of_word(value, item) if isinstance(value, str) else _as_type(value, item)
             yield f"--{item.name.replace('_', '-')}", item.name, given

@@ -28,9 +28,11 @@ from lmapps.server.accounts.door import Door, Pages
 from lmapps.server.api.apps import app_routes, described
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
+from lmapps.server.api.runs import runs_routes
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
+from lmapps.training.runs import Runs
 
 GRACE_SECONDS = 3
 """How long replies under way may go on when the server is asked to stop."""
@@ -100,7 +102,8 @@ def create_app(models: Models, found: Found, store: Store, access: Access = Acce
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import VERSION
 
-    pages = pages_of(models, found, store, access)
+    runs = Runs()
+    pages = pages_of(models, found, store, access, runs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,6 +119,7 @@ def create_app(models: Models, found: Found, store: Store, access: Access = Acce
     app.add_middleware(Door, users=access.users, quotas=access.quotas, admins=access.admins)
     app.include_router(openai_routes(models))
     app.include_router(app_routes(found, models))
+    app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
 
@@ -129,13 +133,13 @@ def create_app(models: Models, found: Found, store: Store, access: Access = Acce
     return app
 
 
-def pages_of(models: Models, found: Found, store: Store, access: Access) -> Pages:
+def pages_of(models: Models, found: Found, store: Store, access: Access, runs: Runs) -> Pages:
     """The page, as often as there are people who see different tabs."""
     from lmapps.server.page.look import mount
     from lmapps.server.page.page import build_page
 
     def page(for_admins: bool) -> FastAPI:
-        blocks = build_page(found, models, store, for_admins, access.users is not None)
+        blocks = build_page(found, models, store, for_admins, access.users is not None, runs)
         inside = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         return mount(inside, blocks, found.plugins.values())
 

@@ -16,10 +16,13 @@ from lmapps.engine.turns import User, subdivided
 from lmapps.errors import InputError
 from lmapps.server.accounts.quotas import Payer
 from lmapps.server.accounts.users import Account
+from lmapps.server.store.store import Store
 
 ACCOUNT, IS_ADMIN = "lmapps.account", "lmapps.is_admin"
 """What `Door` writes into a request's scope."""
 MAX_NAME = 256
+VISITOR = "[0-9a-f]{32}"
+"""A browser's random name."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,16 @@ def who_on_page(visitor: str = "") -> Who:
     return who(LocalContext.request.get(None), visitor=visitor)
 
 
+def owner_on_page(store: Store, visitor: str) -> str:
+    """Whose things the page shows: the account's, else the browser's, by the random name that it
+    keeps. What the browser made before there was an account is the account's from now on."""
+    asks = who_on_page(visitor)
+    if asks.account and re.fullmatch(VISITOR, visitor):
+        store.adopt(visitor, asks.owner)
+    return asks.owner
+
+
 def _visitor(name: str) -> str:
     """A browser's own random name, or a new one: no other text is taken for one, so that nobody
     calls themselves what somebody with an account is called."""
-    return name if re.fullmatch("[0-9a-f]{32}", name) else uuid.uuid4().hex
+    return name if re.fullmatch(VISITOR, name) else uuid.uuid4().hex

@@ -174,7 +174,7 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
 
 
-def logged_points(log: Sequence[Progress], *path: str) -> list[tuple[float, float]]:
+def logged_points(log: Sequence[Mapping[str, Any]], *path: str) -> list[tuple[float, float]]:
     """(tokens seen, value) wherever a log has the value at `path`, such as validation, loss."""
     tokens = {entry["step"]: entry["tokens"] for entry in log if "loss" in entry}
     points = []

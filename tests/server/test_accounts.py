@@ -198,6 +198,24 @@ def test_who_is_removed_takes_all_that_is_theirs_and_nothing_else(
         people.remove("bob")
 
 
+def test_what_a_browser_made_before_is_its_persons_from_the_login_on(
+    store: Store, people: Users
+) -> None:
+    ann, browser, other = people.find("ann").owner, "a" * 32, "b" * 32
+    mine, theirs = store.begin(browser, "chat", "Mine"), store.begin(other, "chat", "Theirs")
+    store.adopt(browser, ann)
+    store.adopt(browser, ann)
+    assert store.load(ann, mine).title == "Mine"
+    for owner, conversation in ((browser, mine), (ann, theirs)):
+        with pytest.raises(NoSuchConversation):
+            store.load(owner, conversation)
+
+
+def test_nobody_keeps_anything(store: Store) -> None:
+    with pytest.raises(InputError, match="load it again"):
+        store.begin("", "chat")
+
+
 def test_five_wrong_passwords_are_let_through_and_then_none_for_a_quarter_of_an_hour() -> None:
     clock = Clock()
     attempts = Attempts(clock.time)

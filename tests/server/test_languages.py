@@ -16,9 +16,10 @@ from gradio.context import LocalContext
 
 import lmapps
 from lmapps import load, plugin
-from lmapps.discovery import Found
+from lmapps.discovery import Found, discover
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
+from lmapps.paths import plugin_folders
 from lmapps.plugin import Plugin
 from lmapps.server.page import languages
 from lmapps.server.page.languages import known, locales, plugin_word, word
@@ -57,13 +58,18 @@ def words_in_the_code() -> set[str]:
     return in_pages | {text for call in calls for text in texts(call.args[0]) if text}
 
 
+def words_of_the_plugins() -> set[str]:
+    """The texts of the forms that come along: the page's files translate them too."""
+    return {text for each in discover(plugin_folders()[:1]).plugins.values() for text in each.words}
+
+
 def names_in(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 @pytest.mark.parametrize("code", sorted(known()))
 def test_a_language_has_every_word_of_the_page_and_no_other(code: str) -> None:
-    there, needed = set(known()[code].words), words_in_the_code()
+    there, needed = set(known()[code].words), words_in_the_code() | words_of_the_plugins()
     assert not needed - there, f"words/{code}.toml lacks these"
     assert not there - needed, f"no code asks for these of words/{code}.toml"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lmapps.__main__ import main
 from lmapps.errors import SettingsError
 from lmapps.server.configured import add_settings, documented, settings_of, variable
 from lmapps.server.settings import ServeSettings
@@ -121,3 +123,13 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 )  # fmt: skip
 def test_only_addresses_of_this_machine_are_local(host: str, is_local: bool) -> None:
     assert ServeSettings(host=host).is_local is is_local
+
+
+def test_the_settings_are_printed_without_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("LMAPPS_")]:
+        monkeypatch.delenv(name)
+    assert main(["settings", "--port", "8001", "--database", "postgresql://me:secret@db/x"]) == 0
+    told = capsys.readouterr().out
+    assert tomllib.loads(told)["port"] == 8001 and "secret" not in told and "me:***@db/x" in told

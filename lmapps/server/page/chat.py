@@ -32,6 +32,7 @@ from lmapps.server.page.widgets import (
 from lmapps.server.store.conversation import Turn
 from lmapps.server.store.exported import Exports, read_export
 from lmapps.server.store.store import Store
+from lmapps.server.who import owner_on_page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
@@ -215,12 +216,11 @@ class ChatTab:
         fields, changed = values_of(self.others, rest[:count]), rest[count:]
         return fields, lambda: decoding_from(self.plugin.decoding, changed), model
 
-    # What it is not.
-
     def _on_arrive(self, kept: dict[str, str] | None) -> Update:
         known = kept if isinstance(kept, dict) else {}
-        visitor, conversation = (str(known.get(key) or "") for key in ("visitor", "conversation"))
-        return self._told(Place(visitor), lambda: self.talk.arrive(visitor, conversation))
+        owner = owner_on_page(self.talk.store, str(known.get("visitor") or ""))
+        conversation = str(known.get("conversation") or "")
+        return self._told(Place(owner), lambda: self.talk.arrive(owner, conversation))
 
     def _on_like(self, place: Place, data: gr.LikeData) -> Update:
         index: Any = data.index

@@ -64,8 +64,10 @@ def later(text: str) -> str:
 
 
 def plugin_word(plugin: Plugin, text: str) -> Any:
-    """A text of a plugin's; the text itself where nobody translated it."""
-    return _shown(plugin.name, text, plugin.languages)
+    """A text of a plugin's, in its own translation, else as the page's files have it; the text
+    itself where nobody translated it."""
+    own = any(text in words for words in plugin.languages.values())
+    return _shown(plugin.name, text, plugin.languages) if own else word(text)
 
 
 def languages(plugins: Iterable[Plugin]) -> Any:

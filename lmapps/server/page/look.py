@@ -27,7 +27,8 @@ def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
     """Put the page at the root of the web application, behind the addresses it has already."""
     dress()
     return gr.mount_gradio_app(
-        app, page, "/", theme=theme(), css_paths=[HERE / "page.css"], favicon_path=str(ICON),
+        app, page, "/", theme=theme(), css_paths=[HERE / "page.css", HERE / "tabs.css"],
+        favicon_path=str(ICON),
         i18n=languages(plugins), show_error=True, footer_links=[], run_history=False,
         enable_monitoring=False, max_file_size="10mb", ssr_mode=False,
     )  # fmt: skip

@@ -17,12 +17,14 @@ from lmapps.server.page.chat import QUIET, chat_tab
 from lmapps.server.page.forms import form_tab
 from lmapps.server.page.languages import known, word
 from lmapps.server.page.look import ICON
+from lmapps.server.page.ours import our_tabs
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.store import Store
 from lmapps.server.who import who_on_page
+from lmapps.training.runs import Runs
 
 LOG = logging.getLogger("lmapps.server")
 DELETE_CACHE = 3600, 86400
@@ -39,13 +41,15 @@ def build_page(
     store: Store,
     for_admins: bool = True,
     with_accounts: bool = False,
+    runs: Runs | None = None,
 ) -> gr.Blocks:
     """The whole page. Chats come first, the list of plugins last.
 
     for_admins     with the tabs that are an admin's: on the page of the others they are not there
     with_accounts  say who is logged in
+    runs           the training runs; None = those of the checkpoint folders
     """
-    places = Places(found)
+    places, runs = Places(found), runs or Runs()
     with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         picker = _head(page, models, with_accounts)
 
@@ -62,6 +66,7 @@ def build_page(
         plugin_tabs(
             places, draw,
             (lambda left_over: plugins_page(found, left_over, trained)) if for_admins else None,
+            lambda: our_tabs(picker, found, store, runs, for_admins),
         )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)

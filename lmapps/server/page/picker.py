@@ -36,9 +36,9 @@ class Picker:
         quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
         self.box.focus(lambda: gr.update(choices=self.models.names), None, self.box, **quiet)
         for event in (page.load, self.box.input):
-            event(self._chosen, self.box, self.about, **quiet)
+            event(self.chosen, self.box, self.about, **quiet)
 
-    async def _chosen(self, name: str) -> str:
+    async def chosen(self, name: str) -> str:
         """What a model is, as Markdown, once it is there."""
         try:
             async with self.models.use(name) as backend:

@@ -102,15 +102,19 @@ class Places:
 
 
 def plugin_tabs(
-    places: Places, draw: Draw, list_page: Callable[[list[str]], str] | None = None
+    places: Places,
+    draw: Draw,
+    list_page: Callable[[list[str]], str] | None = None,
+    ours: Callable[[], None] = lambda: None,
 ) -> None:
     """Build the row of tabs inside the page that is open; without `list_page` none that lists the
-    plugins."""
+    plugins. `ours` builds those that belong to no plugin."""
     outputs: list[Any] = []
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
+        ours()
         if list_page:
             with gr.Tab(word("Plugins"), id=LIST) as last:
                 listed = gr.Markdown(elem_id="plugins-page")

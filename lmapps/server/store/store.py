@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import Connection
 
-from lmapps.errors import InputError
+from lmapps.errors import InputError, StorageError
 from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
 from lmapps.server.store.database import Database
-from lmapps.server.store.tables import CONVERSATIONS, TURNS
+from lmapps.server.store.tables import CONVERSATIONS, METADATA, TURNS
 
 TITLE_LENGTH = 60
 """A conversation is called after the first characters of its first message."""
@@ -50,8 +51,21 @@ class Store:
     def close(self) -> None:
         self.database.close()
 
+    def adopt(self, visitor: str, owner: str) -> None:
+        """What a browser made before its person had an account becomes the account's, in every
+        table that says whose a row is."""
+        tables = [table for table in METADATA.sorted_tables if "owner" in table.c]
+        with self.database.reading() as connection:
+            found = [t for t in tables if connection.execute(_of_owner(t, visitor)).first()]
+        for table in found:
+            with suppress(StorageError), self.database.writing() as connection:  # one is there
+                connection.execute(
+                    table.update().where(table.c.owner == visitor).values(owner=owner)
+                )
+
     def begin(self, owner: str, plugin: str, title: str = "") -> str:
         """A new, empty conversation; its id."""
+        _check_owner(owner)
         made = uuid.uuid4().hex
         values = {"id": made, "owner": owner, "plugin": plugin, "title": title}
         with self.database.writing() as connection:
@@ -153,6 +167,7 @@ class Store:
 
     def take_in(self, owner: str, plugin: str, exported: Conversation) -> str:
         """A copy of a conversation, with ids of its own; its id. It is there as a whole or not."""
+        _check_owner(owner)
         now, made = time.time(), uuid.uuid4().hex
         new: dict[str | None, str | None] = {None: None}
         new |= {turn.id: uuid.uuid4().hex for turn in exported.turns}
@@ -194,6 +209,16 @@ def _owned(connection: Connection, owner: str, conversation: str, turn: str | No
         if connection.execute(inside).one_or_none() is None:
             raise NoSuchConversation("this part of the conversation is not there any more")
     return row
+
+
+def _check_owner(owner: str) -> None:
+    """Raises for nobody's: what they keep would be everybody's who is not known."""
+    if not owner:
+        raise InputError("this page does not know yet whose it is: load it again")
+
+
+def _of_owner(table: sql.Table, owner: str) -> sql.Select[Any]:
+    return sql.select(table.c.owner).where(table.c.owner == owner).limit(1)
 
 
 def _conversation(conversation: str) -> sql.Update:

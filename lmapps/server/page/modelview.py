@@ -1,0 +1,88 @@
+"""A checkpoint as it lies on disk -> what a person sees of it: facts, scores, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from lmapps.engine.models import Description
+from lmapps.model.inventory import Stored
+from lmapps.server.page.languages import later, word
+from lmapps.server.page.runview import curves, facts
+from lmapps.training.look import Log
+
+STATES = {
+    "loaded": later("In memory"),
+    "loading": later("Being loaded"),
+    "not loaded": later("On disk"),
+}
+
+
+def model_html(model: Description, stored: Stored | None, is_default: bool) -> str:
+    """Everything about a model, as HTML in which nothing of a file is markup."""
+    shown = {word("State"): word(STATES[model.state])}
+    if is_default:
+        shown[word("State")] += ", " + word("answers whoever chooses no other")
+    if stored is None:
+        shown[word("Place")] = model.place
+    else:
+        shown |= _facts(stored)
+    if model.bytes:
+        shown[word("Memory")] = megabytes(model.bytes)
+    parts = [facts(shown)]
+    if stored is not None:
+        if stored.problem:
+            parts.append(f'<p class="run-state failed">{escape(stored.problem)}</p>')
+        scores = stored.report.get("scores")
+        parts += [_scores(scores) if isinstance(scores, dict) else "", _curves(stored)]
+    return f'<div class="run-view">{"".join(parts)}</div>'
+
+
+def megabytes(size: float) -> str:
+    """A size for a person."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _facts(stored: Stored) -> dict[str, str]:
+    known = {
+        word("Body"): stored.body,
+        word("Parameters"): f"{stored.parameters:,}" if stored.parameters else "",
+        word("Context"): word("{count} tokens", count=stored.context) if stored.context else "",
+        word("Vocabulary"): f"{stored.vocabulary:,}" if stored.vocabulary else "",
+        word("On disk"): megabytes(stored.bytes) + (f", {stored.weights}" * bool(stored.weights)),
+        word("Folder"): str(stored.folder),
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    """A row for what it was scored on, a column for each score."""
+    rows = {name: values for name, values in scores.items() if isinstance(values, dict)}
+    names = list(dict.fromkeys(
+        name for values in rows.values() for name, value in values.items()
+        if isinstance(value, int | float)
+    ))  # fmt: skip
+    if not names:
+        return ""
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join(
+        f"<tr><th>{escape(row)}</th>"
+        + "".join(f"<td>{_number(values.get(name))}</td>" for name in names)
+        + "</tr>"
+        for row, values in rows.items()
+    )
+    title = escape(str(word("Scores at the end of its training")))
+    return (
+        f'<h4>{title}</h4><div class="run-wide"><table><tr><th></th>{head}</tr>{body}</table></div>'
+    )
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _curves(stored: Stored) -> str:
+    return curves(Log().read(stored.folder / "run" / "log.jsonl"))

@@ -1,0 +1,25 @@
+"""The tabs that belong to no plugin: Models and Training."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from lmapps.discovery import Found
+from lmapps.server.page.languages import word
+from lmapps.server.page.models import ModelsTab
+from lmapps.server.page.picker import Picker
+from lmapps.server.page.switch import Switch
+from lmapps.server.page.training import training_tab
+from lmapps.server.store.store import Store
+from lmapps.training.runs import Runs
+
+
+def our_tabs(picker: Picker, found: Found, store: Store, runs: Runs, for_admins: bool) -> None:
+    """Build them inside the row of tabs that is open; `for_admins` those that manage what
+    everybody shares."""
+    if not for_admins:
+        return
+    with gr.Tab(word("Models"), id="lmapps-models") as models:
+        ModelsTab(picker, Switch(picker.models)).connect(models)
+    with gr.Tab(word("Training"), id="lmapps-training") as training:
+        training_tab(training, runs, found, store, picker)

@@ -1,0 +1,137 @@
+"""A run as it stands -> what a person sees: state, time left, curves, what it writes by now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from lmapps.server.page.languages import later, word
+from lmapps.training.chart import line_chart
+from lmapps.training.look import Look, State
+
+SAMPLES_SHOWN = 6
+STATES: dict[State, str] = {
+    "starting": later("Reading the text"),
+    "training": later("Training"),
+    "scoring": later("Scoring"),
+    "paused": later("Paused"),
+    "stopped": later("Stopped"),
+    "finished": later("Finished"),
+    "failed": later("Failed"),
+}
+
+
+def run_html(look: Look) -> str:
+    """Everything about a run, as HTML in which nothing that a model wrote is markup."""
+    parts = [_head(look), _bar(look), _numbers(look), curves(look.log), *_samples(look)]
+    return f'<div class="run-view">{"".join(parts)}</div>'
+
+
+def empty_html() -> str:
+    """What is shown before there is a run."""
+    told = word(
+        "There is no run yet. Bring some text, give the model a name and press Start: a few "
+        "minutes show how it learns."
+    )
+    return f'<div class="run-view"><p class="soft">{escape(told)}</p></div>'
+
+
+def duration(seconds: float) -> str:
+    """So long, in words as short as they are exact: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 60:
+        return str(word("{seconds} s", seconds=round(seconds)))
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return str(word("{minutes} min", minutes=minutes))
+    return str(word("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60))
+
+
+def _head(look: Look) -> str:
+    parts = [f'<span class="run-state {look.state}">{escape(str(word(STATES[look.state])))}</span>']
+    left = look.seconds_left
+    if look.state == "training" and left is not None:
+        told = word("about {time} left", time=duration(left))
+        parts.append(f"<span>{escape(str(told))}</span>")
+    if (look.folder / "report.html").is_file() and not look.is_live:
+        href = f"runs/{quote(look.name)}/report.html"
+        told = escape(str(word("Report")))
+        parts.append(f'<a href="{href}" target="_blank" rel="noopener">{told}</a>')
+    if look.why:
+        parts.append(f'<span class="soft">{escape(look.why)}</span>')
+    return f'<div class="run-head">{"".join(parts)}</div>'
+
+
+def _bar(look: Look) -> str:
+    percent = f"{look.share:.1%}"
+    return (
+        f'<div class="run-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{look.share * 100:.0f}" aria-label="{escape(look.name)}">'
+        f'<div style="width: {percent}"></div></div>'
+    )
+
+
+def _numbers(look: Look) -> str:
+    last, shown = look.last, dict[str, str]()
+    if last:
+        shown[word("Step")] = f"{last['step']:,}"
+        shown[word("Tokens read")] = f"{last['tokens']:,}"
+        shown[word("Loss")] = f"{last['loss']:.3f}"
+    found = (entry["validation"] for entry in reversed(look.log) if "validation" in entry)
+    validation: Mapping[str, Any] = next(found, {})
+    if validation:
+        shown[word("Validation loss")] = f"{validation['loss']:.3f}"
+        shown[word("Next token right")] = f"{validation['accuracy']:.1%}"
+    if last and look.is_live:
+        shown[word("Tokens a second")] = f"{last['tokens_per_second']:,}"
+    if last:
+        shown[word("Trained for")] = duration(float(last["seconds"]))
+    return facts(shown)
+
+
+def facts(shown: Mapping[str, str]) -> str:
+    """Names and values side by side."""
+    rows = "".join(
+        f"<div><dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd></div>"
+        for name, value in shown.items()
+    )
+    return f"<dl>{rows}</dl>" if rows else ""
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> str:
+    """What a run's log says over the tokens it has read; '' where it says nothing."""
+    from lmapps.training.report import logged_points as over  # brings accelerate
+
+    metrics = sorted({name for entry in log for name in entry.get("metrics", {})})
+    drawn = {
+        word("Loss"): {
+            word("training"): over(log, "loss"),
+            word("validation"): over(log, "validation", "loss"),
+        },
+        word("Metrics on held-out examples"): {n: over(log, "metrics", n) for n in metrics},
+        word("Next token right"): {"": over(log, "validation", "accuracy")},
+        word("Tokens a second"): {"": over(log, "tokens_per_second")},
+    }
+    figures = "".join(
+        f"<figure><figcaption>{escape(str(title))}</figcaption>{chart}</figure>"
+        for title, series in drawn.items()
+        if any(len(points) > 1 for points in series.values())
+        if (chart := line_chart(str(title), str(word("tokens")), series))
+    )
+    return f'<div class="run-curves">{figures}</div>' if figures else ""
+
+
+def _samples(look: Look) -> Iterator[str]:
+    """What it wrote at its last evaluations, the newest first."""
+    found: Sequence[tuple[int, str, str]] = [
+        (entry["step"], asked, text)
+        for entry in look.log
+        for asked, text in entry.get("samples", {}).items()
+    ]
+    if not found:
+        return
+    yield f"<h4>{escape(str(word('What it writes')))}</h4>"
+    for step, asked, text in found[: -SAMPLES_SHOWN - 1 : -1]:
+        told = word("step {step}", step=f"{step:,}") + (f": {asked}" if asked else "")
+        yield f'<div class="soft">{escape(told)}</div><pre>{escape(text)}</pre>'

@@ -1,0 +1,110 @@
+"""Two people in two browsers on one server: each logs in and has what is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lmapps.discovery import discover
+from lmapps.server.accounts.users import Users
+
+pytestmark = pytest.mark.browser
+PASSWORD = "correct horse"
+
+
+class Person:
+    """Somebody at a browser of their own."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+        self.page, self.url = self.context.new_page(), url
+
+    def log_in(self, name: str, password: str = PASSWORD) -> None:
+        self.page.goto(self.url)
+        self.page.fill("input[name=name]", name)
+        self.page.fill("input[name=password]", password)
+        self.page.get_by_role("button", name="Log in").click()
+
+    def arrive(self) -> None:
+        self.page.wait_for_selector("#message textarea")
+        self.page.wait_for_selector("#account a")
+
+    def say(self, text: str) -> None:
+        self.page.fill("#message textarea", text)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_function(
+            """text => [...document.querySelectorAll('#conversations label')].some(
+                label => label.innerText.trim() === text)""",
+            arg=text, timeout=30_000,
+        )  # fmt: skip
+
+    def listed(self) -> list[str]:
+        return [
+            text.strip() for text in self.page.locator("#conversations label").all_inner_texts()
+        ]
+
+    def tabs(self) -> list[str]:
+        return [text.strip() for text in self.page.get_by_role("tab").all_inner_texts()]
+
+
+@pytest.fixture(scope="module")
+def shared(serve: Callable[..., Any]) -> Iterator[Any]:
+    def prepare(store: Any) -> None:
+        for name in ("ann", "bob"):
+            Users(store.database).add(name, PASSWORD)
+
+    with serve(discover(), 0.0, prepare=prepare, tokens_a_day=100_000) as running:
+        yield running
+
+
+def test_two_people_log_in_and_see_what_is_theirs(browser: Any, shared: Any) -> None:
+    ann, bob = Person(browser, shared.url), Person(browser, shared.url)
+    ann.log_in("ann", "wrong one")
+    ann.page.get_by_text("The name or the password is not right.").wait_for()
+    assert ann.page.input_value("input[name=name]") == "ann"
+    ann.log_in("ann")
+    ann.arrive()
+    bob.log_in("bob")
+    bob.arrive()
+    assert "Plugins" in ann.tabs() and "Plugins" not in bob.tabs()
+    ann.say("a secret of Ann's")
+    bob.say("a secret of Bob's")
+    assert ann.listed() == ["a secret of Ann's"] and bob.listed() == ["a secret of Bob's"]
+
+    ann.page.reload()
+    ann.arrive()
+    ann.page.get_by_text("a secret of Ann's").first.wait_for()
+    assert ann.listed() == ["a secret of Ann's"], "the session goes on"
+
+    # The same browser, another person.
+    ann.page.locator("#account a").click()
+    ann.page.get_by_role("heading", name="ann").wait_for()
+    assert "/ 100,000" in ann.page.inner_text("main")
+    ann.page.get_by_role("button", name="Log out").click()
+    ann.log_in("bob")
+    ann.arrive()
+    ann.page.wait_for_function("document.querySelectorAll('#conversations label').length === 1")
+    assert ann.listed() == ["a secret of Bob's"]
+    assert "Ann's" not in ann.page.content()
+    for person in (ann, bob):
+        person.context.close()
+
+
+def test_a_key_is_made_and_revoked_on_the_account_page(browser: Any, shared: Any) -> None:
+    ann = Person(browser, shared.url)
+    ann.log_in("ann")
+    ann.arrive()
+    ann.page.goto(f"{shared.url}/account")
+    ann.page.get_by_label("Name of a new key").fill("laptop")
+    ann.page.get_by_role("button", name="Create").click()
+    key = ann.page.inner_text("#key")
+    headers = {"Authorization": f"Bearer {key}"}
+    api = ann.page.context.browser.new_context()
+    assert api.request.get(f"{shared.url}/v1/models", headers=headers).status == 200
+    ann.page.get_by_role("button", name="Revoke").click()
+    ann.page.wait_for_selector("#key", state="detached")
+    assert api.request.get(f"{shared.url}/v1/models", headers=headers).status == 401
+    ann.context.close()
+    api.close()
