@@ -15,7 +15,8 @@ from lmapps.discovery import discover
 from lmapps.errors import FieldError
 from lmapps.fields import Field
 from lmapps.plugin import Plugin
-from lmapps.text.documents import READERS, read_document
+from lmapps.text.documents import read_document
+from lmapps.text.readers import READERS
 
 MODEL_HELP = (
     "a checkpoint's folder or name, hf:OWNER/NAME on the Hub, or the URL of another server's API "

@@ -150,4 +150,4 @@ def test_gradios_addresses_know_no_page_of_somebody_else(people: People) -> None
         ("GET", "/gradio_api/info"), ("POST", "/gradio_api/queue/join"), ("GET", "/"),
         ("POST", f"/gradio_api/call/{event['api_name']}"), ("GET", "/theme.css"),
     ):  # fmt: skip
-        assert stranger.request(method, address).status_code == 401, address
+        assert stranger.request(method, address).status_code in (401, 404), address

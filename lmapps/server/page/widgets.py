@@ -13,7 +13,8 @@ from lmapps.errors import DecodingError, LmappsError
 from lmapps.fields import Field
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import word
-from lmapps.text.documents import READERS, read_document
+from lmapps.text.documents import read_document
+from lmapps.text.readers import READERS
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every event: the HTTP endpoints are ours, in `api.py`."""
