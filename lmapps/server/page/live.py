@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
@@ -17,6 +18,7 @@ from lmapps.engine.application import (
     Event,
     Notice,
     Progress,
+    Reading,
     Text,
     Waiting,
 )
@@ -27,6 +29,9 @@ from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, word
 from lmapps.server.who import who_on_page
 
+P = ParamSpec("P")
+Update = dict[Any, Any]
+"""Components and what they show from now on."""
 LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.1
 """The page is sent news at most so often, but for the first text and the end: those go at once."""
@@ -34,6 +39,20 @@ ENDINGS = {
     "length": later("The reply was cut at its longest length."),
     "cancelled": later("Stopped."),
 }
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a reply took."""
+
+    written: str
+    """The text as the model wrote it."""
+    prompt_tokens: int
+    tokens: int
+    first_token: float
+    """Seconds from the request to the first text that stayed, waiting included."""
+    seconds: float
+    """From there to the end."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,8 @@ class View:
     status: str = ""
     asked: Asked | None = None
     """What the model was asked last."""
+    took: Took | None = None
+    """At the end."""
     done: bool = False
     failed: bool = False
 
@@ -62,6 +83,7 @@ async def views(
     model  the name of the one that is asked; None = the default
     """
     view, notice, shown = View(status=word("Reading ...")), "", 0.0
+    began, first = time.monotonic(), 0.0
     yield view
     told = view
     try:
@@ -70,6 +92,10 @@ async def views(
             async for event in events:
                 if isinstance(event, Notice):
                     notice = event.text
+                if isinstance(event, Text) and not view.text:
+                    first = time.monotonic()
+                if isinstance(event, Done):
+                    view = replace(view, took=_took(view.text, event, began, first))
                 view = _after(view, event, notice)
                 turns = view.done or bool(view.text) != bool(told.text)
                 if turns or time.monotonic() - shown >= REFRESH_SECONDS:
@@ -77,6 +103,38 @@ async def views(
                     told, shown = view, time.monotonic()
     except Exception as error:  # a tab that is not told the end waits for it for ever
         yield replace(view, status=warning(error), done=True, failed=True)
+
+
+def only_news(stream: Callable[P, AsyncGenerator[Update, None]]) -> Any:
+    """A stream of updates without what is as it was in the one before.
+
+    To change a property of a component Gradio makes it anew, each time, which takes milliseconds:
+    where only its value is another one, the value is sent alone.
+    """
+
+    @wraps(stream)
+    async def news(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Update, None]:
+        before = Update()
+        async with aclosing(stream(*args, **kwargs)) as updates:
+            async for update in updates:
+                fresh = {
+                    component: _news(now, before.get(component))
+                    for component, now in update.items()
+                    if component not in before or before[component] != now
+                }
+                before |= update
+                if fresh:
+                    yield fresh
+
+    return news
+
+
+def _news(now: Any, was: Any) -> Any:
+    """An update of a component, or its value where nothing else in it has changed."""
+    if not (isinstance(now, dict) and isinstance(was, dict) and "__type__" in now):
+        return now
+    same = {**now, "value": None} == {**was, "value": None}
+    return now["value"] if same and "value" in now else now
 
 
 def warning(error: Exception) -> str:
@@ -88,6 +146,13 @@ def warning(error: Exception) -> str:
             "something went wrong in the server ({kind}): see its log", kind=type(error).__name__
         )
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
+
+
+def _took(written: str, done: Done, began: float, first: float) -> Took:
+    """began, first  when it was asked for, and when its first text came: seconds of one clock"""
+    now = time.monotonic()
+    first = first or now
+    return Took(written, done.prompt_tokens, done.completion_tokens, first - began, now - first)
 
 
 def _after(view: View, event: Event, notice: str) -> View:
@@ -107,6 +172,11 @@ def _after(view: View, event: Event, notice: str) -> View:
         case Waiting(position):
             return replace(
                 view, status=word("Waiting: number {position} in the queue.", position=position)
+            )
+        case Reading(read, total):
+            return replace(
+                view,
+                status=word("Reading: {read} of {total} tokens.", read=read, total=total),
             )
         case Notice(text):
             return replace(view, status=text)
