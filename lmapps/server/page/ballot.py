@@ -1,0 +1,61 @@
+"""Models and presets that were chosen -> the sides of a comparison, and what a vote is about."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmapps.errors import InputError
+from lmapps.server.page.languages import later, word
+from lmapps.server.page.sides import Side
+
+MOST = 3
+LETTERS = "ABC"
+"""What sides are called while nobody may know which is which."""
+AS_IT_IS = later("Balanced")
+WAYS: dict[str, dict[str, float]] = {
+    AS_IT_IS: {},
+    later("Precise"): {"temperature": 0.2, "top_p": 0.8},
+    later("Creative"): {"temperature": 1.0, "top_p": 0.95},
+}
+"""What differs from an application's own settings."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a comparison showed, in its order: what a vote is about."""
+
+    sides: tuple[str, ...] = ()
+    """A model and how it was asked."""
+    blind: bool = False
+    open: bool = False
+    """Whether there is a vote to be given."""
+
+
+def sides_of(names: Sequence[str], ways: Sequence[str], blind: bool) -> list[tuple[str, str]]:
+    """The models and how they are asked, in the order shown. Raises `InputError` for fewer than
+    two, and for the same one twice."""
+    chosen = [(name, way) for name, way in zip(names, ways, strict=True) if name]
+    if len(chosen) < 2:
+        raise InputError(word("choose two models at least, or one with two presets"))
+    if len(set(chosen)) < len(chosen):
+        raise InputError(word("two sides are the same: choose another model or preset"))
+    if blind:
+        random.shuffle(chosen)
+    return chosen
+
+
+def label(model: str, way: str) -> str:
+    """A side as votes are kept."""
+    return model if way == AS_IT_IS else f"{model}, {way.lower()}"
+
+
+def took(side: Side) -> str:
+    """How quick it was."""
+    parts = []
+    if side.first is not None:
+        parts.append(word("first token after {seconds} s", seconds=f"{side.first:.2f}"))
+    if side.per_second is not None:
+        parts.append(word("{count} tokens a second", count=f"{side.per_second:.0f}"))
+    return " · ".join(parts)
