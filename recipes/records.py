@@ -6,7 +6,7 @@
 Reads the files that recipes/README.md names, writes chat.jsonl, news.jsonl, code.jsonl and
 summarize.jsonl. Nothing is drawn at random: a record is in or out by its hash, so that the same
 files give the same examples. The plugins word them. With `--held-out` it reads the files that are
-never trained on, and writes chat, news and summarize for `lmapps evaluate`.
+never trained on, and writes the four for `lmapps evaluate`.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def summaries(folder: Path) -> Iterator[Record]:
 
 
 def held_out(folder: Path) -> dict[str, Iterator[Record]]:
-    """Questions, Wikinews articles of the last years, and abstracts with their summaries."""
+    """Questions, Wikinews articles of the last years, abstracts with their summaries, and our own
+    problems, whose tests stand in the place of a solution."""
 
     def read(name: str) -> Iterator[Record]:
         return read_records(folder / f"{name}.jsonl.xz")
@@ -136,6 +137,10 @@ def held_out(folder: Path) -> dict[str, Iterator[Record]]:
         "news": (
             {"headline": record["headline"], "body": record["body"], "source": "wikinews"}
             for record in read("wikinews")
+        ),
+        "code": (
+            {"instruction": record["text"], "code": "\n".join(record["test_list"])}
+            for record in read_records(HERE / "problems.jsonl")
         ),
         "summarize": (
             {"document": record["text"], "summary": record["summaries"][0], "kind": "summary"}

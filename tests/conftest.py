@@ -113,11 +113,10 @@ def _served(
 ) -> Iterator[Served]:
     """`prepare` gets the store before the server is made of it, `find` finds more models, and
     `settings` are the server's."""
-    import uvicorn
-
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
     from lmapps.server.accounts.access import access_of
+    from lmapps.server.gate.server import Server
     from lmapps.server.serve import create_app
     from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
@@ -128,18 +127,8 @@ def _served(
     prepare(store)
     access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, seconds_per_step)
-    config = uvicorn.Config(
-        create_app(
-            Models.of(access.metered(engine)) if find is None else _several(engine, find),
-            found,
-            store,
-            access,
-        ),
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    models = Models.of(access.metered(engine)) if find is None else _several(engine, find)
+    server = Server(create_app(models, found, store, access), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

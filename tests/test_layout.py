@@ -13,7 +13,18 @@ ORDER = [
     *("kinds", "number", "messages", "fields", "options"),
     *("replies", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),
-    *("text", "model", "pull", "native", "engine", "evaluation", "training", "server", "commands"),
+    *(
+        "text",
+        "model",
+        "pull",
+        "native",
+        "engine",
+        "evaluation",
+        "training",
+        "server",
+        "doctor",
+        "commands",
+    ),
     "__main__",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

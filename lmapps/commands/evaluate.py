@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmapps.native import WEIGHTS
+
 if TYPE_CHECKING:
     from lmapps.model.checkpoint import Checkpoint
 
@@ -34,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--questions", help="JSON Lines file of question and answers, asked through chat"
     )
+    parser.add_argument(
+        "--weights", default=WEIGHTS[0], choices=WEIGHTS,
+        help="precision in which replies are written; text is always scored in float32 (float32)",
+    )  # fmt: skip
     parser.add_argument("--write", help="with --apps, 20 unpicked replies of each as Markdown")
     parser.add_argument("--html", help="also write the comparison as a page with plots")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -116,7 +122,7 @@ def _evaluate_apps(checkpoint: Checkpoint, args: argparse.Namespace) -> Scores:
     names = args.apps.split(",")
     files = files_of_apps(names, args.data)
     results, samples = {}, {}
-    with Engine(checkpoint) as engine:
+    with Engine(checkpoint, weights=args.weights) as engine:
         for plugin in find_plugins(names):
             examples = examples_to_score(plugin, files[plugin.name], args.held_out)
             scores = score(plugin, engine, examples, args.limit, overlap=True)
@@ -135,7 +141,7 @@ def _evaluate_questions(checkpoint: Checkpoint, args: argparse.Namespace) -> dic
     from lmapps.training.examples import find_plugins
 
     questions = read_questions(args.questions)
-    with Engine(checkpoint) as engine:
+    with Engine(checkpoint, weights=args.weights) as engine:
         return score_questions(find_plugins([TALKER])[0], engine, questions)
 
 
@@ -148,7 +154,7 @@ def _evaluate_programs(checkpoint: Checkpoint, args: argparse.Namespace) -> dict
 
     refuse_without_sandbox()
     problems = read_problems(args.problems)
-    with Engine(checkpoint) as engine:
+    with Engine(checkpoint, weights=args.weights) as engine:
         return score_coding(
             find_plugins([args.coder])[0], engine, problems, args.samples, ks_of(args.samples)
         )

@@ -14,7 +14,8 @@ from lmapps.discovery import discover
 from lmapps.errors import FieldError
 from lmapps.fields import Field
 from lmapps.plugin import Plugin
-from lmapps.text.documents import READERS, read_document
+from lmapps.text.documents import read_document
+from lmapps.text.readers import READERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def explain(
 ) -> Explanation:
     """What the model is given for a conversation that fits."""
     ids, mask = template.prompt(messages)
-    texts = _texts(ids, template.tokenizer)
+    texts = texts_of(ids, template.tokenizer)
     control = template.tokenizer.control_ids
     tokens = (
         Token(number, text, number in control, counted)
@@ -68,7 +68,7 @@ def explain(
     return Explanation(tuple(tokens), decoding, prompts)
 
 
-def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:
     """What each id adds to the text."""
     texts = []
     stream = tokenizer.decode_stream()

@@ -159,6 +159,10 @@ class Models:
                 )
             self._given[source.name] = source
 
+    def refuse(self) -> None:
+        """Take nothing new. What is under way goes on, until `close`."""
+        self._closed = True
+
     def close(self) -> None:
         """End what is under way on every model."""
         with self._turn:
@@ -280,9 +284,8 @@ class Models:
             busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
             raise Busy(
                 f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-                "in a moment, or allow more with --memory",
-                retry_after=5,
-            )
+                "in a moment, or allow more with --memory", 5,
+            )  # fmt: skip
         return [backend for other in leaving if (backend := self._let_go(other))]
 
     def _let_go(self, entry: _Entry) -> Backend | None:

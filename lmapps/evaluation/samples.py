@@ -48,7 +48,7 @@ def samples_page(name: str, samples: dict[str, list[Sample]]) -> str:
             shown = {
                 "Asked": sample.asked,
                 "Reply": sample.reply,
-                "A person wrote": sample.reference,
+                "Expected": sample.reference,
             }
             parts += [f"{title}:\n\n{_quoted(text)}\n" for title, text in shown.items()]
     return "\n".join(parts)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -29,20 +28,21 @@ from lmapps.server.api.apps import app_routes, described
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
 from lmapps.server.api.runs import runs_routes
+from lmapps.server.gate.gate import Gate
+from lmapps.server.gate.hosts import Hosts
+from lmapps.server.gate.log import set_up
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
 from lmapps.training.runs import Runs
 
-GRACE_SECONDS = 3
-"""How long replies under way may go on when the server is asked to stop."""
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
 
 
 def serve(settings: ServeSettings) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
-    import uvicorn
+    from lmapps.server.gate.server import Server
 
     store = Store(settings.database)
     access = access_of(settings, store.database)
@@ -57,16 +57,15 @@ def serve(settings: ServeSettings) -> None:
         library.look()
     models = models_of(settings, access)
     default = models.load()
-    app = create_app(models, library.found, store, access)
+    app = create_app(models, library.found, store, access, settings.hosts)
     say(f"{default.name}: {default.about}; decoding: {default.step_name}")
     others = [name for name in models.names if name != default.name]
     say(f"lmapps serves {default.name} at {settings.url} (Ctrl-C stops it)")
     if others:
         say(f"on request also {', '.join(others)}")
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-    logging.getLogger("lmapps").addHandler(logging.StreamHandler())
+    set_up(settings.log, settings.log_prompts)
     with library.watched(say):
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(app, models, settings.grace).run(sockets=[listening])
 
 
 def models_of(settings: ServeSettings, access: Access) -> Models:
@@ -95,7 +94,13 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def create_app(models: Models, found: Found, store: Store, access: Access = Access()) -> FastAPI:  # noqa: B008
+def create_app(
+    models: Models,
+    found: Found,
+    store: Store,
+    access: Access = Access(),  # noqa: B008
+    hosts: Sequence[str] = (),
+) -> FastAPI:
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -117,6 +122,7 @@ def create_app(models: Models, found: Found, store: Store, access: Access = Acce
     app.router.lifespan_context = lifespan
     app.add_exception_handler(LmappsError, on_error)
     app.add_middleware(Door, users=access.users, quotas=access.quotas, admins=access.admins)
+    app.add_middleware(Gate, hosts=Hosts(hosts))  # the last one is the outermost
     app.include_router(openai_routes(models))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))

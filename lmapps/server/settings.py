@@ -11,6 +11,7 @@ from typing import Any
 
 from lmapps.errors import SettingsError
 from lmapps.native import WEIGHTS
+from lmapps.server.gate.log import LEVELS
 
 
 def setting(
@@ -36,6 +37,16 @@ class ServeSettings:
     port: int = setting(7860, "the port to listen on", low=1, high=65535)
     public: bool = setting(
         False, "let everybody in who reaches an address of a network, though nobody has an account"
+    )
+    hosts: tuple[str, ...] = setting(
+        (), "names by which the server may be called, as behind a proxy: lm.example.org"
+    )
+    log: str = setting("info", f"how much is logged: {', '.join(LEVELS)}", among=LEVELS)
+    log_prompts: bool = setting(
+        False, "whether the log may quote what people wrote, where something fails on it"
+    )
+    grace: float = setting(
+        30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600
     )
     database: str = setting(
         "", "SQLAlchemy URL of conversations and accounts; '' = lmapps.db in the data folder"

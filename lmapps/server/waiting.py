@@ -15,6 +15,8 @@ from lmapps.errors import LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import home
 from lmapps.server.api.protocol import error_body
+from lmapps.server.gate.gate import Gate
+from lmapps.server.gate.hosts import Hosts
 
 LOOK_SECONDS = 1.0
 """How often it is looked for."""
@@ -48,10 +50,9 @@ def wait_for_checkpoint(
     find: Callable[[], Checkpoint | None], app: FastAPI, listening: socket.socket
 ) -> Checkpoint:
     """Serve what waits until a checkpoint is found; the socket stays open for what comes next."""
-    import uvicorn
+    from lmapps.server.gate.server import Server
 
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = Server(app)
     found: list[Checkpoint] = []
     ended = threading.Event()
 
@@ -76,6 +77,7 @@ def waiting_app(found: Found) -> FastAPI:
     """Every address answers 503: the page in words for a person, the rest as an error."""
     place = home() / "checkpoints" / "default"
     app = FastAPI(title="lmapps", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Gate, hosts=Hosts())
     sentence = NoModel(
         f"there is no model yet: train one with `lmapps train --data FILES --out {place}`, or "
         "start with `lmapps serve --checkpoint FOLDER`"

@@ -86,7 +86,16 @@ def test_evaluate_asks_questions_and_writes_replies(
     record = {"instruction": "Add.", "code": "def add(a, b):\n    return a + b\n"}
     (tmp_path / "code.jsonl").write_text("\n".join([json.dumps(record)] * 3))
     words = ["evaluate", str(tmp_path / "tiny"), "--questions", str(tmp_path / "q.jsonl")]
-    words += ["--apps", "code", "--data", f"code={tmp_path / 'code.jsonl'}", "--limit", "2"]
+    words += [
+        "--apps",
+        "code",
+        "--data",
+        f"code={tmp_path / 'code.jsonl'}",
+        "--limit",
+        "2",
+        "--weights",
+        "int8",
+    ]
     assert main([*words, "--write", str(tmp_path / "samples.md"), "--json"]) == 0
     (scores,) = json.loads(capsys.readouterr().out).values()
     assert scores["questions"]["examples"] == 3 and scores["questions"]["answered"] == 0

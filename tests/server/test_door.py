@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from lmapps.errors import LmappsError
 from lmapps.server.accounts import secrets
@@ -222,6 +223,14 @@ def test_an_open_page_belongs_to_who_opened_it(served: Served) -> None:
     assert form.status_code == 400, "what is no JSON could name a page unseen"
     for method, path, sent in attempts[:1] + attempts[3:4] + attempts[7:8]:
         assert ann.request(method, path, **sent).status_code == 200
+
+
+def test_a_websocket_is_closed(served: Served) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        served.client().websocket_connect("/gradio_api/queue/join"),
+    ):
+        pass
 
 
 def test_an_account_changes_its_password_and_keys(served: Served) -> None:

@@ -21,6 +21,10 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "host": ("::1", "::1"),
     "port": ("8001", 8001),
     "public": ("true", True),
+    "hosts": ("lm.example.org lm", ("lm.example.org", "lm")),
+    "log": ("debug", "debug"),
+    "log_prompts": ("on", True),
+    "grace": ("2.5", 2.5),
     "database": ("sqlite:///x.db", "sqlite:///x.db"),
     "slots": ("3", 3),
     "queue": ("0", 0),
@@ -51,7 +55,7 @@ def test_every_setting_is_the_same_from_a_file_the_environment_and_the_command_l
     assert all(item.metadata["help"] for item in fields(ServeSettings))
     assert read(environment={variable(name): word for name, (word, _) in GIVEN.items()}) == expected
     words = {f"--{name.replace('_', '-')}": word for name, (word, _) in GIVEN.items()}
-    words["--public"] = ""
+    words["--public"] = words["--log-prompts"] = ""
     assert read(" ".join(f"{name} {word}" for name, word in words.items())) == expected
     (tmp_path / "all.toml").write_text(documented(expected))
     assert read(f"--settings {tmp_path / 'all.toml'}") == expected

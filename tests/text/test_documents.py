@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmapps.errors import DataError
 from lmapps.text import documents
-from lmapps.text.documents import READERS, read_document
+from lmapps.text.documents import read_document
+from lmapps.text.readers import READERS, Bounds, Unreadable, text_of
 
 PAGE = """<html><head><style>p { color: red }</style><script>var x = 1;</script></head><body>
 <h2>The cat</h2><p>It <b>sat</b> on the <a href="http://x.y">mat</a>.</p>
@@ -99,8 +101,8 @@ BOMB = b"""<?xml version="1.0"?><!DOCTYPE w [<!ENTITY a "%s"><!ENTITY b "%s"><!E
         ("a.doc", lambda: b"x", r"a.doc is not of a kind that can be read: .txt, .md, .html"),
         ("a.txt", lambda: b"", "a.txt has no text"),
         ("a.txt", lambda: b"MZ\0", "is a binary file"),
-        ("a.md", lambda: b"one\nna\xefve", r"a.md, line 2: not UTF-8 text \(0xef\)"),
-        ("a.html", lambda: b"<p>\xe9</p>", "line 1: not UTF-8"),
+        ("a.md", lambda: b"one\nna\xefve", r"a.md is not UTF-8 text in line 2 \(0xef\)"),
+        ("a.html", lambda: b"<p>\xe9</p>", "not UTF-8 text in line 1"),
         ("a.html", lambda: b"<div>" * 50_000 + b"x", "a.html is broken: RecursionError"),
         ("a.txt", lambda: b"x" * 10_000_001, "has 10,000,001 bytes, more than 10,000,000"),
         ("a.txt", lambda: b"x" * 5_000_001, "more than 5,000,000 characters"),
@@ -163,18 +165,70 @@ def test_a_missing_package_is_named_with_the_extra(
         read_document(tmp_path / f"a{suffix}")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+def endless_object(pdf: bytes) -> bytes:
+    """A PDF whose page tree has itself as its child."""
+    return pdf.replace(b"/Type /Page\n", b"/Type /Pages\n/Kids [ 4 0 R 4 0 R ]\n/Count 9\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("slow.html", lambda: b"<p>a<ul><li>b</ul></p>" * 400_000),
+        ("attributes.html", lambda: b"<a " + b"x='" * 3_000_000),
+        ("nested.docx", lambda: with_part(docx([]), "word/document.xml", b"<a>" * 3_000_000)),
+        ("tree.pdf", lambda: endless_object(pdf(["x", "y"]))),
+    ],
 )
-@given(st.sampled_from(sorted(READERS)), st.binary(max_size=300), st.integers(0, 5000))
-def test_a_damaged_file_is_text_or_one_error(
-    tmp_path: Path, suffix: str, noise: bytes, place: int
+def test_a_file_that_takes_too_long_is_given_up_in_time(
+    name: str, make: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(documents, "SECONDS", 2)
+    (tmp_path / name).write_bytes(make())
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"refused|broken|no text"):
+        read_document(tmp_path / name)
+    assert time.monotonic() - began < 15
+
+
+def test_a_file_that_takes_too_much_memory_is_refused_and_this_process_has_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MEMORY", 150 << 20)
+    head, end = BOMB.split(b"<w:p>")[0].partition(b"?>")[2], b"</w:body></w:document>"
+    head = head[head.index(b"<w:document") :]
+    many = head + b"<w:p><w:r><w:t>x</w:t></w:r></w:p>" * 500_000 + end
+    (tmp_path / "a.docx").write_bytes(with_part(docx([]), "word/document.xml", many))
+    with pytest.raises(DataError, match=r"too much|takes more than|broken"):
+        read_document(tmp_path / "a.docx")
+
+
+def test_the_process_that_reads_has_no_secret_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMAPPS_DATABASE", "postgresql://me:secret@db/x")
+    reader = tmp_path / "tell.py"
+    reader.write_text("import os\nprint(dict(os.environ))")
+    monkeypatch.setattr(documents.readers, "__file__", str(reader))
+    (tmp_path / "a.pdf").write_bytes(PDF)
+    told = read_document(tmp_path / "a.pdf")
+    assert "PATH" in told and "secret" not in told and "LMAPPS" not in told
+
+
+def test_a_link_is_read_as_what_it_points_to_under_its_own_kind(tmp_path: Path) -> None:
+    (tmp_path / "real.bin").write_bytes(b"\0\1")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "real.bin")
+    with pytest.raises(DataError, match="binary file"):
+        read_document(tmp_path / "a.txt")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(READERS)), st.binary(max_size=300), st.integers(0, 5000))
+def test_a_damaged_file_is_text_or_one_error(suffix: str, noise: bytes, place: int) -> None:
     whole = {".pdf": PDF, ".docx": DOCX}.get(suffix, PAGE.encode())
     place %= len(whole)
-    (tmp_path / f"a{suffix}").write_bytes(whole[:place] + noise + whole[place + len(noise) :])
-    with suppress(DataError):
-        assert read_document(tmp_path / f"a{suffix}")
+    damaged = whole[:place] + noise + whole[place + len(noise) :]
+    with suppress(Unreadable):  # in this process, which is quicker
+        text_of(io.BytesIO(damaged), suffix, Bounds(10**7, 50, 10**6))
 
 
 PDF, DOCX = pdf(["The cat sat."]), docx(["The cat sat."])

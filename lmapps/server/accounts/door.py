@@ -68,8 +68,10 @@ class Door:
         """The user of each of Gradio's sessions."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] != "http":  # nothing of ours speaks over a websocket
+            await send({"type": "websocket.close", "code": 1008})
         elif self._users is None:
             # Through a proxy everybody comes from this machine.
             is_direct = "x-forwarded-for" not in HTTPConnection(scope).headers

@@ -13,6 +13,7 @@ from lmapps.decoding import Decoding
 from lmapps.errors import Busy, InputError, LmappsError
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
+from lmapps.server.gate.log import REQUEST
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""
@@ -156,7 +157,8 @@ def error_body(error: Exception) -> dict[str, Any]:
     """An error in OpenAI's form."""
     code = type(error).__name__
     kind = "invalid_request_error" if isinstance(error, InputError) else "server_error"
-    return {"error": {"message": str(error), "type": kind, "code": code, "param": None}}
+    told = {"message": str(error), "type": kind, "code": code, "param": None}
+    return {"error": {**told, "request_id": REQUEST.get() or None}}
 
 
 async def on_error(_: Request, error: Exception) -> JSONResponse:

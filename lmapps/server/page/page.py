@@ -58,7 +58,7 @@ def build_page(
                 if plugin.messages_field:
                     chat_tab(plugin, picker, page, store)
                 else:
-                    form_tab(plugin, picker)
+                    form_tab(plugin, picker, page, store)
 
             build_tab(plugin, build)
 

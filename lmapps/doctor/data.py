@@ -1,0 +1,104 @@
+"""A person's data -> folders, plugins, checkpoint and database, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmapps.discovery import discover
+from lmapps.doctor.finding import Finding
+from lmapps.doctor.machine import existing, memory_of_container, memory_of_machine
+from lmapps.errors import CheckpointError, LmappsError
+from lmapps.failures import remembered
+from lmapps.paths import find_checkpoint, home, plugin_folders
+
+OVER_A_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "afs", "ceph", "lustre")
+MOUNTS = Path("/proc/mounts")
+
+
+def look_at_data(checkpoint: str, database: str = "") -> Iterator[Finding]:
+    """The data folder and what is in it, and what `lmapps serve` would open."""
+    yield from _home()
+    yield from _plugins()
+    yield _checkpoint(checkpoint)
+    yield _database(database)
+
+
+def _home() -> Iterator[Finding]:
+    source = "LMAPPS_HOME" if os.environ.get("LMAPPS_HOME") else "set LMAPPS_HOME to move it"
+    told, folder = f"{home()} ({source})", existing(home())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        way_out = f"make {folder} a folder that this user can write, or set LMAPPS_HOME to another"
+        yield Finding("data folder", f"{told} cannot be written", way_out, fatal=True)
+        return
+    kind = file_system(folder)
+    if kind in OVER_A_NETWORK:
+        way_out = (
+            "keep the database elsewhere: --database, or LMAPPS_HOME on a disk of this machine"
+        )
+        told = f"{told} is on {kind}, where SQLite's locks do not hold"
+        yield Finding("data folder", told, way_out)
+    else:
+        yield Finding("data folder", told)
+
+
+def file_system(folder: Path) -> str:
+    """The kind of file system that a folder is on; "" where the system does not say."""
+    try:
+        lines = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:
+        return ""
+    place = folder.resolve()
+    above = [(point, kind) for _, point, kind, *_ in lines if place.is_relative_to(Path(point))]
+    return max(above, key=lambda mount: len(mount[0]), default=("", ""))[1]
+
+
+def _plugins() -> Iterator[Finding]:
+    found = discover()
+    folders = ", ".join(map(str, plugin_folders()))
+    yield Finding("plugins", f"{', '.join(found.plugins) or 'none'}; looked in {folders}")
+    for failure in found.failures:
+        place = f"{failure.file}, line {failure.line}" if failure.line else failure.file
+        yield Finding("plugin", f"{place}: {failure.told}", failure.fix, fatal=True)
+    for failure in remembered():
+        place = f"{failure.file}, line {failure.line}" if failure.line else failure.file
+        yield Finding("plugin", f"{place} failed in use: {failure.reason}", failure.fix)
+
+
+def _checkpoint(name: str) -> Finding:
+    """What `lmapps serve` opens."""
+    from lmapps.model.checkpoint import Checkpoint
+    from lmapps.model.folder import read_json, understand
+
+    folder = find_checkpoint(name)
+    try:
+        config = understand(read_json(folder, "config.json"), folder)
+        told = (
+            f"{folder}: {config.body}, {config.parameters / 1e6:.2f}M parameters, "
+            f"context {config.context}"
+        )
+        memory = memory_of_container() or memory_of_machine()
+        if memory and 4 * config.parameters > memory:
+            way_out = "choose a smaller one, or `lmapps serve --weights int8` on a larger machine"
+            return Finding("checkpoint", f"{told}: larger than memory", way_out, fatal=True)
+        Checkpoint.load(folder)
+    except CheckpointError as error:
+        told, _, way_out = str(error).rpartition("; " if "; " in str(error) else ": ")
+        return Finding("checkpoint", told or str(error), way_out or "train one", fatal=True)
+    return Finding("checkpoint", told)
+
+
+def _database(url: str) -> Finding:
+    """Where conversations are kept."""
+    from lmapps.server.store.store import Store
+
+    if not url and not (home() / "lmapps.db").exists():
+        return Finding("database", "none yet: it is made when the server starts")
+    try:
+        store = Store(url)
+    except LmappsError as error:
+        told, _, way_out = str(error).rpartition(": ")
+        return Finding("database", told, way_out, fatal=True)
+    store.close()
+    return Finding("database", store.database.place)

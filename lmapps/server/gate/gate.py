@@ -1,0 +1,230 @@
+"""An ASGI application -> the same behind a gate: every request is checked, named, timed, logged.
+
+Pure ASGI, so that streams pass through as they are. What is refused is answered as the API answers
+its own errors. This is the request boundary: whatever nobody expected ends here, as one sentence
+with the request's name for the person and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lmapps.errors import Busy, InputError, LmappsError
+from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
+from lmapps.server.gate.hosts import Hosts
+from lmapps.server.gate.log import REQUEST
+from lmapps.server.gate.visits import Visits, area_of
+
+LOG = logging.getLogger("lmapps.requests")
+MOST_BYTES = 32_000_000
+"""The largest request of any kind. The API takes less, and so does one uploaded file."""
+BODY_SECONDS = 60
+"""How long a request may take to arrive, its body included."""
+QUIET = ("assets", "monitor", "live")
+"""Areas whose requests are logged only where they fail: there is one every second."""
+USED_OF_GRADIO = re.compile(
+    r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
+    r"|cancel|reset/?|theme\.css|info/?|startup-events)$",
+    re.I,
+)
+"""What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
+are not there."""
+_NAME = re.compile(r"[\w.-]{1,64}", re.A)
+
+
+class TooLarge(InputError):
+    """A request over the limit of bytes."""
+
+    status = 413
+
+
+class TooSlow(InputError):
+    """A request that does not arrive."""
+
+    status = 408
+
+
+class NoSuchAddress(InputError):
+    """An address that nothing answers."""
+
+    status = 404
+
+
+class Gate:
+    """See above. `hosts` says by which names the server may be called."""
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, visits: Visits | None = None) -> None:
+        self.app, self.hosts, self.visits = app, hosts, visits or Visits()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            visit = Visit(scope, receive, send)
+            token = REQUEST.set(visit.id)
+            try:
+                await visit.answer(self.app, self.hosts)
+            finally:
+                REQUEST.reset(token)
+                self.visits.count(visit.area, visit.status, time.monotonic() - visit.began)
+        else:  # nothing of ours speaks over a websocket
+            await send({"type": "websocket.close", "code": 1008})
+
+
+class Visit:
+    """One request on its way through."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self._receive, self._send = scope, receive, send
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _NAME.fullmatch(given) else uuid.uuid4().hex
+        self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        self.area = area_of(self.path)
+        self.began = time.monotonic()
+        self.status = 0
+        """Of the answer; 0 as long as none has begun."""
+        self.sent = 0
+        self._taken, self._is_whole = 0, False
+        self._refusal: LmappsError | None = None
+        self._page: tuple[Message, bytearray] | None = None
+
+    async def answer(self, app: ASGIApp, hosts: Hosts) -> None:
+        """Let the request in, or say why not."""
+        level, extra = logging.INFO, dict[str, Any]()
+        try:
+            hosts.check(self.scope["method"], self.headers)
+            self._check()
+            await app(self.scope, self.receive, self.send)
+        except LmappsError as error:
+            self._refusal = self._refusal or error
+        except Exception as error:  # the request boundary
+            if not self._refusal:
+                self._refusal = LmappsError(
+                    f"something went wrong in the server ({type(error).__name__}): its log says "
+                    f"more under the request {self.id}"
+                )
+                level, extra["exc_info"] = logging.ERROR, error
+        except asyncio.CancelledError:
+            extra["ended"] = "cancelled"
+            raise
+        finally:
+            if self._refusal and not self.status:
+                await self._refuse(self._refusal)
+            self._log(level, **extra)
+
+    def _check(self) -> None:
+        """Raises for what is known to be wrong before anything of the body is read."""
+        if self.path.startswith("/gradio_api/") and not USED_OF_GRADIO.match(self.path):
+            raise NoSuchAddress(f"there is nothing at {self.path[:100]!r}")
+        length = self.headers.get("content-length", "0")
+        if not length.isdecimal():
+            raise InputError(f"content-length must be a whole number, got {length[:40]!r}")
+        if int(length[:20]) > MOST_BYTES:
+            raise _too_large()
+
+    async def receive(self) -> Message:
+        """The next part of the body; that the client has gone where there is too much of it."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(max(0.0, self.began + BODY_SECONDS - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            self._refusal = TooSlow(f"the request did not arrive within {BODY_SECONDS} seconds")
+            return {"type": "http.disconnect"}
+        self._taken += len(message.get("body", b""))
+        if self._taken > MOST_BYTES:
+            self._refusal = _too_large()
+            return {"type": "http.disconnect"}
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on, with its headers; a page waits until its policy is known."""
+        if self._refusal and not self.status:
+            return
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif self._page:
+            start, html = self._page
+            html += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._page = None
+                await self._start(start, policy_of_page(bytes(html)))
+                await self._go_on({"type": "http.response.body", "body": bytes(html)})
+        else:
+            await self._go_on(message)
+
+    async def _begin(self, message: Message) -> None:
+        headers = Headers(raw=message["headers"])
+        is_page = headers.get("content-type", "").startswith("text/html") and (
+            self.area == "page" and not {"content-encoding", "content-security-policy"} & {*headers}
+        )
+        if is_page:
+            self._page = message, bytearray()
+        else:
+            await self._start(message, None if self.area == "assets" else POLICY_OF_DATA)
+
+    async def _start(self, message: Message, policy: bytes | None) -> None:
+        self.status = message["status"]
+        headers = secured(list(message["headers"]), policy)
+        headers.append((b"x-request-id", self.id.encode()))
+        await self._send({**message, "headers": headers})
+
+    async def _go_on(self, message: Message) -> None:
+        self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    async def _refuse(self, error: LmappsError) -> None:
+        from lmapps.server.api.protocol import error_body
+
+        body = json.dumps(error_body(error)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),  # there may be more of its body than anybody will read
+        ]
+        if isinstance(error, Busy):
+            headers.append((b"retry-after", str(error.retry_after).encode()))
+        await self._start(
+            {"type": "http.response.start", "status": error.status, "headers": headers},
+            POLICY_OF_DATA,
+        )
+        await self._go_on({"type": "http.response.body", "body": body})
+
+    def _log(self, level: int, **extra: Any) -> None:
+        """One line when it has ended. The query is left out: it may hold what a person wrote."""
+        is_quiet = self.area in QUIET and self.status < 400
+        fields: Mapping[str, Any] = {
+            "method": self.scope["method"],
+            "path": self.path[:200],
+            "status": self.status,
+            "seconds": time.monotonic() - self.began,
+            "bytes": self.sent,
+            "client": (self.scope.get("client") or ("",))[0],
+        }
+        if self._refusal:
+            fields = {**fields, "refused": str(self._refusal)}
+        if "ended" in extra:
+            fields = {**fields, "ended": extra.pop("ended")}
+        LOG.log(
+            logging.DEBUG if is_quiet else level,
+            "request",
+            extra={"fields": fields, "request": self.id},
+            **extra,
+        )
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the request is larger than {MOST_BYTES:,} bytes: send less")

@@ -1,0 +1,90 @@
+"""What the server has to tell -> one line each on standard error, as key=value, with the request.
+
+A line is for a person and for a machine (`logfmt`): values with spaces are quoted as in JSON, a
+traceback is one value. Passwords and keys are crossed out, whatever wrote them; what a person
+typed is left out unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any
+
+REQUEST: ContextVar[str] = ContextVar("request", default="")
+"""The name of the request that is being answered."""
+LEVELS = ("debug", "info", "warning", "error")
+
+_SECRETS = (
+    (re.compile(r"(://[^/\s:@'\"]*):[^/\s@'\"]+@"), r"\1:***@"),  # a password inside a URL
+    (re.compile(r"\blmapps-[\w-]{20,}"), "lmapps-***"),  # a key of ours
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
+    (
+        re.compile(
+            r"(?i)\b((?:[\w-]*(?:password|passwd|secret|api[_-]?key|token)|cookie|authorization)"
+            r"\b[\"']?\s*[=:]\s*[\"']?)(?!(?:bearer|basic)\b)[^\s\"',;&]{3,}"
+        ),
+        r"\1***",
+    ),
+)
+_PLAIN = re.compile(r"[^\s\"=\\]+")
+
+
+class Lines(logging.Formatter):
+    """A record -> its line. `extra={"fields": {...}}` adds keys, `extra={"private": "..."}` what
+    may quote a person, which is left out unless `with_prompts`."""
+
+    def __init__(self, with_prompts: bool = False) -> None:
+        super().__init__()
+        self.with_prompts = with_prompts
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        pairs: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "from": record.name,
+            "message": record.getMessage(),
+        }
+        request = getattr(record, "request", "") or REQUEST.get()
+        if request:
+            pairs["request"] = request
+        pairs |= getattr(record, "fields", {})
+        if self.with_prompts and hasattr(record, "private"):
+            pairs["private"] = record.private
+        if record.exc_info:
+            pairs["traceback"] = self.formatException(record.exc_info)
+        return without_secrets(" ".join(f"{key}={_value(value)}" for key, value in pairs.items()))
+
+
+def without_secrets(text: str) -> str:
+    """The text with what looks like a password or a key crossed out."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def set_up(level: str = "info", with_prompts: bool = False) -> None:
+    """Log what lmapps and the HTTP server have to tell to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(with_prompts))
+    for name, least in (("lmapps", level), ("uvicorn", "error")):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(least.upper())
+        logger.propagate = False
+    logging.getLogger("uvicorn.error").filters = [_told_elsewhere]
+
+
+def _told_elsewhere(record: logging.LogRecord) -> bool:
+    """What uvicorn says of requests that the gate has logged with their names."""
+    return not record.msg.startswith(("Exception in ASGI", "ASGI callable", "Cancel %s running"))
+
+
+def _value(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

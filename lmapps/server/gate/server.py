@@ -1,0 +1,93 @@
+"""An application and a socket -> a server that ends well: streams finish, then are told why not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+from lmapps.server.gate.connections import Connection, most_connections
+
+LOG = logging.getLogger("lmapps.server")
+LAST_SECONDS = 2
+"""How long connections have after that to take the last words: an error that says why it ended."""
+LOOK_SECONDS = 0.05
+
+
+class Work(Protocol):
+    """What is under way, as far as a server that ends has to know."""
+
+    def refuse(self) -> None:
+        """Take nothing new from now on."""
+
+    def close(self) -> None:
+        """End what is left, each with a reason."""
+
+    def describe(self) -> Sequence[Any]:
+        """Each model, with its `users`: requests that have not ended."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with an order of ending.
+
+    A first signal (SIGTERM or Ctrl-C): nobody new is let in, whoever has a stream gets it to its
+    end, at most `grace` seconds long; then what is left is ended with a reason. A second signal
+    ends everything at once. SIGHUP calls `reload`.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        work: Work | None = None,
+        grace: float = 0.0,
+        reload: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, http=Connection, ws="none", log_config=None, access_log=False,
+                server_header=False, timeout_graceful_shutdown=LAST_SECONDS, **options,
+            )
+        )  # fmt: skip
+        Connection.most = most_connections()
+        self._work, self._grace, self._reload = work, grace, reload
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._reload and hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._work:
+            await self._drain(self._work)
+        await super().shutdown(sockets)
+
+    async def _drain(self, work: Work) -> None:
+        for server in self.servers:
+            server.close()
+        work.refuse()
+        LOG.info("stopping", extra={"fields": {"under_way": _left(work), "grace": self._grace}})
+        end = time.monotonic() + self._grace
+        while _left(work) and time.monotonic() < end and not self.force_exit:
+            await asyncio.sleep(LOOK_SECONDS)
+        if self.force_exit:
+            return
+        if left := _left(work):
+            LOG.warning("ended before their time", extra={"fields": {"requests": left}})
+        await asyncio.to_thread(work.close)
+
+
+def _left(work: Work) -> int:
+    return sum(model.users for model in work.describe())
