@@ -11,7 +11,8 @@ import pytest
 
 from lmapps.engine.application import Clear, Done, Event, Text
 from lmapps.errors import Busy, InputError
-from lmapps.server.page.ballot import AS_IT_IS, label, sides_of, took
+from lmapps.server.page.ballot import label, sides_of, took
+from lmapps.server.page.presets import BALANCED
 from lmapps.server.page.sides import Side, side_by_side
 from lmapps.server.store.database import Database
 from lmapps.server.store.votes import Votes
@@ -75,14 +76,14 @@ def test_whoever_leaves_ends_every_side() -> None:
 
 
 def test_sides_are_two_different_ones_at_least() -> None:
-    ways = (AS_IT_IS, "Precise", AS_IT_IS)
-    assert sides_of(("m", "m", ""), ways, False) == [("m", AS_IT_IS), ("m", "Precise")]
+    ways = (BALANCED, "Precise", BALANCED)
+    assert sides_of(("m", "m", ""), ways, False) == [("m", BALANCED), ("m", "Precise")]
     assert {*sides_of(("a", "b", "c"), ways, True)} == {*zip("abc", ways, strict=True)}
     with pytest.raises(InputError, match="two models at least"):
         sides_of(("m", "", ""), ways, False)
     with pytest.raises(InputError, match="two sides are the same"):
         sides_of(("m", "", "m"), ways, False)
-    assert (label("m", AS_IT_IS), label("m", "Precise")) == ("m", "m, precise")
+    assert (label("m", BALANCED), label("m", "Precise")) == ("m", "m, precise")
 
 
 def test_what_a_side_took_is_told_as_far_as_it_is_known() -> None:

@@ -7,18 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmapps.errors import InputError
-from lmapps.server.page.languages import later, word
+from lmapps.server.page.languages import word
+from lmapps.server.page.presets import BALANCED, DECODING_PRESETS
 from lmapps.server.page.sides import Side
 
 MOST = 3
 LETTERS = "ABC"
 """What sides are called while nobody may know which is which."""
-AS_IT_IS = later("Balanced")
-WAYS: dict[str, dict[str, float]] = {
-    AS_IT_IS: {},
-    later("Precise"): {"temperature": 0.2, "top_p": 0.8},
-    later("Creative"): {"temperature": 1.0, "top_p": 0.95},
-}
+WAYS = DECODING_PRESETS
 """What differs from an application's own settings."""
 
 
@@ -48,7 +44,7 @@ def sides_of(names: Sequence[str], ways: Sequence[str], blind: bool) -> list[tup
 
 def label(model: str, way: str) -> str:
     """A side as votes are kept."""
-    return model if way == AS_IT_IS else f"{model}, {way.lower()}"
+    return model if way == BALANCED else f"{model}, {way.lower()}"
 
 
 def took(side: Side) -> str:

@@ -15,7 +15,6 @@ from lmapps.engine.asking import events_on
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.ballot import (
-    AS_IT_IS,
     LETTERS,
     MOST,
     WAYS,
@@ -28,6 +27,7 @@ from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.plugins import cell
+from lmapps.server.page.presets import BALANCED
 from lmapps.server.page.sides import Ask, Side, side_by_side
 from lmapps.server.page.widgets import PRIVATE, values_of, widget
 from lmapps.server.store.store import Store
@@ -58,7 +58,7 @@ class CompareTab:
                         [("-", "")], value="", label=word("Model"), elem_id=f"side-{number}"
                     ))  # fmt: skip
                     self.ways.append(gr.Dropdown(
-                        ways, value=AS_IT_IS, label=word("Preset"), elem_id=f"way-{number}"
+                        ways, value=BALANCED, label=word("Preset"), elem_id=f"way-{number}"
                     ))  # fmt: skip
         self.drawn = gr.Textbox(visible="hidden")
 

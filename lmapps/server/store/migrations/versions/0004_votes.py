@@ -1,12 +1,12 @@
-"""0002 -> votes between replies side by side."""
+"""0003 -> votes between replies side by side."""
 
 from __future__ import annotations
 
 import sqlalchemy as sql
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
