@@ -35,6 +35,8 @@ class Explanation:
     decoding: Decoding
     prompts: int = 1
     """How many run side by side, of which this is the first."""
+    template: str = ""
+    """The hash of the chat template."""
 
     @property
     def text(self) -> str:
@@ -65,7 +67,7 @@ def explain(
         Token(number, text, number in control, counted)
         for number, text, counted in zip(ids, texts, mask, strict=True)
     )
-    return Explanation(tuple(tokens), decoding, prompts)
+    return Explanation(tuple(tokens), decoding, prompts, template.hash)
 
 
 def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:
