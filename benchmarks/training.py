@@ -3,7 +3,9 @@
     python benchmarks/training.py --rounds 3
 
 Each measurement is a process of its own; the contestants take turns. Every one trains in bf16
-autocast with the same tokens a step and the micro-batch that suits it best (`--tune` finds it).
+autocast with the same tokens a step and the micro-batch that suits it best (`--tune` finds it). On
+a GPU all are compiled, with `--compile` on a CPU too; the first steps, in which that happens, are
+not counted.
 FLOPs are counted the same for all (6 x parameters and attention, see
 `ModelConfig.flops_per_token`); utilisation is their share of a bf16 matrix product here.
 """
@@ -34,6 +36,7 @@ SHAPES = {  # width, layers, heads, vocabulary, context
     "125M": (768, 12, 12, 32768, 1024),
 }
 CONTESTANTS = ("lmapps", "lmapps-adamw", "trainer", "gpt")
+COMPILE = "BENCHMARK_COMPILE"
 WARM = 2
 """Steps before the clock starts."""
 
@@ -61,6 +64,10 @@ class Windows:
         places = [(number * self.rows + row) % 64 for row in range(self.rows)]
         ids = torch.from_numpy(self.ids[places])
         return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def compiled() -> bool:
+    return torch.cuda.is_available() or bool(os.environ.get(COMPILE))
 
 
 def run_lmapps(shape: str, steps: int, tokens: int, micro: int, optimizer: str) -> list[float]:
@@ -94,6 +101,7 @@ def run_lmapps(shape: str, steps: int, tokens: int, micro: int, optimizer: str) 
         settings = TrainSettings(
             data=("random",), out=folder, steps=steps, batch_tokens=tokens,
             micro_batch_tokens=micro, evaluations=1, saves=1, optimizer=optimizer,
+            compile="yes" if compiled() else "no",
         )  # fmt: skip
         run = Run(folder)
         run.open(settings)
@@ -134,7 +142,7 @@ def run_trainer(shape: str, steps: int, tokens: int, micro: int) -> list[float]:
             per_device_train_batch_size=micro // config.context,
             gradient_accumulation_steps=tokens // micro, learning_rate=1e-3, save_strategy="no",
             report_to=[], logging_steps=10, disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(), torch_compile=compiled(),
         )  # fmt: skip
         Trainer(
             model=model,
@@ -153,6 +161,8 @@ def run_gpt(shape: str, steps: int, tokens: int, micro: int) -> list[float]:
     windows = Windows(config_of(shape), micro // context)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = gpt.GPT(vocab, width, layers, heads, context).to(device)
+    if compiled():
+        model.compile()
     each = tokens // micro
 
     def batch(step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -184,7 +194,12 @@ def measure(name: str, shape: str, args: argparse.Namespace, micro: int) -> dict
     words = [sys.executable, __file__, "--one", name, "--shapes", shape, "--steps"]
     words += [str(args.steps), "--tokens", str(args.tokens), "--micro", str(micro)]
     words += ["--threads", str(args.threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "TQDM_DISABLE": "1"}
+    environment = {
+        **os.environ,
+        COMPILE: "1" if args.compile else "",
+        "OMP_NUM_THREADS": str(args.threads),
+        "TQDM_DISABLE": "1",
+    }
     done = subprocess.run(
         words, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent
     )
@@ -224,6 +239,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="in one optimizer step")
     parser.add_argument("--micro", type=int, default=4096, help="tokens in one forward pass")
     parser.add_argument("--tune", action="store_true", help="find each one's best micro-batch")
+    parser.add_argument("--compile", action="store_true", help="torch.compile on a CPU too")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -15,6 +15,14 @@ import torch.nn.functional as F
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits in one chunk: 32 MB in fp32."""
+GPU_CHUNKS = 8
+"""A GPU takes chunks so many times as large: smaller products would not fill it."""
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Rows of logits that are there at a time."""
+    elements = CHUNK_ELEMENTS * (GPU_CHUNKS if device.type == "cuda" else 1)
+    return max(1, elements // vocab_size)
 
 
 def linear_cross_entropy(
@@ -43,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_R: torch.Tensor,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        weight, rows = weight_VH.to(dtype), max(1, CHUNK_ELEMENTS // weight_VH.shape[0])
+        weight, rows = weight_VH.to(dtype), chunk_rows(weight_VH.shape[0], hidden_RH.device)
         with_gradient = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=hidden_RH.device)
         d_hidden = torch.empty_like(hidden_RH) if with_gradient else None

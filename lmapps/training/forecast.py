@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmapps.model.config import ModelConfig
-from lmapps.model.cross_entropy import CHUNK_ELEMENTS
+from lmapps.model.cross_entropy import chunk_rows
 from lmapps.model.language_model import LanguageModel
 from lmapps.training.optimizer import build_optimizers
 from lmapps.training.settings import TrainSettings
@@ -79,7 +79,7 @@ def forecast(
     model.to(accelerator.device).train()
     before = taken(accelerator.device)
     random = torch.get_rng_state()
-    few, some = rows_to_try(model.config, rows, context)
+    few, some = rows_to_try(model.config, rows, context, accelerator.device)
     low, _ = _pass(model, accelerator, few, context)
     high, seconds = _pass(model, accelerator, some, context)
     peak = high + max(0, high - low) * (rows - some) // max(1, some - few)
@@ -110,9 +110,11 @@ def _bytes(weights: Iterable[torch.nn.Parameter]) -> int:
     return sum(weight.numel() * 4 for weight in weights)
 
 
-def rows_to_try(config: ModelConfig, rows: int, context: int) -> tuple[int, int]:
+def rows_to_try(
+    config: ModelConfig, rows: int, context: int, device: torch.device
+) -> tuple[int, int]:
     """A quarter and a half of the rows, or more where less does not fill a chunk of logits."""
-    chunk = -(-CHUNK_ELEMENTS // config.vocab_size // context)
+    chunk = -(-chunk_rows(config.vocab_size, device) // context)
     few = min(rows, max(1, chunk, rows // 4))
     return few, min(rows, max(few + 1, rows // 2))
 

@@ -17,6 +17,7 @@ from lmapps.engine.models import Models
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat import ChatTab
+from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
@@ -127,3 +128,18 @@ def test_the_files_of_old_exports_go(monkeypatch: pytest.MonkeyPatch) -> None:
     there = [[Path(file).exists() for file in files] for files in written]
     assert there == [[False, False], [False, False], [True, True], [True, True]]
     assert not Path(written[0][0]).parent.exists()
+
+
+def test_a_stream_of_updates_sends_what_has_changed_and_a_value_alone() -> None:
+    @only_news
+    async def stream() -> AsyncGenerator[dict[str, Any], None]:
+        for text, busy in (("a", True), ("ab", True), ("ab", True), ("abc", False)):
+            yield {"talk": gr.update(value=text, height=3), "send": gr.update(interactive=not busy)}
+
+    async def collect() -> list[Any]:
+        return [update async for update in stream()]
+
+    first, second, last = asyncio.run(collect())
+    assert first["talk"] == gr.update(value="a", height=3) and "send" in first
+    assert second == {"talk": "ab"}
+    assert last == {"talk": "abc", "send": gr.update(interactive=True)}

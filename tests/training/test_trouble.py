@@ -106,7 +106,6 @@ def test_what_will_not_fit_is_not_tried(
 def test_the_tensors_of_a_large_pass_are_foreseen_from_small_ones(
     settings: Callable[..., TrainSettings], body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecasting, "CHUNK_ELEMENTS", 2 * 32 * 300)
     monkeypatch.setattr("lmapps.model.cross_entropy.CHUNK_ELEMENTS", 2 * 32 * 300)
     monkeypatch.setattr(forecasting, "GAPS", {body: 1})
     config = ModelConfig.from_size("tiny", body=body, vocab_size=300, context=32)

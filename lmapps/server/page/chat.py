@@ -16,7 +16,7 @@ from lmapps.fields import Messages
 from lmapps.plugin import Plugin
 from lmapps.server.page.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.saw import Saw
@@ -35,9 +35,6 @@ from lmapps.server.store.store import Store
 from lmapps.server.who import owner_on_page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-
-Update = dict[Any, Any]
-"""Components and what they show from now on."""
 
 
 def chat_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:
@@ -195,6 +192,7 @@ class ChatTab:
         async for update in self._streamed(place, made):
             yield update
 
+    @only_news
     async def _streamed(
         self, place: Place, news: AsyncGenerator[Seen, None]
     ) -> AsyncGenerator[Update, None]:

@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
@@ -27,6 +28,9 @@ from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, word
 from lmapps.server.who import who_on_page
 
+P = ParamSpec("P")
+Update = dict[Any, Any]
+"""Components and what they show from now on."""
 LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.1
 """The page is sent news at most so often, but for the first text and the end: those go at once."""
@@ -77,6 +81,38 @@ async def views(
                     told, shown = view, time.monotonic()
     except Exception as error:  # a tab that is not told the end waits for it for ever
         yield replace(view, status=warning(error), done=True, failed=True)
+
+
+def only_news(stream: Callable[P, AsyncGenerator[Update, None]]) -> Any:
+    """A stream of updates without what is as it was in the one before.
+
+    To change a property of a component Gradio makes it anew, each time, which takes milliseconds:
+    where only its value is another one, the value is sent alone.
+    """
+
+    @wraps(stream)
+    async def news(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Update, None]:
+        before = Update()
+        async with aclosing(stream(*args, **kwargs)) as updates:
+            async for update in updates:
+                fresh = {
+                    component: _news(now, before.get(component))
+                    for component, now in update.items()
+                    if component not in before or before[component] != now
+                }
+                before |= update
+                if fresh:
+                    yield fresh
+
+    return news
+
+
+def _news(now: Any, was: Any) -> Any:
+    """An update of a component, or its value where nothing else in it has changed."""
+    if not (isinstance(now, dict) and isinstance(was, dict) and "__type__" in now):
+        return now
+    same = {**now, "value": None} == {**was, "value": None}
+    return now["value"] if same and "value" in now else now
 
 
 def warning(error: Exception) -> str:
