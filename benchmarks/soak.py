@@ -4,9 +4,11 @@
 
 Clients talk to a real server of this process over HTTP. They stream and do not, go on with a
 chat, ask for several replies or for JSON, send what is wrong, and hang up in the middle; now and
-then a step of the model fails. At the end no slot, thread or file may be left over, every request
-that was accepted has ended, and in a run of ten minutes or more memory may not have grown since
-the first third. The exit status is 1 where that does not hold, and the reasons are printed.
+then a step of the model fails. One in ten asks another model than the default one; there is memory
+for two of the three, so that models are loaded and freed all the time. At the end no slot, thread
+or file may be left over, no model may be held, every request that was accepted has ended, and in a
+run of ten minutes or more memory may not have grown since the first third. The exit status is 1
+where that does not hold, and the reasons are printed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ WRONG: list[dict[str, Any]] = [
     {"response_format": {"type": "xml"}}, {"regex": "("}, {"model": "another"},
     {"messages": [{"role": "user", "content": "long " * 20_000}]},
 ]  # fmt: skip
+OTHERS = ("second", "third")
+"""Models that one in ten asks for; the same checkpoint under other names."""
 MEMORY_SLACK = 1.1
 """Memory at the end may be so much larger than after the first third, and 32 MB."""
 SECONDS_TO_FILL = 600
@@ -60,28 +64,26 @@ class Sample:
     """Without the states that are kept for the next turn, whose memory is bounded."""
     running: int
     waiting: int
+    models: int
+    """How many are loaded."""
 
 
 class Soak:
     """The traffic of one run, and what came of each request."""
 
-    def __init__(self, url: str, engine: Any, seed: int) -> None:
-        self.url, self.engine, self.rng = url, engine, random.Random(seed)
+    def __init__(self, url: str, models: Any, seed: int) -> None:
+        self.url, self.models, self.rng = url, models, random.Random(seed)
         self.outcomes: Counter[str] = Counter()
         self.faults: list[str] = []
-        self.failing = random.Random(seed)
 
-    def fail_sometimes(self, every: int) -> None:
-        """Make one in so many decoding steps fail."""
-        slots = self.engine._scheduler.slots
-        decode = slots.decode
+    @property
+    def running(self) -> int:
+        """Slots that are taken, on whatever model."""
+        return sum(model.running for model in self.models.loaded)
 
-        def decode_or_fail() -> torch.Tensor:
-            if self.failing.randrange(every) == 0:
-                raise RuntimeError("a failure on purpose")
-            return decode()
-
-        slots.decode = decode_or_fail
+    @property
+    def waiting(self) -> int:
+        return sum(model.waiting for model in self.models.loaded)
 
     async def client(self, number: int, until: float) -> None:
         """One person who asks again and again, in many ways."""
@@ -106,6 +108,7 @@ class Soak:
             "max_tokens": rng.randrange(1, 60),
             "temperature": rng.choice([0, 0.8, 1.2]),
             "user": f"person {number}" if number % 2 else None,
+            "model": rng.choice(OTHERS) if rng.random() < 0.1 else "default",
         }
 
     async def _ask(
@@ -134,6 +137,7 @@ class Soak:
                 await self._post(http, path, body | rng.choice(WRONG))
             case "app":
                 form = {"headline": "Rain", "stream": False, "decoding": {"max_new_tokens": 9}}
+                form["model"] = body["model"]
                 await self._post(http, "/apps/news", form)
             case "metrics":
                 (await http.get("/metrics")).raise_for_status()
@@ -180,13 +184,15 @@ class Soak:
 
     def sample(self, started: float) -> Sample:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
+        kept = sum(model.prefix_bytes for model in self.models.loaded)
         return Sample(
             time.monotonic() - started,
             threading.active_count(),
             len(os.listdir("/proc/self/fd")),
-            (pages * os.sysconf("SC_PAGE_SIZE") - self.engine.prefix_bytes) / 2**20,
-            self.engine.running,
-            self.engine.waiting,
+            (pages * os.sysconf("SC_PAGE_SIZE") - kept) / 2**20,
+            self.running,
+            self.waiting,
+            len(self.models.loaded),
         )
 
 
@@ -203,16 +209,21 @@ async def traffic(soak: Soak, clients: int, seconds: float) -> list[Sample]:
     return samples
 
 
-def reasons(soak: Soak, before: Sample, samples: list[Sample], after: Sample) -> Iterator[str]:
-    """What does not hold."""
+def reasons(
+    soak: Soak, opened: list[Any], before: Sample, samples: list[Sample], after: Sample
+) -> Iterator[str]:
+    """What does not hold; `opened` are the counts of each model that was ever loaded."""
     yield from soak.faults[:20]
-    counts = soak.engine.counts
     if after.running or after.waiting:
         yield f"{after.running} slots are taken and {after.waiting} requests wait with nobody there"
-    if counts.accepted != sum(counts.finished.values()):
-        yield f"{counts.accepted} requests were accepted, {dict(counts.finished)} ended"
-    if counts.reused_tokens + counts.read_tokens > counts.prompt_tokens:
-        yield "more prompt tokens were read and reused than there were"
+    for model in soak.models.describe():
+        if model.users or model.state == "loading":
+            yield f"the model {model.name} is {model.state}, {model.users} requests hold it"
+    for counts in opened:
+        if counts.accepted != sum(counts.finished.values()):
+            yield f"{counts.accepted} requests were accepted, {dict(counts.finished)} ended"
+        if counts.reused_tokens + counts.read_tokens > counts.prompt_tokens:
+            yield "more prompt tokens were read and reused than there were"
     if after.files > before.files + 2:
         yield f"{after.files} open files, {before.files} before"
     # Worker threads stay for the next call; what counts is that they do not become more.
@@ -220,35 +231,67 @@ def reasons(soak: Soak, before: Sample, samples: list[Sample], after: Sample) ->
     if after.threads > max(sample.threads for sample in first_third) + 8:
         yield f"{after.threads} threads, {max(s.threads for s in first_third)} in the first third"
     is_long = samples[-1].seconds >= SECONDS_TO_FILL
+    if is_long and len(opened) < 10:
+        yield f"models were loaded only {len(opened)} times: hardly anything was switched"
     if is_long and after.memory_mb > first_third[-1].memory_mb * MEMORY_SLACK + 32:
         grown = f"{after.memory_mb:.0f} MB, {first_third[-1].memory_mb:.0f} after the first third"
         yield f"memory grew: {grown}"
 
 
+class Opener:
+    """Loads the models, makes their steps fail sometimes, and remembers the counts of each."""
+
+    def __init__(self, slots: int, fail_every: int, seed: int) -> None:
+        from lmapps.engine.backends.source import Opening
+
+        self.opening = Opening(slots=slots, queue=32)
+        self.fail_every, self.failing = fail_every, random.Random(seed)
+        self.counts: list[Any] = []
+
+    def __call__(self, source: Any) -> Any:
+        from lmapps.engine.backends.source import open_backend
+
+        engine: Any = open_backend(source, self.opening)
+        self.counts.append(engine.counts)
+        slots = engine._scheduler.slots
+        decode, every, failing = slots.decode, self.fail_every, self.failing
+
+        def decode_or_fail() -> torch.Tensor:
+            if every and failing.randrange(every) == 0:
+                raise RuntimeError("a failure on purpose")
+            return decode()
+
+        slots.decode = decode_or_fail
+        return engine
+
+
 @contextmanager
-def serving(checkpoint: str, slots: int) -> Iterator[tuple[str, Any]]:
-    """A server in a thread of this process: its address and its engine."""
+def serving(checkpoint: str, opener: Opener) -> Iterator[tuple[str, Any]]:
+    """A server in a thread of this process: its address and its models."""
     import uvicorn
 
     from lmapps.discovery import discover
-    from lmapps.engine.engine import Engine
+    from lmapps.engine.backends.source import Source
     from lmapps.engine.models import Models
-    from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
     from lmapps.server.serve import create_app
     from lmapps.server.store.store import Store
 
-    engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots, queue=32)
+    sources = [Source(name, str(find_checkpoint(checkpoint))) for name in ("default", *OTHERS)]
+    alone = Models(sources, opener)
+    size = alone.load().bytes
+    alone.close()
+    models = Models(sources, opener, lambda _: size, budget=2 * size)
+    models.load()
     store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")
-    app = create_app(Models.of(engine), discover(), store)
-    config = uvicorn.Config(app, port=0, log_level="critical")
+    config = uvicorn.Config(create_app(models, discover(), store), port=0, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", engine
+    yield f"http://127.0.0.1:{port}", models
     server.should_exit = True
     thread.join(30)
 
@@ -264,32 +307,37 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with serving(args.checkpoint, args.slots) as (url, engine):
-        soak = Soak(url, engine, args.seed)
-        if args.fail_every:
-            soak.fail_sometimes(args.fail_every)
+    opener = Opener(args.slots, args.fail_every, args.seed)
+    with serving(args.checkpoint, opener) as (url, models):
+        soak = Soak(url, models, args.seed)
         before = soak.sample(time.monotonic())
         samples = asyncio.run(traffic(soak, args.clients, args.minutes * 60))
         deadline = time.monotonic() + 60
-        while (engine.running or engine.waiting) and time.monotonic() < deadline:
+        while (soak.running or soak.waiting) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1)  # uvicorn closes its side of the connections
         gc.collect()
         after = soak.sample(time.monotonic())
-        wrong = list(reasons(soak, before, samples, after))
-        counts, passes = engine.counts, engine.passes
+        wrong = list(reasons(soak, opener.counts, before, samples, after))
+    finished: Counter[str] = Counter()
+    for counts in opener.counts:
+        finished.update(counts.finished)
+    total = {
+        name: sum(getattr(counts, name) for counts in opener.counts)
+        for name in ("accepted", "refused", "passes", "generated_tokens", "reused_tokens")
+    }
     rows = [[f"{v:.0f}" for v in asdict(sample).values()] for sample in [*samples[4::5], after]]
     print(machine.table(list(asdict(after)), rows))
     print(f"\noutcomes: {dict(sorted(soak.outcomes.items()))}")
-    print(
-        f"engine: {counts.accepted} accepted, {counts.refused} refused, {dict(counts.finished)}, "
-    )
-    print(f"{passes} passes, {counts.generated_tokens} tokens, {counts.reused_tokens} reused")
+    print(f"models were loaded {len(opener.counts)} times")
+    print(", ".join(f"{count} {name}" for name, count in total.items()) + f", {dict(finished)}")
     result = {
         "machine": machine.describe(args.threads),
         "settings": vars(args),
         "outcomes": dict(soak.outcomes),
-        "finished": dict(counts.finished),
+        "finished": dict(finished),
+        "loaded": len(opener.counts),
+        **total,
         "samples": [asdict(sample) for sample in samples],
         "wrong": wrong,
     }

@@ -39,7 +39,7 @@ def conversations(record):
     if len(reply["content"]) % 4 == 0:  # some begin with a greeting, as people do
         start = before[0]["role"] == "system"
         before = [*before[:start], *said("Hello!", GREETING), *before[start:]]
-    yield {"messages": before}, reply["content"]
+    yield {"messages": before, "persona": record.get("persona", "")}, reply["content"]
 
 
 @chat.dataset

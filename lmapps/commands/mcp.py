@@ -5,26 +5,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from contextlib import closing
 from typing import Any
+
+from lmapps.commands.run import MODEL_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
+    parser.add_argument("--checkpoint", default="default", help=MODEL_HELP)
 
 
 def main(args: argparse.Namespace) -> int:
     from lmapps.discovery import Library
-    from lmapps.engine.engine import Engine
-    from lmapps.model.checkpoint import Checkpoint
-    from lmapps.paths import find_checkpoint
+    from lmapps.engine.backends.source import open_backend, source_of
     from lmapps.server.api.tools import tools_server
 
     library = Library(patience=1.0)
     with (
-        Engine(Checkpoint.load(find_checkpoint(args.checkpoint))) as engine,
+        closing(open_backend(source_of(args.checkpoint))) as backend,
         library.watched(lambda sentence: print(sentence, file=sys.stderr, flush=True)),
     ):
-        asyncio.run(answer(tools_server(library.found, engine)))
+        asyncio.run(answer(tools_server(library.found, backend)))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from lmapps.plugin import Plugin
 from lmapps.text.documents import read_document
 from lmapps.text.readers import READERS
 
+MODEL_HELP = (
+    "a checkpoint's folder or name, hf:OWNER/NAME on the Hub, or the URL of another server's API "
+    "(default: default)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plugin", help="a plugin's name; see `lmapps plugins`")
-    parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
+    parser.add_argument("--checkpoint", default="default", help=MODEL_HELP)
     parser.add_argument(
         "fields", nargs=argparse.REMAINDER, metavar="--FIELD VALUE",
         help="the plugin's fields (`lmapps run NAME --help` lists them); @FILE reads a file, and "
@@ -51,7 +57,7 @@ def field_parser(plugin: Plugin, checkpoint: str) -> argparse.ArgumentParser:
         epilog="@FILE as a value is the text of the file, @- that of the standard input; a value "
         "that begins with @ itself is written with two, @@alice.",
     )
-    parser.add_argument("--checkpoint", default=checkpoint, help="a folder or name (default)")
+    parser.add_argument("--checkpoint", default=checkpoint, help=MODEL_HELP)
     parser.add_argument(
         "--explain", action="store_true", help="print what the model would be given, and stop"
     )
@@ -98,15 +104,13 @@ def text_of(word: str) -> str:
         raise FieldError(f"the file {word[1:]!r} is not UTF-8 text: convert it first") from None
 
 
-async def reply(plugin: Plugin, folder: str, values: dict[str, Any], decoding: Decoding) -> str:
-    """Run the plugin on an engine of its own; what the person should know goes to stderr."""
+async def reply(plugin: Plugin, model: str, values: dict[str, Any], decoding: Decoding) -> str:
+    """Run the plugin on a model of its own; what the person should know goes to stderr."""
     from lmapps.engine.application import Application, Done, Notice, Progress
-    from lmapps.engine.engine import Engine
-    from lmapps.model.checkpoint import Checkpoint
-    from lmapps.paths import find_checkpoint
+    from lmapps.engine.backends.source import open_backend, source_of
 
-    with Engine(Checkpoint.load(find_checkpoint(folder))) as engine:
-        async for event in Application(plugin, engine).events(values, decoding):
+    with closing(open_backend(source_of(model))) as backend:
+        async for event in Application(plugin, backend).events(values, decoding):
             match event:
                 case Notice(text):
                     print(text, file=sys.stderr)
@@ -118,23 +122,21 @@ async def reply(plugin: Plugin, folder: str, values: dict[str, Any], decoding: D
 
 
 async def explanation(
-    plugin: Plugin, folder: str, values: dict[str, Any], decoding: Decoding
+    plugin: Plugin, model: str, values: dict[str, Any], decoding: Decoding
 ) -> str:
     """The rendered prompt, each of its tokens, and the decoding, as lines."""
     from lmapps.engine.application import Application
-    from lmapps.engine.engine import Engine
-    from lmapps.model.checkpoint import Checkpoint
-    from lmapps.paths import find_checkpoint
+    from lmapps.engine.backends.source import open_backend, source_of
 
-    with Engine(Checkpoint.load(find_checkpoint(folder))) as engine:
-        seen = await Application(plugin, engine).explain(values, decoding)
+    with closing(open_backend(source_of(model))) as backend:
+        seen = await Application(plugin, backend).explain(values, decoding)
         several = f", the first of {seen.prompts} prompts side by side" if seen.prompts > 1 else ""
         lines = [
             seen.text,
             "",
-            f"{len(seen.tokens)} tokens of a context of {engine.context}{several}",
+            f"{len(seen.tokens)} tokens of a context of {backend.context}{several}",
             f"decoding: {seen.settings}",
-            f"template: {engine.checkpoint.template.hash}",
+            f"template: {seen.template}",
             "",
             f"{'id':>7}  token (* = a control token; + = training counts it)",
         ]

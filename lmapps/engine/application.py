@@ -82,6 +82,14 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Of a long prompt's tokens so many are read."""
+
+    read: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Done:
     """The whole reply, tidied by the plugin, and what it took."""
 
@@ -93,7 +101,7 @@ class Done:
     completion_tokens: int
 
 
-Event = Asked | Text | Clear | Progress | Notice | Waiting | Done
+Event = Asked | Text | Clear | Progress | Notice | Waiting | Reading | Done
 
 
 class Application:
@@ -131,6 +139,10 @@ class Application:
         self, values: Mapping[str, Any], decoding: Decoding | None = None
     ) -> Explanation:
         """What the model would be asked first, without asking it. Raises as `events` does."""
+        return (await self.asks(values, decoding)).explained()
+
+    async def asks(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Asked:
+        """The same, as messages."""
         decoding = decoding or self.plugin.decoding
         steps, asked = await self._first(values, decoding)
         await self._theirs(steps.close, ASKED)
@@ -140,7 +152,7 @@ class Application:
         if not several:
             decoding = self.plugin.reply_form.hold(decoding)
         _, kept = self._fit(conversations[0], decoding)
-        return Asked(kept, decoding, self.backend, len(conversations)).explained()
+        return Asked(kept, decoding, self.backend, len(conversations))
 
     async def reply(self, values: Mapping[str, Any], decoding: Decoding | None = None) -> Done:
         """Run the plugin to its end."""
@@ -196,6 +208,8 @@ class Application:
             async for delta in deltas:
                 if delta.position is not None:
                     yield Waiting(delta.position)
+                if delta.read:
+                    yield Reading(*delta.read)
                 if delta.text:
                     yield Text(delta.text)
                 told.append(delta)
@@ -231,12 +245,8 @@ class Application:
         finished = await self._theirs(
             lambda: [self.plugin.finished(reply.text) for reply in replies], FINISHED
         )
-        yield _Step(
-            finished,
-            finish,
-            sum(r.prompt_tokens(prompt) for r, prompt in zip(replies, prompts, strict=True)),
-            sum(reply.tokens for reply in replies),
-        )
+        read = sum(r.prompt_tokens(prompt) for r, prompt in zip(replies, prompts, strict=True))
+        yield _Step(finished, finish, read, sum(reply.tokens for reply in replies))
 
     def _fit(self, messages: Messages, decoding: Decoding) -> tuple[Prompt, Messages]:
         """A prompt that leaves room for the reply, and the messages that it is of."""

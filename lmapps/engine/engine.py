@@ -22,6 +22,7 @@ from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
+from lmapps.engine.scoring import Score, scored
 from lmapps.engine.served import Served
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, owner_of, share
@@ -193,7 +194,7 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, the model takes at most "
                 f"{self.context - 1}: shorten it"
             )
-        vocab_size = self.checkpoint.tokenizer.vocab_size
+        vocab_size = self.tokenizer.vocab_size
         if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
             raise DecodingError(
                 f"an id in logit_bias must be between 0 and {vocab_size - 1}, got "
@@ -201,8 +202,7 @@ class Engine:
             )
         limit = min(decoding.max_new_tokens, room)
         constraint = constraint or self._grammars.constraint(decoding)
-        tokenizer = self.checkpoint.tokenizer
-        request = Request(prompt_ids, decoding, limit, tokenizer, deliver, constraint, user)
+        request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
         with self._wake:
             reason = self.why_not_ready()
             if self._closed and reason:
@@ -217,8 +217,9 @@ class Engine:
         return request
 
     async def stream(
-        self, prompt_ids: Sequence[int], decoding: Decoding, user: User = None
-    ) -> AsyncGenerator[Delta, None]:
+        self, prompt_ids: Sequence[int], decoding: Decoding, user: User = None,
+        constraint: Constraint | None = None,
+    ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
@@ -226,8 +227,7 @@ class Engine:
         def deliver(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        constraint = None
-        if decoding.grammar is not None:  # the loop does not wait for its compilation
+        if decoding.grammar is not None and constraint is None:  # compiled while others go on
             constraint = await in_time(lambda: self._grammars.constraint(decoding))
         request = self.submit(prompt_ids, decoding, deliver, user, constraint)
         try:
@@ -246,6 +246,10 @@ class Engine:
     ) -> Reply:
         """The whole reply."""
         return joined([delta async for delta in self.stream(prompt_ids, decoding, user)])
+
+    async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
+        """How probable the model finds each token of a reply, its end included."""
+        return await scored(self.stream, self.checkpoint.template, messages, reply, user)
 
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""

@@ -35,6 +35,8 @@ class Explanation:
     decoding: Decoding
     prompts: int = 1
     """How many run side by side, of which this is the first."""
+    template: str = ""
+    """The hash of the chat template."""
 
     @property
     def text(self) -> str:
@@ -59,16 +61,16 @@ def explain(
 ) -> Explanation:
     """What the model is given for a conversation that fits."""
     ids, mask = template.prompt(messages)
-    texts = _texts(ids, template.tokenizer)
+    texts = texts_of(ids, template.tokenizer)
     control = template.tokenizer.control_ids
     tokens = (
         Token(number, text, number in control, counted)
         for number, text, counted in zip(ids, texts, mask, strict=True)
     )
-    return Explanation(tuple(tokens), decoding, prompts)
+    return Explanation(tuple(tokens), decoding, prompts, template.hash)
 
 
-def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:
     """What each id adds to the text."""
     texts = []
     stream = tokenizer.decode_stream()

@@ -42,6 +42,8 @@ class Delta:
     error: Exception | None = None
     position: int | None = None
     """While it waits: 1 = next in the queue."""
+    read: tuple[int, int] | None = None
+    """While its prompt is read: how many ids of how many."""
     logprobs: tuple[Logprob, ...] = ()
     """One for each id, where `Decoding.logprobs` asks for them."""
     reused: int = 0
@@ -105,6 +107,10 @@ class Request:
         if position != self.position:
             self.position = position
             self.deliver(Delta(position=position))
+
+    def tell_reading(self) -> None:
+        """Say how much of the prompt is read by now."""
+        self.deliver(Delta(read=(self.prefilled, len(self.prompt_ids))))
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
         """True for every id that may come next; None where all may. Raises `DecodingError`."""

@@ -145,6 +145,8 @@ class Scheduler:
                 self.counts.passes += 1
                 left -= request.prefilled - before
                 self.counts.read_tokens += request.prefilled - before
+                if request.prefilled < len(request.prompt_ids):
+                    request.tell_reading()
             if request.prefilled == len(request.prompt_ids):
                 self.reading = None
                 if request.reused < len(request.prompt_ids):

@@ -286,3 +286,13 @@ def test_an_estimate_is_rather_too_high() -> None:
     tokenizer = Tokenizer.train([text] * 3, "bpe", 2000)
     assert estimated_tokens(text) > len(tokenizer.encode(text))
     assert estimated_tokens("") == 0 and estimated_tokens("今天天气") == 4
+
+
+def test_lmapps_run_runs_a_plugin_on_it(served: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from lmapps.__main__ import main
+
+    words = ["run", "news", "--headline", "Rain", "--checkpoint", f"{served.url}/v1"]
+    assert main([*words, "--max-new-tokens", "9", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.strip()
+    assert main([*words, "--explain"]) == 2
+    assert "are not known here" in capsys.readouterr().err

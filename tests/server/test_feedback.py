@@ -15,6 +15,7 @@ from lmapps.__main__ import main
 from lmapps.discovery import discover
 from lmapps.errors import InputError
 from lmapps.server.store.feedback import feedback, held_out, rows_of
+from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store
 from lmapps.training.examples import examples_of, render
 
@@ -78,6 +79,21 @@ def test_what_is_deleted_or_somebody_elses_or_another_plugins_is_not_there(store
     assert not feedback(store, "other", share=0.0).train
     store.delete("bob", theirs)
     assert len(feedback(store, "chat", share=0.0).train) == 1
+
+
+def test_a_row_has_the_persona_with_which_the_reply_was_made(store: Store) -> None:
+    made, ids = talk(store, "one", "uno")
+    store.grow(ids[1], "uno", "stop", Made({"persona": "A pirate."}))
+    store.add("ann", made, ids[0], "assistant", "ahoy!", "person")
+    ((row,), _) = rows_of(store.load("ann", made))
+    assert row["persona"] == "A pirate."
+    plugin = discover().get("chat")
+    (example,) = plugin.examples_from([row])
+    assert [turn["content"] for turn in plugin.conversation(example)] == [
+        "A pirate.",
+        "one",
+        "ahoy!",
+    ]
 
 
 NAMES = st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=30)

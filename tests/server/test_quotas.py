@@ -11,6 +11,7 @@ import pytest
 
 from lmapps.decoding import Decoding
 from lmapps.engine.request import Delta
+from lmapps.engine.scoring import Score, ScoredToken
 from lmapps.server.accounts import secrets
 from lmapps.server.accounts.quotas import Limits, Payer, QuotaReached, Quotas, headers_of
 from lmapps.server.accounts.users import Account, Users
@@ -203,3 +204,16 @@ def test_who_has_no_account_is_not_counted(server: Server) -> None:
         reply = asyncio.run(server.metered.complete(500, Decoding(), user))
         assert len(reply.ids) == 500
     assert server.metered.name == "fake", "all else is the backend's own"
+
+
+def test_scoring_a_reply_costs_what_writing_it_did(server: Server) -> None:
+    async def score(*_: Any) -> Score:
+        return Score((ScoredToken(1, "a", False, 0.5, ()),) * 100)
+
+    server.backend.score = score  # type: ignore[attr-defined]
+    ann = server.users.find("ann")
+    asyncio.run(server.metered.score([], "a reply", Payer(ann)))
+    (usage,) = server.quotas.usage(ann)
+    assert (usage.requests, usage.tokens) == (1, 100)
+    with pytest.raises(QuotaReached, match="100 tokens today"):
+        asyncio.run(server.metered.score([], "a reply", Payer(ann)))

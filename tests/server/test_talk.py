@@ -18,8 +18,11 @@ from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.errors import InputError, PromptTooLong
 from lmapps.server.page import live, saved, talk
+from lmapps.server.page.inside import Inside
 from lmapps.server.page.saved import Place
 from lmapps.server.page.talk import Seen, Talk
+from lmapps.server.page.way import Way
+from lmapps.server.store.made import made_from
 from lmapps.server.store.store import Store
 
 SHORT = Decoding(temperature=0.8, seed=1, max_new_tokens=12)
@@ -37,6 +40,10 @@ def chat(endless_checkpoint: Callable[[str], Any], store: Store) -> Iterator[Tal
         yield Talk(discover().get("chat"), Models.of(engine), store)
 
 
+def way(decoding: Decoding = SHORT, text: str = "", **names: str) -> Way:
+    return Way({"persona": text}, lambda: decoding, **names)
+
+
 def run(news: AsyncGenerator[Seen, None]) -> list[Seen]:
     async def all_of_them() -> list[Seen]:
         return [seen async for seen in news]
@@ -45,7 +52,7 @@ def run(news: AsyncGenerator[Seen, None]) -> list[Seen]:
 
 
 def send(chat: Talk, place: Place, text: str, decoding: Decoding = SHORT) -> Seen:
-    return run(chat.send(place, text, {"persona": ""}, lambda: decoding))[-1]
+    return run(chat.send(place, text, way(decoding)))[-1]
 
 
 def contents(seen: Seen) -> list[str]:
@@ -55,7 +62,7 @@ def contents(seen: Seen) -> list[str]:
 
 def test_a_message_and_its_reply_are_kept_from_the_first_word_on(chat: Talk, store: Store) -> None:
     here = chat.arrive("", None).place
-    news = run(chat.send(here, "Hello there", {"persona": ""}, lambda: SHORT))
+    news = run(chat.send(here, "Hello there", way(SHORT)))
     assert news[0].busy and contents(news[0]) == ["Hello there"]
     assert [item.title for item in news[0].listed or ()] == ["Hello there"]
     last = news[-1]
@@ -78,8 +85,8 @@ def test_the_model_is_given_the_branch_and_nothing_else(
     monkeypatch.setattr(talk, "views", spy)
     first = send(chat, Place("ann"), "one")
     second = send(chat, first.place, "two")
-    run(chat.retry(second.place, {}, lambda: OTHER))
-    run(chat.edit(second.place, 0, "changed", {}, lambda: SHORT))
+    run(chat.retry(second.place, way(OTHER)))
+    run(chat.edit(second.place, 0, "changed", way(SHORT)))
     reply = contents(first)[1]
     assert given == [["one"], ["one", reply, "two"], ["one", reply, "two"], ["changed"]]
 
@@ -87,12 +94,12 @@ def test_the_model_is_given_the_branch_and_nothing_else(
 def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -> None:
     first = send(chat, Place("ann"), "one")
     assert first.version is None
-    again = run(chat.retry(first.place, {}, lambda: OTHER))[-1]
+    again = run(chat.retry(first.place, way(OTHER)))[-1]
     assert again.version == (2, 2) and contents(again) != contents(first)
     back = chat.switch(again.place, -1)
     assert back.version == (1, 2) and contents(back) == contents(first)
     assert contents(chat.switch(back.place, -1)) == contents(first), "there is none before"
-    changed = run(chat.edit(again.place, 0, "uno", {}, lambda: SHORT))[-1]
+    changed = run(chat.edit(again.place, 0, "uno", way(SHORT)))[-1]
     assert contents(changed)[0] == "uno" and changed.version == (2, 2)
     assert contents(chat.switch(changed.place, -1)) == contents(again), "the newest below it"
 
@@ -100,7 +107,7 @@ def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -
 def test_a_corrected_reply_is_kept_as_the_persons_and_is_not_answered(chat: Talk) -> None:
     first = send(chat, Place("ann"), "one")
     passes = chat.models.load().passes
-    corrected = run(chat.edit(first.place, 1, "the right reply", {}, lambda: SHORT))[-1]
+    corrected = run(chat.edit(first.place, 1, "the right reply", way(SHORT)))[-1]
     assert chat.models.load().passes == passes
     assert [(turn.content, turn.author) for turn in corrected.turns or ()] == [
         ("one", "person"), ("the right reply", "person"),
@@ -137,7 +144,7 @@ def test_what_was_written_until_stop_is_kept(
     monkeypatch.setattr(slots, "decode", lambda: time.sleep(0.02) or decode())
 
     async def stop_in_the_middle() -> Seen:
-        news = chat.send(Place("ann"), "one", {}, lambda: endless)
+        news = chat.send(Place("ann"), "one", way(endless))
         async for seen in news:
             if seen.turns and len(seen.turns) == 2 and seen.turns[1].content:
                 await news.aclose()
@@ -161,7 +168,7 @@ def test_a_reply_is_saved_while_it_grows(
     monkeypatch.setattr(
         store,
         "grow",
-        lambda turn, text, finish=None: grown.append(text) or grow(turn, text, finish),
+        lambda turn, text, *rest: grown.append(text) or grow(turn, text, *rest),
     )
     last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=100))
     assert len(grown) > 2 and grown[-1] == contents(last)[1]
@@ -169,7 +176,7 @@ def test_a_reply_is_saved_while_it_grows(
 
 
 def test_an_error_is_a_sentence_and_the_message_is_kept(chat: Talk) -> None:
-    news = run(chat.send(Place("ann"), "long " * 500, {}, lambda: SHORT))
+    news = run(chat.send(Place("ann"), "long " * 500, way(SHORT)))
     assert "shorten it" in (news[-1].status or "") and not news[-1].busy
     assert [turn.role for turn in chat.open(news[-1].place, news[-1].place.conversation).turns or ()
             ] == ["user"]  # fmt: skip
@@ -218,7 +225,7 @@ def test_a_visitor_whose_conversation_is_gone_begins_a_new_one(chat: Talk) -> No
 
 def test_an_exported_conversation_is_the_branch_that_the_tab_shows(chat: Talk) -> None:
     first = send(chat, Place("ann"), "one")
-    run(chat.retry(first.place, {}, lambda: OTHER))
+    run(chat.retry(first.place, way(OTHER)))
     exported = chat.export(first.place)
     assert [turn.content for turn in exported.path()] == contents(first)
     copied = chat.take_in(Place("bob"), exported.as_data())
@@ -242,3 +249,48 @@ def test_a_mistake_of_ours_ends_a_reply_with_a_sentence_and_a_line_in_the_log(
     last = send(chat, Place("ann"), "one")
     assert last.status == "⚠ Something went wrong in the server (RuntimeError): see its log."
     assert not last.busy and "RuntimeError: secret" in caplog.text
+
+
+def test_how_a_reply_was_made_is_kept_with_it_and_comes_along_in_an_export(chat: Talk) -> None:
+    asked = way(OTHER, "Be a pirate.", persona="pirate", preset="wild")
+    seen = run(chat.send(Place("ann"), "one", asked))[-1]
+    assert seen.turns is not None and seen.inside is not None
+    made = made_from(seen.turns[1].made)
+    assert made == seen.inside.made
+    assert (made.persona, made.preset, made.model) == ("pirate", "wild", "unnamed")
+    assert made.fields == {"persona": "Be a pirate."} and made.decoding["temperature"] == 1.5
+    assert made.tokens == 12 and (made.prompt_tokens or 0) > 5
+    assert made.first_token is not None and made.seconds is not None
+    copied = chat.take_in(Place("bob"), chat.export(seen.place).as_data())
+    assert copied.turns is not None and copied.turns[1].made == seen.turns[1].made
+
+
+def inside(chat: Talk, place: Place, number: int | None = None, scored: bool = True) -> Inside:
+    return asyncio.run(chat.inside(place, number, scored=scored))
+
+
+def test_any_reply_can_be_looked_into_after_all_that_came_later(chat: Talk) -> None:
+    first = run(chat.send(Place("ann"), "one", way(SHORT, "Be brief.")))[-1]
+    second = send(chat, first.place, "two")
+    for number, count in ((1, 2), (2, 3)):
+        looked = inside(chat, second.place, number)
+        assert (looked.number, looked.count) == (number, 2)
+        assert looked.asked is not None and looked.score is not None
+        assert len(looked.asked.messages) == count
+        written = "".join(token.text for token in looked.score.tokens if not token.control)
+        assert written == contents(second)[2 * number - 1]
+        assert all(0 < token.probability <= 1 for token in looked.score.tokens)
+        assert all(len(token.top) == 5 for token in looked.score.tokens)
+    assert inside(chat, second.place, 1).asked.messages[0]["content"] == "Be brief."  # type: ignore
+    assert inside(chat, second.place, 99, scored=False).number == 2
+    with pytest.raises(InputError, match="no reply yet"):
+        inside(chat, Place("ann"))
+
+
+def test_a_reply_that_a_person_wrote_is_scored_as_it_stands(chat: Talk) -> None:
+    first = run(chat.send(Place("ann"), "one", way(SHORT, "Be brief.")))[-1]
+    corrected = run(chat.edit(first.place, 1, "The cat sat.", way()))[-1]
+    looked = inside(chat, corrected.place)
+    assert looked.is_persons and looked.score is not None and looked.asked is not None
+    assert "".join(token.text for token in looked.score.tokens) == "The cat sat.<|end|>"
+    assert looked.asked.messages[0]["content"] == "Be brief.", "as the one that it corrects"

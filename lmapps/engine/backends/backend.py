@@ -12,6 +12,7 @@ from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply
 from lmapps.engine.request import Delta
+from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.messages import Message
 from lmapps.text.tokenizer import Tokenizer
@@ -84,6 +85,10 @@ class Backend(Protocol):
         self, messages: Sequence[Message], decoding: Decoding, prompts: int = 1
     ) -> Explanation:
         """What the model is given for a conversation. Raises `InputError` where that is unknown."""
+
+    async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
+        """How probable the model finds each token of a reply. Raises `InputError` where that is
+        unknown."""
 
     def stream(
         self, prompt: Prompt, decoding: Decoding, user: User = None

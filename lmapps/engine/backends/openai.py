@@ -25,6 +25,7 @@ from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Delta
 from lmapps.engine.scheduler import LONGEST_SECONDS
+from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, ShuttingDown
 from lmapps.messages import Message
@@ -147,6 +148,12 @@ class OpenAIBackend:
         raise InputError(
             f"the ids that the model {self.name!r} is given are not known here: the server at "
             f"{self.url} renders its prompts"
+        )
+
+    async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
+        raise InputError(
+            f"how probable the tokens of a reply are is not known of the model {self.name!r}: it "
+            f"runs on the server at {self.url}"
         )
 
     async def stream(

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 
 from lmapps.errors import CheckpointError, SettingsError
+from lmapps.model.folder import read_json
 from lmapps.model.state import State
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
@@ -98,7 +99,14 @@ def load(folder: Path, device: str = "cpu", weights: str = "float32") -> Foreign
             "models of type llama, qwen3 and our own"
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    kind = read_json(folder, "config.json").get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CheckpointError(
+            f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
+            "model of it, or only with code of its own, which is never run"
+        )
     options: dict[str, Any] = {"device_map": "auto"} if device == "cuda" else {}
     try:
         theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,8 +22,10 @@ from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Delta
+from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, StorageError
+from lmapps.messages import Message
 from lmapps.server.accounts.users import Account
 from lmapps.server.store.database import Database
 from lmapps.server.store.tables import KEYS, USERS
@@ -198,6 +200,15 @@ class Metered:
 
     async def complete(self, prompt: Prompt, decoding: Decoding, user: User = None) -> Reply:
         return joined([delta async for delta in self.stream(prompt, decoding, user)])
+
+    async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
+        """As the backend does; it costs what writing the reply did."""
+        if isinstance(user, Payer):
+            await asyncio.to_thread(self._quotas.admit, user)
+        score = await self._backend.score(messages, reply, user)
+        if isinstance(user, Payer):
+            self._quotas.count(user, len(score.tokens))
+        return score
 
 
 def headers_of(usages: list[Usage]) -> Mapping[str, str]:

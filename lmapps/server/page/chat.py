@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,28 @@ from typing import Any
 import gradio as gr
 
 from lmapps.errors import LmappsError
-from lmapps.fields import Messages
 from lmapps.plugin import Plugin
 from lmapps.server.page.forms import buttons, stopped
+from lmapps.server.page.inside import Panel
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import Update, only_news, warning
 from lmapps.server.page.picker import Picker
+from lmapps.server.page.presets import decoding_panel, fields_panel
 from lmapps.server.page.saved import Place
-from lmapps.server.page.saw import Saw
+from lmapps.server.page.shelf import Shelf
 from lmapps.server.page.talk import Seen, Talk
+from lmapps.server.page.visitor import NAME
+from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
+    FOCUS,
     PRIVATE,
-    decoding_controls,
+    chat_examples,
     decoding_from,
-    examples,
     values_of,
-    widget,
 )
 from lmapps.server.store.conversation import Turn
-from lmapps.server.store.exported import Exports, read_export
+from lmapps.server.store.exported import read_export
+from lmapps.server.store.presets import Presets
 from lmapps.server.store.store import Store
 from lmapps.server.who import owner_on_page
 
@@ -47,9 +49,9 @@ class ChatTab:
 
     def __init__(self, plugin: Plugin, picker: Picker, store: Store) -> None:
         self.plugin, self.picker = plugin, picker
-        self.talk, self.exports = Talk(plugin, picker.models, store), Exports()
-        self.others = [field for field in self.plugin.fields if field.kind != "messages"]
-        self.place, self.deleted = gr.State(Place()), gr.State(None)
+        self.talk = Talk(plugin, picker.models, store)
+        self.others = [field for field in plugin.fields if field.kind != "messages"]
+        self.place, self.name = gr.State(Place()), gr.Textbox(visible="hidden")
         self.kept = gr.BrowserState(
             {"visitor": "", "conversation": ""},
             storage_key=f"lmapps-{self.plugin.name}",
@@ -57,32 +59,16 @@ class ChatTab:
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=200, elem_classes="chat-list"):
-                self._build_list()
+                self.shelf = Shelf()
             with gr.Column(scale=4, min_width=300):
-                self._build_chat()
+                self._build_chat(Presets(store.database))
         self.outputs = [
-            self.place, self.kept, self.listed, self.title, self.undelete, self.deleted,
-            self.earlier, self.chatbot, self.versions, self.version, self.status, self.message,
-            self.send, self.stop, self.retry, *self.saw.outputs,
+            self.place, self.kept, *self.shelf.outputs, self.earlier, self.chatbot, self.versions,
+            self.version, self.status, self.message, self.send, self.stop, self.retry,
+            *self.panel.outputs,
         ]  # fmt: skip
 
-    def _build_list(self) -> None:
-        self.new = gr.Button(word("New chat"), size="sm")
-        self.search = gr.Textbox(
-            label=word("Search conversations"), placeholder=word("Search"), elem_id="search",
-            show_label=False, container=False,
-        )  # fmt: skip
-        self.listed = gr.Radio([], label=word("Conversations"), elem_id="conversations")
-        self.undelete = gr.Button(word("Undo delete"), size="sm", visible=False)
-        with gr.Accordion(word("This conversation"), open=False):
-            self.title = gr.Textbox(label=word("Title"), max_lines=1, elem_id="title")
-            self.rename = gr.Button(word("Rename"), size="sm")
-            self.export = gr.Button(word("Export"), size="sm")
-            self.files = gr.Files(visible=False, show_label=False, elem_id="exported")
-            self.delete = gr.Button(word("Delete"), size="sm", variant="stop")
-        self.upload = gr.UploadButton(word("Import"), file_types=[".json"], size="sm")
-
-    def _build_chat(self) -> None:
+    def _build_chat(self, presets: Presets) -> None:
         plugin, shown = self.plugin, partial(plugin_word, self.plugin)
         self.earlier = gr.Button(word("Show earlier messages"), size="sm", visible=False)
         self.chatbot = gr.Chatbot(
@@ -107,34 +93,18 @@ class ChatTab:
             )  # fmt: skip
             self.retry = gr.Button(word("Retry"), interactive=False, min_width=60)
             self.undo = gr.Button(word("Undo"), min_width=60)
-        self.inputs = [widget(field, shown) for field in self.others]
-        self._build_examples()
-        self.controls = decoding_controls(plugin.decoding)
-        self.saw = Saw()
-
-    def _build_examples(self) -> None:
-        """Rows that fill in the message box and the other fields, as far as any row says more
-        than the defaults."""
-        plugin, others = copy(self.plugin), iter(self.inputs)
-        fields = plugin.fields
-        boxes = [self.message if f.kind == "messages" else next(others) for f in fields]
-        plugin.examples = [
-            [
-                _last_said(value) if f.kind == "messages" else value
-                for f, value in zip(fields, row, strict=True)
-            ]
-            for row in plugin.examples
-        ]
-        used = [
-            number for row in plugin.examples for number, field in enumerate(fields)
-            if field.kind == "messages" or row[number] != field.default
-        ]  # fmt: skip
-        examples(plugin, boxes[: max(used, default=0) + 1])
+        self.fields = fields_panel(plugin, presets)
+        self.inputs = self.fields.controls if self.fields else []
+        chat_examples(plugin, self.message, self.inputs)
+        self.decoding = decoding_panel(plugin, presets)
+        self.panel = Panel(several=True)
 
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
         talk = self.talk
-        rest = [self.picker.box, *self.inputs, *self.controls]
+        rest = [self.picker.box, *self.decoding.inputs]
+        if self.fields:
+            rest += self.fields.inputs
         written = [self.place, self.message, *rest]
         asking: Any = [
             self.send.click(self._on_send, written, self.outputs, **QUIET),
@@ -142,30 +112,50 @@ class ChatTab:
             self.retry.click(self._on_retry, [self.place, *rest], self.outputs, **QUIET),
             self.chatbot.edit(self._on_edit, [self.place, *rest], self.outputs, **QUIET),
         ]
+        for pressed in (self.send, self.shelf.new):
+            pressed.click(None, js=FOCUS, **QUIET)
         stopping: dict[str, Any] = {"cancels": asking, "queue": False, **QUIET}
         self.stop.click(stopped, None, [self.status, self.send, self.stop, self.retry], **stopping)
         for event, action, *inputs in (
-            (self.new.click, lambda place: talk.open(place, None)),
+            (self.shelf.new.click, lambda place: talk.open(place, None)),
             (self.chatbot.clear, lambda place: talk.open(place, None)),
-            (self.listed.input, talk.open, self.listed),
+            (self.shelf.listed.input, talk.open, self.shelf.listed),
             (self.undo.click, talk.undo),
             (self.before.click, lambda place: talk.switch(place, -1)),
             (self.after.click, lambda place: talk.switch(place, 1)),
-            (self.undelete.click, talk.restore, self.deleted),
-            (self.upload.upload, self._imported, self.upload),
+            (self.shelf.undelete.click, talk.restore, self.shelf.deleted),
+            (self.shelf.upload.upload, self._imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
             self._on(event(_nothing, None, None, **stopping).then, action, *inputs)
         self._on(self.earlier.click, talk.earlier)
-        self._on(self.search.change, self._found, self.search)
-        self._on(self.rename.click, talk.rename, self.title)
-        self._on(self.title.submit, talk.rename, self.title)
-        self.delete.click(_nothing, None, None, **stopping).then(
+        self._on(self.shelf.search.change, self._found, self.shelf.search)
+        self._on(self.shelf.rename.click, talk.rename, self.shelf.title)
+        self._on(self.shelf.title.submit, talk.rename, self.shelf.title)
+        self.shelf.delete.click(_nothing, None, None, **stopping).then(
             self._on_delete, self.place, self.outputs, **QUIET
         )
-        self.export.click(self._on_export, self.place, [self.files, self.status], **QUIET)
+        self.shelf.export.click(
+            self._on_export, self.place, [self.shelf.files, self.status], **QUIET
+        )
         self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
+        self._connect_panels(page)
         # In a tab drawn while the page is open, what the browser keeps is there a moment later.
-        page.load(_nothing, **QUIET).then(self._on_arrive, self.kept, self.outputs, **QUIET)
+        page.load(_nothing, **QUIET).then(
+            self._on_arrive, [self.kept, self.name], self.outputs,
+            js=f"(kept, _) => [kept, {NAME}]", **QUIET,
+        )  # fmt: skip
+
+    def _connect_panels(self, page: gr.Blocks) -> None:
+        """What is below the message: persona, decoding, the inside of a reply."""
+        for below in filter(None, (self.fields, self.decoding)):
+            below.connect(page, self.place, lambda place: place.owner)
+        panel, looked = self.panel, [self.status, *self.panel.outputs]
+        here = [self.place, panel.number, self.picker.box]
+        for event, by, scored in (
+            (panel.box.expand, 0, False), (panel.before.click, -1, False),
+            (panel.after.click, 1, False), (panel.score.click, 0, True),
+        ):  # fmt: skip
+            event(partial(self._on_inside, by=by, scored=scored), here, looked, **QUIET)
 
     def _on(self, event: Any, action: Callable[..., Seen], *inputs: Any) -> None:
         """An action that does not ask the model."""
@@ -178,17 +168,20 @@ class ChatTab:
     # What the model is asked for.
 
     async def _on_send(self, place: Place, text: str, *values: Any) -> AsyncGenerator[Update, None]:
-        async for update in self._streamed(place, self.talk.send(place, text, *self._set(values))):
+        async for update in self._streamed(
+            place, self.talk.send(place, text, self._way(place, values))
+        ):
             yield update
 
     async def _on_retry(self, place: Place, *values: Any) -> AsyncGenerator[Update, None]:
-        async for update in self._streamed(place, self.talk.retry(place, *self._set(values))):
+        async for update in self._streamed(place, self.talk.retry(place, self._way(place, values))):
             yield update
 
     async def _on_edit(
         self, place: Place, data: gr.EditData, *values: Any
     ) -> AsyncGenerator[Update, None]:
-        made = self.talk.edit(place, int(data.index), str(data.value), *self._set(values))  # type: ignore[arg-type]
+        index: Any = data.index
+        made = self.talk.edit(place, int(index), str(data.value), self._way(place, values))
         async for update in self._streamed(place, made):
             yield update
 
@@ -198,25 +191,40 @@ class ChatTab:
     ) -> AsyncGenerator[Update, None]:
         """Updates as the reply grows; closing it frees the reply's slot. Whatever goes wrong, the
         last one says that it has ended."""
-        asked = None
         try:
             async with aclosing(news):
                 async for seen in news:
-                    panel = zip(self.saw.outputs, self.saw.update(seen.asked, asked), strict=True)
-                    place, asked = seen.place, seen.asked
-                    yield self._update(seen) | dict(panel)
+                    place = seen.place
+                    yield self._update(seen)
         except Exception as error:  # else the tab waits for ever
             yield self._update(Seen(place, status=warning(error)))
 
-    def _set(self, values: Sequence[Any]) -> tuple[dict[str, Any], Callable[[], Any], str]:
-        """The tab's other fields, its decoding settings, and the model that is chosen."""
-        model, rest, count = values[0], values[1:], len(self.others)
-        fields, changed = values_of(self.others, rest[:count]), rest[count:]
-        return fields, lambda: decoding_from(self.plugin.decoding, changed), model
+    def _way(self, place: Place, values: Sequence[Any]) -> Way:
+        """What is set in the tab."""
+        model, rest, count = values[0], values[1:], len(self.decoding.inputs)
+        decoding, filled = rest[:count], rest[count:]
+        choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
+        preset = self.decoding.name_of(place.owner, decoding)
+        if self.fields is None:
+            return Way({}, choose, model, preset=preset)
+        persona = self.fields.name_of(place.owner, filled)
+        return Way(values_of(self.others, filled[1:]), choose, model, persona, preset)
 
-    def _on_arrive(self, kept: dict[str, str] | None) -> Update:
+    async def _on_inside(
+        self, place: Place, number: int, model: str, by: int, scored: bool
+    ) -> Update:
+        """The inside of a reply: that of the number, or so many after it."""
+        try:
+            inside = await self.talk.inside(place, number + by, model, scored=scored)
+        except Exception as error:  # else the tab shows nothing at all
+            return {self.status: warning(error)}
+        return {self.status: "", **self.panel.update(inside)}
+
+    # What it is not.
+
+    def _on_arrive(self, kept: dict[str, str] | None, name: str) -> Update:
         known = kept if isinstance(kept, dict) else {}
-        owner = owner_on_page(self.talk.store, str(known.get("visitor") or ""))
+        owner = owner_on_page(self.talk.store, str(known.get("visitor") or name))
         conversation = str(known.get("conversation") or "")
         return self._told(Place(owner), lambda: self.talk.arrive(owner, conversation))
 
@@ -227,7 +235,7 @@ class ChatTab:
     def _on_delete(self, place: Place) -> Update:
         update = self._told(place, lambda: self.talk.delete(place))
         if place.conversation:
-            update |= {self.deleted: place.conversation, self.undelete: gr.update(visible=True)}
+            update |= self.shelf.gone(place.conversation)
         return update
 
     def _on_export(self, place: Place) -> Update:
@@ -236,8 +244,7 @@ class ChatTab:
             whole = self.talk.export(place)
         except LmappsError as error:
             return {self.status: warning(error)}
-        shown = self.exports.write(whole)
-        return {self.files: gr.update(value=shown, visible=True), self.status: ""}
+        return {**self.shelf.exported(whole), self.status: ""}
 
     def _imported(self, place: Place, file: str) -> Seen:
         return self.talk.take_in(place, read_export(Path(file)))
@@ -262,15 +269,11 @@ class ChatTab:
             update[self.status] = seen.status
         if seen.message is not None:
             update[self.message] = seen.message
-        if seen.listed is not None:
-            choices = [(item.title or word("Untitled"), item.id) for item in seen.listed]
-            update[self.listed] = gr.update(choices=choices, value=place.conversation)
-        elif seen.title is not None:
-            update[self.listed] = gr.update(value=place.conversation)
+        update |= self.shelf.update(seen)
         if seen.title is not None:
-            update[self.title] = seen.title
             update[self.kept] = {"visitor": place.owner, "conversation": place.conversation or ""}
-            update[self.undelete] = gr.update(visible=False)
+        if seen.inside is not None:
+            update |= self.panel.update(seen.inside)
         if seen.turns is not None:
             number, count = seen.version or (1, 1)
             update[self.chatbot] = gr.update(
@@ -285,11 +288,6 @@ class ChatTab:
 
 def _nothing() -> None:
     """For an event that only ends others."""
-
-
-def _last_said(messages: str | Messages) -> str:
-    """What stands in the message box for an example's conversation."""
-    return messages if isinstance(messages, str) else messages[-1]["content"]
 
 
 def _ratings(turns: Sequence[Turn]) -> list[str | None]:

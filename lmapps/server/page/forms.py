@@ -1,4 +1,4 @@
-"""A plugin -> its tab: a form on one side, the reply on the other."""
+"""A plugin -> its tab: a form on one side, the reply and the runs before it on the other."""
 
 from __future__ import annotations
 
@@ -10,67 +10,198 @@ from typing import Any
 import gradio as gr
 
 from lmapps.plugin import Plugin
+from lmapps.server.page.history import History
+from lmapps.server.page.inside import Inside, Panel
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import View, views
+from lmapps.server.page.live import View, warning
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.saw import Saw
+from lmapps.server.page.presets import decoding_panel
+from lmapps.server.page.visitor import NAME
+from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
     PRIVATE,
-    decoding_controls,
     decoding_from,
     examples,
+    value_again,
     values_of,
     widget,
 )
+from lmapps.server.page.writing import Writing, Written, lengths
+from lmapps.server.store.presets import Presets
+from lmapps.server.store.runs import Run, Runs
+from lmapps.server.store.store import Store
+from lmapps.server.who import owner_on_page
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+DOWNLOAD = """(value) => {{
+    const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text ?? ""], {{ type: "text/plain" }}));
+    link.download = {name};
+    link.click();
+    URL.revokeObjectURL(link.href);
+}}"""
+"""The browser has the reply already: no file is made on the server."""
+ENDINGS = {"Markdown": "md", "JSON": "json"}
+"""Of the components that have no download of their own."""
+
+Update = dict[Any, Any]
+"""Components and what they show from now on."""
 
 
-def form_tab(plugin: Plugin, picker: Picker) -> None:
+def form_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:
     """Build the tab inside the `gr.Tab` that is open."""
-    shown, form = partial(plugin_word, plugin), plugin.reply_form
-    with gr.Row():
-        with gr.Column(min_width=300):
-            gr.Markdown(shown(plugin.help))
-            inputs = [widget(field, shown) for field in plugin.fields]
-            with gr.Row():
-                run = gr.Button(word("Write"), variant="primary", min_width=80)
-                stop = gr.Button(
-                    word("Stop"), variant="stop", interactive=False, min_width=80,
-                    elem_classes="stop-reply",
-                )  # fmt: skip
-                retry = gr.Button(word("Retry"), interactive=False, min_width=80)
-            controls = decoding_controls(plugin.decoding)
-        with gr.Column(min_width=300):
-            component, options = form.component()
-            reply = getattr(gr, component)(
-                **options, elem_id=f"reply-{plugin.name}", elem_classes="reply"
-            )
-            status = gr.Markdown(elem_classes="status")
-            saw = Saw()
-            examples(plugin, inputs)
+    FormTab(plugin, picker, store).connect(page)
 
-    async def write(model: str, *values: Any) -> AsyncGenerator[Any, None]:
-        count = len(plugin.fields)
-        fields, changed = values_of(plugin.fields, values[:count]), values[count:]
-        choose = partial(decoding_from, plugin.decoding, changed)
-        seen = views(picker.models, plugin, fields, choose, model)
-        asked = None
-        async with aclosing(seen) as shown:
-            async for view in shown:
-                writing = "" if form.streams or view.done or not view.text else word("Writing ...")
-                seen_reply = form.shown(view.text, view.value)
-                panel = saw.update(view.asked, asked)
-                asked = view.asked
-                yield seen_reply, view.status or writing, *buttons(view.done), *panel
 
-    state = [status, run, stop, retry]
-    outputs = [reply, *state, *saw.outputs]
-    events: Any = [
-        button.click(
-            write, [picker.box, *inputs, *controls], outputs, show_progress="hidden", **PRIVATE
+class FormTab:
+    """The components of one form's tab, and what happens when they are pressed."""
+
+    def __init__(self, plugin: Plugin, picker: Picker, store: Store) -> None:
+        self.plugin, self.form, self.picker = plugin, plugin.reply_form, picker
+        self.store = store
+        self.writing = Writing(plugin, picker.models, Runs(store.database))
+        self.owner, self.shown = gr.State(""), gr.State(None)
+        self.name = gr.Textbox(visible="hidden")
+        with gr.Row():
+            with gr.Column(min_width=300):
+                self._build_form(Presets(store.database))
+            with gr.Column(min_width=300):
+                self._build_reply()
+        self.buttons = [self.run, self.stop, self.retry]
+        self.outputs = [
+            self.owner, self.shown, self.reply, self.status, *self.buttons, *self.inputs,
+            *self.panel.outputs, *self.history.outputs,
+        ]  # fmt: skip
+
+    def _build_form(self, presets: Presets) -> None:
+        plugin, shown = self.plugin, partial(plugin_word, self.plugin)
+        gr.Markdown(shown(plugin.help))
+        self.inputs = [widget(field, shown) for field in plugin.fields]
+        with gr.Row():
+            self.run = gr.Button(word("Write"), variant="primary", min_width=80)
+            self.stop = gr.Button(
+                word("Stop"), variant="stop", interactive=False, min_width=80,
+                elem_classes="stop-reply",
+            )  # fmt: skip
+            self.retry = gr.Button(word("Retry"), interactive=False, min_width=80)
+        self.decoding = decoding_panel(plugin, presets)
+        examples(plugin, self.inputs)
+
+    def _build_reply(self) -> None:
+        self.component, options = self.form.component()
+        name = self.plugin.name
+        self.reply = getattr(gr, self.component)(
+            **options, elem_id=f"reply-{name}", elem_classes="reply"
         )
-        for button in (run, retry)
-    ]
-    stop.click(stopped, None, state, cancels=events, queue=False, **PRIVATE)
+        self.status = gr.Markdown(elem_classes="status")
+        if ending := ENDINGS.get(self.component):
+            download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
+            js = DOWNLOAD.format(name=f'"{name}.{ending}"')
+            download.click(None, self.reply, None, js=js, **QUIET)
+        self.history = History(name)
+        self.panel = Panel()
+
+    def connect(self, page: gr.Blocks) -> None:
+        """Every event of the tab."""
+        self.decoding.connect(page, self.owner, str)
+        asked = [self.owner, self.picker.box, *self.inputs, *self.decoding.inputs]
+        writing: Any = [
+            button.click(self._on_write, asked, self.outputs, **QUIET)
+            for button in (self.run, self.retry)
+        ]
+        state = [self.status, *self.buttons]
+        self.stop.click(stopped, None, state, cancels=writing, queue=False, **QUIET).then(
+            self._on_list, [self.owner, self.shown], self.outputs, **QUIET
+        )
+        history, here = self.history, [self.owner, self.shown, self.picker.box]
+        history.runs.input(
+            self._on_open, [self.owner, history.runs, self.picker.box], self.outputs, **QUIET
+        )
+        history.clear.click(self._on_clear, self.owner, history.outputs, **QUIET)
+        history.undo.click(
+            self._on_restore, [self.owner, history.cleared], history.outputs, **QUIET
+        )
+        self.panel.score.click(
+            self._on_score, here, [self.status, *self.panel.outputs],
+            show_progress="minimal", show_progress_on=self.panel.tokens, **PRIVATE,
+        )  # fmt: skip
+        page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
+
+    def _on_arrive(self, name: str) -> Update:
+        owner = owner_on_page(self.store, name)
+        return {self.owner: owner, **self._listed(owner)}
+
+    async def _on_write(self, owner: str, model: str, *values: Any) -> AsyncGenerator[Update, None]:
+        count = len(self.plugin.fields)
+        fields, decoding = values_of(self.plugin.fields, values[:count]), values[count:]
+        preset = self.decoding.name_of(owner, decoding)
+        choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
+        way = Way(fields, choose, model, preset=preset)
+        before: Written | None = None
+        try:
+            async with aclosing(self.writing.write(owner, way)) as news:
+                async for now in news:
+                    yield self._grown(owner, way, now, before)
+                    before = now
+        except Exception as error:  # else the tab waits for ever
+            yield {self.status: warning(error), **self._pressable(True)}
+
+    def _grown(self, owner: str, way: Way, now: Written, before: Written | None) -> Update:
+        """What there is to see of a reply; what has not changed is not sent again."""
+        view = now.view
+        shown = self.form.shown(view.text, view.value)
+        writing = word("Writing ...") if view.text and not self.form.streams else ""
+        status = view.status or ("" if view.done else writing)
+        update = {self.reply: shown, self.shown: now.run, **self._pressable(view.done)}
+        if view.done:
+            told = lengths(self.plugin, way, view.text)
+            status = " ".join(filter(None, (status, told)))
+            update |= self._listed(owner, now.run)
+        if view.done or before is None or view.asked is not before.view.asked:
+            update |= self.panel.update(Inside(now.made, view.asked))
+        return {**update, self.status: status}
+
+    async def _on_open(self, owner: str, run: str, model: str) -> Update:
+        """A run of before: its fields, its reply, and how that came about."""
+        try:
+            kept = self.writing.open(owner, run)
+            inside = await self.writing.inside(owner, run, model)
+            update = {self.shown: run, self.reply: self._shown_again(kept), self.status: ""}
+        except Exception as error:  # else the tab shows nothing at all
+            return {self.status: warning(error)}
+        for field, box in zip(self.plugin.fields, self.inputs, strict=True):
+            update[box] = value_again(field, kept.fields)
+        return {**update, **self.panel.update(inside), **self._pressable(True)}
+
+    def _shown_again(self, kept: Run) -> Any:
+        try:
+            return self.form.shown(kept.reply, self.form.parse(kept.reply))
+        except Exception:  # it was cut, or the plugin's reply has another form by now
+            return self.form.shown(kept.reply, None)
+
+    async def _on_score(self, owner: str, run: str | None, model: str) -> Update:
+        try:
+            inside = await self.writing.inside(owner, run, model, scored=True)
+        except Exception as error:  # else the tab shows nothing at all
+            return {self.status: warning(error)}
+        return {self.status: "", **self.panel.update(inside)}
+
+    def _on_list(self, owner: str, run: str | None) -> Update:
+        return self._listed(owner, run)
+
+    def _on_clear(self, owner: str) -> Update:
+        return self._listed(owner, cleared=self.writing.clear(owner))
+
+    def _on_restore(self, owner: str, cleared: float) -> Update:
+        self.writing.restore(owner, cleared)
+        return self._listed(owner)
+
+    def _listed(self, owner: str, run: str | None = None, cleared: float | None = None) -> Update:
+        return self.history.update(self.writing.last(owner), run, cleared)
+
+    def _pressable(self, done: bool) -> Update:
+        return dict(zip(self.buttons, buttons(done), strict=True))
 
 
 def buttons(done: bool) -> tuple[Any, Any, Any]:

@@ -18,6 +18,7 @@ from lmapps.engine.application import (
     Event,
     Notice,
     Progress,
+    Reading,
     Text,
     Waiting,
 )
@@ -41,6 +42,20 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
+class Took:
+    """What a reply took."""
+
+    written: str
+    """The text as the model wrote it."""
+    prompt_tokens: int
+    tokens: int
+    first_token: float
+    """Seconds from the request to the first text that stayed, waiting included."""
+    seconds: float
+    """From there to the end."""
+
+
+@dataclass(frozen=True)
 class View:
     """What there is to see."""
 
@@ -50,6 +65,8 @@ class View:
     status: str = ""
     asked: Asked | None = None
     """What the model was asked last."""
+    took: Took | None = None
+    """At the end."""
     done: bool = False
     failed: bool = False
 
@@ -66,6 +83,7 @@ async def views(
     model  the name of the one that is asked; None = the default
     """
     view, notice, shown = View(status=word("Reading ...")), "", 0.0
+    began, first = time.monotonic(), 0.0
     yield view
     told = view
     try:
@@ -74,6 +92,10 @@ async def views(
             async for event in events:
                 if isinstance(event, Notice):
                     notice = event.text
+                if isinstance(event, Text) and not view.text:
+                    first = time.monotonic()
+                if isinstance(event, Done):
+                    view = replace(view, took=_took(view.text, event, began, first))
                 view = _after(view, event, notice)
                 turns = view.done or bool(view.text) != bool(told.text)
                 if turns or time.monotonic() - shown >= REFRESH_SECONDS:
@@ -126,6 +148,13 @@ def warning(error: Exception) -> str:
     return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
 
 
+def _took(written: str, done: Done, began: float, first: float) -> Took:
+    """began, first  when it was asked for, and when its first text came: seconds of one clock"""
+    now = time.monotonic()
+    first = first or now
+    return Took(written, done.prompt_tokens, done.completion_tokens, first - began, now - first)
+
+
 def _after(view: View, event: Event, notice: str) -> View:
     match event:
         case Asked():
@@ -143,6 +172,11 @@ def _after(view: View, event: Event, notice: str) -> View:
         case Waiting(position):
             return replace(
                 view, status=word("Waiting: number {position} in the queue.", position=position)
+            )
+        case Reading(read, total):
+            return replace(
+                view,
+                status=word("Reading: {read} of {total} tokens.", read=read, total=total),
             )
         case Notice(text):
             return replace(view, status=text)

@@ -30,7 +30,7 @@ LOG = logging.getLogger("lmapps.server")
 DELETE_CACHE = 3600, 86400
 """How often Gradio looks for the files of exports and uploads, and how old they may become, in
 seconds."""
-SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(this.value)">
+SELECT = """<select id="language" aria-label="{label}">
 {options}
 </select>"""
 
@@ -58,7 +58,7 @@ def build_page(
                 if plugin.messages_field:
                     chat_tab(plugin, picker, page, store)
                 else:
-                    form_tab(plugin, picker)
+                    form_tab(plugin, picker, page, store)
 
             build_tab(plugin, build)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from lmapps.server.page.live import View
 from lmapps.server.store.conversation import Turn
+from lmapps.server.store.made import Made
+from lmapps.server.store.runs import Runs
 from lmapps.server.store.store import Store
 
 SAVE_SECONDS = 0.5
@@ -29,33 +32,90 @@ class Place:
     shown: int = SHOWN_TURNS
 
 
+class Keeper(Protocol):
+    """Where one reply is kept."""
+
+    def begin(self) -> None:
+        """Make room for it, before its first word."""
+
+    def grow(self, text: str, finish: str | None, made: Made) -> None:
+        """What it says by now; `finish` says why it ended, if it did."""
+
+
 async def saved(
-    stream: AsyncGenerator[View, None], store: Store, place: Place
-) -> AsyncGenerator[tuple[View, Turn | None], None]:
-    """Each view, with the turn as it is by then; None as long as nothing was written.
+    stream: AsyncGenerator[View, None], keeper: Keeper, made_of: Callable[[View], Made]
+) -> AsyncGenerator[View, None]:
+    """Each view, once it is kept; nothing is kept as long as nothing was written.
+
+    made_of  what is known by then of how the reply was made
 
     Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. The writes
     take about a millisecond and are not sent to another thread, where a late one could overtake
     the last.
     """
-    assert place.conversation is not None
-    reply: Turn | None = None
-    ended, last_saved = False, 0.0
+    view, begun, last_saved = View(), False, 0.0
     try:
         async with aclosing(stream) as news:
             async for view in news:
-                if reply is None and view.text:
-                    reply = store.add(
-                        place.owner, place.conversation, place.leaf, "assistant", "", "model"
-                    )
-                if reply is not None:
-                    reply = replace(reply, content=view.text)
-                    if view.done or time.monotonic() - last_saved >= SAVE_SECONDS:
-                        finish = ("error" if view.failed else "stop") if view.done else None
-                        store.grow(reply.id, reply.content, finish)
-                        last_saved = time.monotonic()
-                ended = view.done
-                yield view, reply
+                if not begun and view.text:
+                    keeper.begin()
+                    begun = True
+                if begun and (view.done or time.monotonic() - last_saved >= SAVE_SECONDS):
+                    finish = ("error" if view.failed else "stop") if view.done else None
+                    keeper.grow(view.text, finish, made_of(view))
+                    last_saved = time.monotonic()
+                yield view
     finally:
-        if reply is not None and not ended:
-            store.grow(reply.id, reply.content, "cancelled")
+        if begun and not view.done:
+            keeper.grow(view.text, "cancelled", made_of(view))
+
+
+def made_with(made: Made, view: View) -> Made:
+    """How a reply was made, with what its view tells of that."""
+    if view.asked is not None:
+        made = replace(made, model=view.asked.backend.name)
+    if view.took is None:
+        return made
+    written = view.took.written.strip()
+    return replace(
+        made,
+        prompt_tokens=view.took.prompt_tokens,
+        tokens=view.took.tokens,
+        first_token=view.took.first_token,
+        seconds=view.took.seconds,
+        written=None if written == view.text.strip() else written,
+    )
+
+
+class KeptTurn:
+    """A reply in a conversation; `turn` is what there is of it so far."""
+
+    def __init__(self, store: Store, place: Place) -> None:
+        self._store, self._place = store, place
+        self.turn: Turn | None = None
+
+    def begin(self) -> None:
+        place = self._place
+        assert place.conversation is not None
+        self.turn = self._store.add(
+            place.owner, place.conversation, place.leaf, "assistant", "", "model"
+        )
+
+    def grow(self, text: str, finish: str | None, made: Made) -> None:
+        assert self.turn is not None
+        self._store.grow(self.turn.id, text, finish, made)
+
+
+class KeptRun:
+    """A form's reply, with what was filled in."""
+
+    def __init__(self, runs: Runs, owner: str, plugin: str, fields: dict[str, Any]) -> None:
+        self._runs, self._owner, self._plugin, self._fields = runs, owner, plugin, fields
+        self.id: str | None = None
+
+    def begin(self) -> None:
+        self.id = self._runs.begin(self._owner, self._plugin, self._fields)
+
+    def grow(self, text: str, finish: str | None, made: Made) -> None:
+        assert self.id is not None
+        self._runs.grow(self.id, text, finish, made)

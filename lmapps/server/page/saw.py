@@ -1,4 +1,4 @@
-"""What a step asked the model -> a folded panel: the prompt with its markers, ids and decoding."""
+"""What a step asked the model -> the prompt with its markers, its ids and the decoding."""
 
 from __future__ import annotations
 
@@ -16,31 +16,29 @@ COLOURS = {MARKER: "#6366f1", EARLIER: "#059669"}
 
 
 class Saw:
-    """The panel of one tab; `update` gives the values of its `outputs`."""
+    """Components, inside the panel that is being built; `update` gives what they show."""
 
     def __init__(self) -> None:
-        with gr.Accordion(word("What the model saw"), open=False, elem_classes="saw"):
-            self._about = gr.Markdown(
-                word("Nothing yet: what the model is given appears here with the reply.")
-            )
-            self._prompt = gr.HighlightedText(
-                color_map=COLOURS, combine_adjacent=True, show_inline_category=False,
-                show_legend=True, show_label=False, show_whitespaces=True,
-            )  # fmt: skip
-            self._ids = gr.Textbox(
-                label=word("Ids"), interactive=False, lines=2, max_lines=6, buttons=["copy"]
-            )
+        gr.Markdown(word("What the model saw"))
+        self._about = gr.Markdown()
+        self._prompt = gr.HighlightedText(
+            color_map=COLOURS, combine_adjacent=True, show_inline_category=False,
+            show_legend=True, show_label=False, show_whitespaces=True,
+        )  # fmt: skip
+        self._ids = gr.Textbox(
+            label=word("Ids"), interactive=False, lines=2, max_lines=6, buttons=["copy"]
+        )
         self.outputs = [self._about, self._prompt, self._ids]
 
-    def update(self, asked: Asked | None, before: Asked | None) -> tuple[Any, ...]:
-        """The panel's new values; nothing is sent while the same prompt is answered."""
-        if asked is None or asked is before:
-            return gr.skip(), gr.skip(), gr.skip()
+    def update(self, asked: Asked | None) -> list[Any]:
+        """The values of `outputs`."""
+        if asked is None:
+            return ["", [], ""]
         try:
             seen = asked.explained()
         except InputError as error:  # another server's model: what it is given is not known here
             said = [(f"{one['content']}\n", one["role"]) for one in asked.messages]
-            return warning(error), said, ""
+            return [warning(error), said, ""]
         about = [
             word("{count} tokens.", count=len(seen.tokens)),
             word("The first of {count} prompts side by side.", count=seen.prompts)
@@ -53,4 +51,4 @@ class Saw:
             for token in seen.tokens
         ]
         prompt = gr.update(value=pieces, color_map={word(name): COLOURS[name] for name in COLOURS})
-        return " ".join(filter(None, about)), prompt, " ".join(str(t.id) for t in seen.tokens)
+        return [" ".join(filter(None, about)), prompt, " ".join(str(t.id) for t in seen.tokens)]

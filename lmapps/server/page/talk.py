@@ -7,19 +7,22 @@ what to show, the place after it included.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from lmapps.decoding import Decoding
-from lmapps.engine.application import Asked
+from lmapps.engine.application import Application, Asked
+from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
+from lmapps.server.page.inside import Inside, look_into
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import views
-from lmapps.server.page.saved import SHOWN_TURNS, Place, saved
+from lmapps.server.page.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
+from lmapps.server.page.way import Way, changed
 from lmapps.server.store.conversation import (
     Conversation,
     NoSuchConversation,
@@ -27,9 +30,8 @@ from lmapps.server.store.conversation import (
     as_messages,
     conversation_from,
 )
+from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store, Summary
-
-Choose = Callable[[], Decoding]
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Seen:
     """What stands in the box to write in."""
     busy: bool = False
     listed: Sequence[Summary] | None = None
-    asked: Asked | None = None
-    """What the model was given."""
+    inside: Inside | None = None
+    """Of the last reply."""
 
 
 class Talk:
@@ -112,51 +114,36 @@ class Talk:
 
     # What is said in it.
 
-    async def send(
-        self,
-        place: Place,
-        text: str,
-        fields: dict[str, Any],
-        choose: Choose,
-        model: str | None = None,
-    ) -> AsyncGenerator[Seen, None]:
+    async def send(self, place: Place, text: str, way: Way) -> AsyncGenerator[Seen, None]:
         """Add what was written, and answer it."""
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
         place = self._say(place, place.leaf, text)
-        async with aclosing(self._answer(place, fields, choose, model)) as news:
+        async with aclosing(self._answer(place, way)) as news:
             async for seen in news:
                 yield seen
 
-    async def retry(
-        self, place: Place, fields: dict[str, Any], choose: Choose, model: str | None = None
-    ) -> AsyncGenerator[Seen, None]:
+    async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
         asked = [turn for turn in self._path(place) if turn.role == "user"]
         if not asked:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
         place = replace(place, leaf=asked[-1].id)
-        async with aclosing(self._answer(place, fields, choose, model)) as news:
+        async with aclosing(self._answer(place, way)) as news:
             async for seen in news:
                 yield seen
 
     async def edit(
-        self,
-        place: Place,
-        index: int,
-        text: str,
-        fields: dict[str, Any],
-        choose: Choose,
-        model: str | None = None,
+        self, place: Place, index: int, text: str, way: Way
     ) -> AsyncGenerator[Seen, None]:
         """Another version of turn `index` (of those shown): a message is answered again, and a
         corrected reply is kept as the person's."""
         turn = self._shown(place)[index]
         if turn.role == "user" and text.strip():
             place = self._say(place, turn.parent, text)
-            async with aclosing(self._answer(place, fields, choose, model)) as news:
+            async with aclosing(self._answer(place, way)) as news:
                 async for seen in news:
                     yield seen
         elif text.strip():
@@ -204,6 +191,29 @@ class Talk:
         place = replace(place, shown=place.shown + SHOWN_TURNS)
         return self._seen(place, self._load(place))
 
+    # How a reply came about.
+
+    async def inside(
+        self, place: Place, number: int | None, model: str | None = None, *, scored: bool = False
+    ) -> Inside:
+        """Of the replies of the branch one, counted from 1; None = the last; see `look_into`.
+        Raises `InputError` where there is none."""
+        path = self._path(place)
+        ends = [place for place, turn in enumerate(path) if turn.role == "assistant"]
+        if not ends:
+            raise InputError(word("there is no reply yet: write a message first"))
+        number = max(1, min(number or len(ends), len(ends)))
+        before, turn = path[: ends[number - 1]], path[ends[number - 1]]
+        inside = replace(_inside(self._load(place), turn, number), count=len(ends))
+        values = {**inside.made.fields, self.field: as_messages(before)}
+        decoding = changed(self.plugin.decoding, inside.made.decoding)
+
+        async def ask(backend: Backend) -> Asked:
+            return await Application(self.plugin, backend).asks(values, decoding)
+
+        written = turn.content if inside.is_persons else inside.made.written or turn.content
+        return await look_into(inside, self.models, model, ask, written if scored else None)
+
     # How it is done.
 
     def _say(self, place: Place, parent: str | None, text: str) -> Place:
@@ -212,30 +222,33 @@ class Talk:
         said = self.store.add(place.owner, conversation, parent, "user", text, "person")
         return replace(place, conversation=conversation, leaf=said.id)
 
-    async def _answer(
-        self, place: Place, fields: dict[str, Any], choose: Choose, model: str | None = None
-    ) -> AsyncGenerator[Seen, None]:
+    async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
         whole = self._load(place)
         before = self._seen(place, whole, busy=True)
-        listed = self.listed(place)
-        yield replace(before, title=whole.title, listed=listed, message="")
-        values = {**fields, self.field: as_messages(whole.path(place.leaf))}
-        stream = views(self.models, self.plugin, values, choose, model)
-        async with aclosing(saved(stream, self.store, place)) as news:
-            async for view, reply in news:
-                if reply is None:
-                    status, busy = view.status, not view.done
-                    yield replace(before, status=status, busy=busy, asked=view.asked)
+        yield replace(before, title=whole.title, listed=self.listed(place), message="")
+        values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
+        stream = views(self.models, self.plugin, values, way.choose, way.model)
+        kept = KeptTurn(self.store, place)
+        made_of = partial(made_with, way.made(self.plugin))
+        number, asked = 1 + sum(turn.role == "assistant" for turn in whole.path(place.leaf)), None
+        async with aclosing(saved(stream, kept, made_of)) as news:
+            async for view in news:
+                seen = replace(before, status=view.status, busy=not view.done)
+                if view.done or view.asked is not asked:
+                    asked = view.asked
+                    inside = Inside(made_of(view), asked, None, number, number)
+                    seen = replace(seen, inside=inside)
+                if kept.turn is None:
+                    yield seen
                     continue
-                now = replace(place, leaf=reply.id)
-                turns = [*(before.turns or ()), reply][-place.shown :]
+                now = replace(place, leaf=kept.turn.id)
                 if view.done:
-                    yield self._seen(now, self._load(now), status=view.status, asked=view.asked)
-                else:
-                    yield replace(
-                        before, place=now, turns=turns, status=view.status, asked=view.asked
-                    )
+                    yield self._seen(now, self._load(now), status=view.status, inside=seen.inside)
+                    continue
+                reply = replace(kept.turn, content=view.text)
+                turns = [*(before.turns or ()), reply][-place.shown :]
+                yield replace(seen, place=now, turns=turns)
 
     def _load(self, place: Place) -> Conversation:
         return self.store.load(place.owner, _there(place))
@@ -249,8 +262,11 @@ class Talk:
     def _seen(self, place: Place, whole: Conversation | None, **more: Any) -> Seen:
         """The branch of a place; without a conversation, nothing yet."""
         if whole is None:
-            return Seen(place, turns=[], **more)
+            return Seen(place, turns=[], **{"inside": Inside(Made()), **more})
         path = whole.path(place.leaf)
+        replies = [turn for turn in path if turn.role == "assistant"]
+        if replies and "inside" not in more and not more.get("busy"):
+            more["inside"] = _inside(whole, replies[-1], len(replies))
         place = replace(place, leaf=path[-1].id if path else None)
         turn, versions = _branching(whole, place)
         version = None
@@ -258,6 +274,12 @@ class Talk:
             version = [other.id for other in versions].index(turn.id) + 1, len(versions)
         shown = path[-place.shown :]
         return Seen(place, shown, len(path) - len(shown), version, **more)
+
+
+def _inside(whole: Conversation, turn: Turn, number: int) -> Inside:
+    """What is known of a branch's last reply without asking for it."""
+    made, is_persons = whole.made_of(turn), turn.author == "person"
+    return Inside(made, None, None, number, number, is_persons)
 
 
 def _there(place: Place) -> str:

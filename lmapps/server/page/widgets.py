@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gradio as gr
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DecodingError, LmappsError
-from lmapps.fields import Field
+from lmapps.fields import Field, Messages
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import word
 from lmapps.text.documents import read_document
@@ -18,6 +19,13 @@ from lmapps.text.readers import READERS
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every event: the HTTP endpoints are ours, in `api.py`."""
+
+# A finger would open the keyboard, which covers the reply.
+FOCUS = """() => {
+    const boxes = [...document.querySelectorAll("#message textarea")];
+    if (matchMedia("(pointer: fine)").matches) boxes.find(box => box.offsetParent)?.focus();
+}"""
+"""Puts the cursor into the message box."""
 
 
 def widget(field: Field, shown: Callable[[str], Any] = str) -> Any:
@@ -59,6 +67,17 @@ def values_of(fields: Sequence[Field], filled_in: Sequence[Any]) -> dict[str, An
     return values
 
 
+def value_again(field: Field, values: Mapping[str, Any]) -> Any:
+    """What a field's component shows where `values_of` once gave these values."""
+    value = values.get(field.name)
+    if value is None:
+        value = None if field.required else field.default
+    component, _ = field.type.component()
+    if component in ("Textbox", "Dropdown"):
+        return "" if value is None else str(value)
+    return value
+
+
 def text_of_file(path: str) -> tuple[Any, None]:
     """The text of a file for its field, and an empty place for the next one; what is wrong with
     it is shown under its own name."""
@@ -70,35 +89,42 @@ def text_of_file(path: str) -> tuple[Any, None]:
 
 
 def decoding_controls(decoding: Decoding) -> list[Any]:
-    """A folded panel with the settings that people change; see `decoding_from`."""
-    with gr.Accordion(word("Decoding"), open=False):
-        return [
-            gr.Slider(
-                0, 2, decoding.temperature, step=0.05, label=word("Temperature"),
-                info=word("0 is always the most probable token; higher is more surprising"),
-            ),
-            gr.Slider(
-                0.05, 1, decoding.top_p, step=0.05, label=word("Top p"),
-                info=word("Keep the most probable tokens up to this share of the probability"),
-            ),
-            gr.Slider(
-                0, 200, decoding.top_k, step=1, label=word("Top k"),
-                info=word("Keep so many of the most probable tokens; 0 = all"),
-            ),
-            gr.Slider(
-                1, 2, decoding.repetition_penalty, step=0.05, label=word("Repetition penalty"),
-                info=word("Above 1, what was said already becomes less probable"),
-            ),
-            gr.Slider(
-                1, max(512, decoding.max_new_tokens), decoding.max_new_tokens, step=1,
-                label=word("Longest reply, in tokens"),
-            ),
-            gr.Textbox(  # Gradio's number box can't be empty
-                "" if decoding.seed is None else str(decoding.seed), max_lines=1,
-                label=word("Seed"),
-                info=word("The same seed gives the same text; empty = another one each time"),
-            ),
-        ]  # fmt: skip
+    """The settings that people change; see `decoding_from`."""
+    return [
+        gr.Slider(
+            0, 2, decoding.temperature, step=0.05, label=word("Temperature"),
+            info=word("0 is always the most probable token; higher is more surprising"),
+        ),
+        gr.Slider(
+            0.05, 1, decoding.top_p, step=0.05, label=word("Top p"),
+            info=word("Keep the most probable tokens up to this share of the probability"),
+        ),
+        gr.Slider(
+            0, 200, decoding.top_k, step=1, label=word("Top k"),
+            info=word("Keep so many of the most probable tokens; 0 = all"),
+        ),
+        gr.Slider(
+            1, 2, decoding.repetition_penalty, step=0.05, label=word("Repetition penalty"),
+            info=word("Above 1, what was said already becomes less probable"),
+        ),
+        gr.Slider(
+            1, max(512, decoding.max_new_tokens), decoding.max_new_tokens, step=1,
+            label=word("Longest reply, in tokens"),
+        ),
+        gr.Textbox(  # Gradio's number box can't be empty
+            "" if decoding.seed is None else str(decoding.seed), max_lines=1,
+            label=word("Seed"),
+            info=word("The same seed gives the same text; empty = another one each time"),
+        ),
+    ]  # fmt: skip
+
+
+def decoding_values(decoding: Decoding) -> list[Any]:
+    """What the components of `decoding_controls` hold for a decoding."""
+    return [
+        decoding.temperature, decoding.top_p, decoding.top_k, decoding.repetition_penalty,
+        decoding.max_new_tokens, "" if decoding.seed is None else str(decoding.seed),
+    ]  # fmt: skip
 
 
 def decoding_from(decoding: Decoding, values: Sequence[Any]) -> Decoding:
@@ -128,3 +154,28 @@ def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:
         shown = gr.Examples(rows, list(inputs), cache_examples=False, **PRIVATE)
         # A table's head is not translated by Gradio: it would show its own notation.
         shown.dataset.headers = [field.label for field in plugin.fields[: len(inputs)]]
+
+
+def chat_examples(plugin: Plugin, message: Any, inputs: Sequence[Any]) -> None:
+    """Rows that fill in the message box and the other fields, as far as any row says more than
+    the defaults."""
+    plugin, others = copy(plugin), iter(inputs)
+    fields = plugin.fields
+    boxes = [message if field.kind == "messages" else next(others) for field in fields]
+    plugin.examples = [
+        [
+            _last_said(value) if field.kind == "messages" else value
+            for field, value in zip(fields, row, strict=True)
+        ]
+        for row in plugin.examples
+    ]
+    used = [
+        number for row in plugin.examples for number, field in enumerate(fields)
+        if field.kind == "messages" or row[number] != field.default
+    ]  # fmt: skip
+    examples(plugin, boxes[: max(used, default=0) + 1])
+
+
+def _last_said(messages: str | Messages) -> str:
+    """What stands in the message box for an example's conversation."""
+    return messages if isinstance(messages, str) else messages[-1]["content"]

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from lmapps.errors import InputError
 from lmapps.fields import Messages
+from lmapps.server.store.made import Made, made_from
 
 Author = Literal["person", "model"]
 ROLES = ("system", "user", "assistant")
@@ -40,6 +41,8 @@ class Turn:
     """Why a reply ended; None while it is being written, or where the server died meanwhile."""
     rating: int | None = None
     """1 or -1 where a person said so."""
+    made: dict[str, Any] | None = None
+    """How a reply was made, as `Made.as_data` tells it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ class Conversation:
         return [
             other for other in self.turns if other.parent == turn.parent and other.role == turn.role
         ]
+
+    def made_of(self, turn: Turn) -> Made:
+        """How a reply was made; of one that a person wrote, how the one that it corrects was."""
+        if turn.made is not None:
+            return made_from(turn.made)
+        made = [other.made for other in self.versions(turn) if other.made is not None]
+        return Made(made_from(made[-1]).fields) if made else Made()
 
     def end_of(self, turn: Turn) -> Turn:
         """The last turn below this one: the newest answer, and the newest after that."""
@@ -125,6 +135,7 @@ def _turn_from(values: Any, number: int) -> Turn:
     if not isinstance(values, dict) or not {"id", "role", "content"} <= values.keys():
         raise InputError(f"turn {number} must be an object with id, role and content")
     known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+    known["made"] = made_from(known.get("made")).as_data() or None
     turn = Turn(**({"parent": None, "author": "person"} | known))
     texts = [turn.id, turn.content, *(t for t in (turn.parent, turn.finish) if t is not None)]
     if (

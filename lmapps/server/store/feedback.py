@@ -25,7 +25,8 @@ HELD_OUT = 0.2
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl", "held_out.jsonl"
 
 Row = dict[str, Any]
-"""`{"messages": [...]}`, the last of which is the reply."""
+"""`{"messages": [...]}`, the last of which is the reply, and the chat's other fields, such as its
+persona, as they were."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def rows_of(whole: Conversation) -> tuple[list[Row], int]:
     within = {turn.id for path in paths for turn in path[:-1]}
     ends = [path for path in paths if path[-1].id not in within]
     fit = [path for path in ends if all(turn.rating != -1 for turn in path)]
-    return [{"messages": as_messages(path)} for path in fit], len(ends) - len(fit)
+    rows = [{**whole.made_of(path[-1]).fields, "messages": as_messages(path)} for path in fit]
+    return rows, len(ends) - len(fit)
 
 
 def held_out(names: Sequence[str], share: float) -> set[str]:

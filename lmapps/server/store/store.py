@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from lmapps.errors import InputError, StorageError
 from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
 from lmapps.server.store.database import Database
+from lmapps.server.store.made import Made
 from lmapps.server.store.tables import CONVERSATIONS, METADATA, TURNS
 
 TITLE_LENGTH = 60
@@ -153,11 +154,16 @@ class Store:
             connection.execute(_conversation(conversation).values(changes))
         return turn
 
-    def grow(self, turn: str, content: str, finish: str | None = None) -> None:
-        """What a model's reply says by now, and why it ended if it did."""
+    def grow(
+        self, turn: str, content: str, finish: str | None = None, made: Made | None = None
+    ) -> None:
+        """What a model's reply says by now, and why it ended and how it was made, as far as that
+        is known."""
         query = TURNS.update().where(TURNS.c.id == turn, TURNS.c.author == "model")
+        values = {"content": content, "finish": finish}
+        kept = {} if made is None else {"made": made.as_data()}
         with self.database.writing() as connection:
-            connection.execute(query.values(content=content, finish=finish))
+            connection.execute(query.values(values | kept))
 
     def rate(self, owner: str, conversation: str, turn: str, rating: int | None) -> None:
         """What a person thought of a turn: 1, -1, or None = nothing."""

@@ -13,6 +13,7 @@ from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table,
 from sqlalchemy.types import TypeDecorator
 
 METADATA = sql.MetaData()
+Json = sql.JSON(none_as_null=True)
 
 
 class Words(TypeDecorator[str]):
@@ -51,6 +52,29 @@ TURNS = Table(
     Column("finish", String(16)),
     Column("rating", Integer),
     Column("created", Float, nullable=False),
+    Column("made", Json),
+)  # fmt: skip
+PRESETS = Table(
+    "presets", METADATA,
+    Column("owner", String(64), primary_key=True),
+    Column("kind", String(220), primary_key=True),
+    Column("name", String(60), primary_key=True),
+    Column("values", Json, nullable=False),
+    Column("updated", Float, nullable=False),
+)  # fmt: skip
+RUNS = Table(
+    "runs", METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(32), unique=True, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("plugin", String(200), nullable=False),
+    Column("fields", Json, nullable=False),
+    Column("reply", Words, nullable=False),
+    Column("finish", String(16)),
+    Column("made", Json),
+    Column("created", Float, nullable=False),
+    Column("deleted", Float),
+    Index("runs_of_owner", "owner", "plugin", "number"),
 )  # fmt: skip
 
 

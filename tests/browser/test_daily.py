@@ -1,0 +1,267 @@
+"""What a person does every day: presets, personas, a look inside, runs of before, the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+Visit = Callable[..., Any]
+WIDTHS = pytest.mark.parametrize("width", [1280, 390])
+
+
+def seen(page: Any, selector: str) -> Any:
+    return page.locator(selector).locator("visible=true")
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def unfold(page: Any, name: str) -> None:
+    seen(page, "button.label-wrap").filter(has_text=name).click()
+
+
+def open_tab(page: Any, name: str) -> None:
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    if not tab.count():
+        page.locator(".overflow-menu button").first.click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.first.click()
+
+
+def wait_for(page: Any, check: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if check():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(page.locator("body").inner_text()[:2000])
+
+
+def wait_until_pressable(page: Any, name: str) -> None:
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('button')].some("
+        "b => b.offsetParent && b.innerText.trim() === name && !b.disabled)",
+        arg=name,
+        timeout=30_000,
+    )
+
+
+def say(page: Any, text: str) -> None:
+    """Send a message by Enter and wait for its reply to end."""
+    page.fill("#message textarea", text)
+    page.press("#message textarea", "Enter")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Send")
+
+
+def write(page: Any, headline: str) -> str:
+    """Fill in the form of the news, and wait for the article."""
+    seen(page, "#field-headline textarea, #field-headline input").first.fill(headline)
+    button(page, "Write").click()
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Write")
+    return str(page.locator("#reply-news").inner_text()).strip()
+
+
+def temperature(page: Any) -> str:
+    return str(
+        page.get_by_label("number input for Temperature").locator("visible=true").input_value()
+    )
+
+
+def choose(page: Any, box: str, name: str) -> None:
+    seen(page, f"{box} input").click()
+    page.get_by_role("option", name=name).click()
+
+
+@WIDTHS
+def test_a_preset_sets_the_sliders_is_saved_by_name_and_remembered(
+    visit: Visit, served: Any, width: int
+) -> None:
+    page = visit(width=width)
+    unfold(page, "Decoding")
+    box = "#preset-chat-decoding"
+    choose(page, box, "Creative")
+    wait_for(page, lambda: temperature(page) == "1")
+    seen(page, "button.label-wrap").filter(has_text="Decoding: Creative").wait_for()
+    page.get_by_label("number input for Temperature").locator("visible=true").fill("1.3")
+    page.keyboard.press("Tab")
+    seen(page, "button.label-wrap").filter(has_text="Decoding: changed").wait_for()
+    seen(page, f"{box} input").fill("My own")
+    page.keyboard.press("Enter")
+    button(page, "Save").click()
+    page.get_by_text("Saved as My own.").wait_for()
+    choose(page, box, "Precise")
+    wait_for(page, lambda: temperature(page) == "0.2")
+    choose(page, box, "My own")
+    wait_for(page, lambda: temperature(page) == "1.3")
+    page.wait_for_timeout(300)  # the browser writes it down
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    unfold(page, "Decoding: My own")
+    wait_for(page, lambda: temperature(page) == "1.3")
+    open_tab(page, "News")
+    unfold(page, "Decoding")
+    choose(page, "#preset-news-decoding", "My own")
+    wait_for(page, lambda: temperature(page) == "1.3")
+    button(page, "Delete").click()
+    page.get_by_text("Deleted. Save brings it back.").wait_for()
+    seen(page, "#preset-news-decoding input").fill("Precise")
+    page.keyboard.press("Enter")
+    button(page, "Delete").click()
+    page.get_by_text("Precise is always there").wait_for()
+
+
+def test_a_persona_is_saved_and_a_reply_says_with_which_it_was_made(visit: Visit) -> None:
+    page = visit()
+    unfold(page, "Persona")
+    seen(page, "#field-persona textarea, #field-persona input").first.fill("You are a pirate.")
+    seen(page, "#preset-chat-fields input").fill("Pirate")
+    page.keyboard.press("Enter")
+    button(page, "Save").click()
+    page.get_by_text("Saved as Pirate.").wait_for()
+    seen(page, "button.label-wrap").filter(has_text="Persona: Pirate").wait_for()
+    say(page, "Who are you?")
+    choose(page, "#preset-chat-fields", "None")
+    wait_for(
+        page,
+        lambda: (
+            seen(page, "#field-persona textarea, #field-persona input").first.input_value() == ""
+        ),
+    )
+    unfold(page, "Inside the reply")
+    page.get_by_text("persona Pirate").locator("visible=true").wait_for()
+    page.get_by_text("You are a pirate.").locator("visible=true").first.wait_for()
+    stranger = visit()
+    unfold(stranger, "Persona")
+    seen(stranger, "#preset-chat-fields input").click()
+    offered = [text.strip("✓\n ") for text in seen(stranger, "ul [role=option]").all_inner_texts()]
+    assert offered == ["None"], "it is the first one's"
+
+
+@WIDTHS
+def test_any_reply_can_be_looked_into_by_pointer_finger_and_keys(visit: Visit, width: int) -> None:
+    page = visit(width=width)
+    say(page, "The first one")
+    say(page, "The second one")
+    unfold(page, "Inside the reply")
+    seen(page, "#reply-number").get_by_text("Reply 2 of 2").wait_for()
+    seen(page, "#reply-before").click()
+    seen(page, "#reply-number").get_by_text("Reply 1 of 2").wait_for()
+    seen(page, "#score").click()
+    tokens = seen(page, ".strip button")
+    tokens.first.wait_for()
+    page.get_by_text("perplexity").locator("visible=true").wait_for()
+    said = page.locator("#chat-chat .bot.message").first.inner_text().split()
+    assert "".join(tokens.all_inner_texts()).split()[0] in said[0] or said
+    tokens.nth(2).click()
+    detail = seen(page, ".detail")
+    assert detail.locator(".row").count() == 5
+    first = detail.inner_text()
+    page.keyboard.press("ArrowRight")
+    wait_for(page, lambda: detail.inner_text() != first)
+    assert page.evaluate("document.activeElement.classList.contains('chosen')")
+    page.keyboard.press("Home")
+    assert tokens.first.get_attribute("tabindex") == "0"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_runs_of_a_form_come_back_and_are_cleared_with_undo(visit: Visit, served: Any) -> None:
+    page = visit()
+    open_tab(page, "News")
+    first = write(page, "A storm at sea")
+    write(page, "A quiet day")
+    unfold(page, "Last runs")
+    runs = seen(page, "#runs-news label")
+    assert runs.count() == 2
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    open_tab(page, "News")
+    unfold(page, "Last runs")
+    runs.filter(has_text="A storm at sea").click()
+    box = seen(page, "#field-headline textarea, #field-headline input").first
+    wait_for(page, lambda: box.input_value() == "A storm at sea")
+    wait_for(page, lambda: str(page.locator("#reply-news").inner_text()).strip() == first)
+    unfold(page, "Inside the reply")
+    seen(page, "#score").click()
+    seen(page, ".strip button").first.wait_for()
+    button(page, "Clear the list").click()
+    wait_for(page, lambda: runs.count() == 0)
+    button(page, "Undo clear").click()
+    wait_for(page, lambda: runs.count() == 2)
+
+
+def test_a_summary_counts_its_words_and_a_reply_is_downloaded(visit: Visit, tmp_path: Path) -> None:
+    page = visit()
+    open_tab(page, "Summarize")
+    seen(page, "#field-text textarea").fill("The cat sat on the mat. " * 3)
+    button(page, "Write").click()
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Write")
+    page.get_by_text("18 words in,").locator("visible=true").wait_for()
+    with page.expect_download() as download:
+        seen(page, "#download-summarize").click()
+    assert download.value.suggested_filename == "summarize.md"
+    download.value.save_as(tmp_path / "reply.md")
+    assert (tmp_path / "reply.md").read_text().strip()
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1280, True), (390, False)])
+def test_a_form_stands_beside_its_reply_or_above_it_on_a_phone(
+    visit: Visit, width: int, beside: bool
+) -> None:
+    page = visit(width=width)
+    open_tab(page, "News")
+    page.locator("#reply-news").wait_for(state="attached")
+    page.wait_for_timeout(300)
+    form = seen(page, "#field-headline").bounding_box()
+    reply = page.locator("#reply-news").bounding_box()
+    assert (reply["x"] >= form["x"] + form["width"]) == beside
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) -> None:
+    page = visit()
+    page.fill("#message textarea", "one")
+    page.press("#message textarea", "Shift+Enter")
+    page.keyboard.type("two")
+    assert page.input_value("#message textarea") == "one\ntwo"
+    page.keyboard.press("Enter")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Send")
+    assert "one" in page.locator("#chat-chat .user.message").first.inner_text()
+    page.wait_for_timeout(200)
+    page.keyboard.type("next")
+    assert page.input_value("#message textarea") == "next"
+
+
+def test_after_send_the_cursor_is_in_the_box_again(visit: Visit) -> None:
+    page = visit()
+    page.fill("#message textarea", "Hello")
+    button(page, "Send").click()
+    wait_for(page, lambda: page.evaluate("document.activeElement.tagName") == "TEXTAREA")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Send")
+    page.keyboard.type("And then?")
+    assert page.input_value("#message textarea") == "And then?"
+
+
+def test_who_scrolls_up_while_a_reply_is_written_stays_there(visit: Visit) -> None:
+    page = visit()
+    for text in ("one", "two", "three"):
+        say(page, text + "\n\nand more" * 9)
+    page.fill("#message textarea", "four")
+    page.press("#message textarea", "Enter")
+    page.wait_for_function("document.querySelectorAll('#chat-chat .bot.message').length == 4")
+    top = "document.querySelector('#chat-chat .bubble-wrap').scrollTop"
+    assert page.evaluate(top) > 200, "it follows the reply"
+    page.locator("#chat-chat .bubble-wrap").hover()
+    page.mouse.wheel(0, -5000)
+    wait_for(page, lambda: page.evaluate(top) == 0)
+    wait_until_pressable(page, "Send")
+    page.wait_for_timeout(200)
+    assert page.evaluate(top) == 0

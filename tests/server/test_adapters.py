@@ -1,0 +1,46 @@
+"""Programs that others wrote for OpenAI's API: Gradio's own loader, LangChain."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gradio as gr
+import pytest
+from pydantic import BaseModel
+
+
+def test_gradios_load_chat_talks_with_the_model_and_remembers(served: Any) -> None:
+    chat = gr.load_chat(f"{served.url}/v1", model="unnamed", token="none", streaming=True)
+    said = list(chat.fn("Where is the cat?", []))
+    assert len(said) > 3 and said[-1].startswith(said[0])
+    history = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "Where is the cat?"), ("assistant", said[-1][:20]))
+    ]
+    assert list(chat.fn("And the dog?", history))[-1]
+    whole = gr.load_chat(f"{served.url}/v1", model="unnamed", token="none", streaming=False)
+    assert whole.fn("Where is the cat?", [])
+
+
+class Animal(BaseModel):
+    name: Literal["cat", "dog"]
+    is_home: bool
+
+
+def test_langchain_asks_streams_counts_and_gets_its_own_form(served: Any) -> None:
+    """Not among the test extra's packages: it runs where langchain-openai is installed."""
+    langchain_openai = pytest.importorskip("langchain_openai")
+    options = {"base_url": f"{served.url}/v1", "api_key": "none", "model": "unnamed", "seed": 3}
+    model = langchain_openai.ChatOpenAI(**options, temperature=0.8, max_tokens=30, max_retries=0)
+    reply = model.invoke([("system", "Be brief."), ("human", "Where is the cat?")])
+    assert reply.content and reply.usage_metadata["output_tokens"] == 30
+    chunks = list(model.stream([("system", "Be brief."), ("human", "Where is the cat?")]))
+    assert "".join(chunk.content for chunk in chunks) == reply.content and len(chunks) > 5
+    two = model.batch(["One cat.", "Two cats."])
+    assert len(two) == 2 and all(each.content for each in two)
+    formed = langchain_openai.ChatOpenAI(**options).with_structured_output(
+        Animal, method="json_schema"
+    )
+    assert isinstance(formed.invoke("A cat has four legs."), Animal)
+    with pytest.raises(Exception, match="tools is not supported: leave it out"):
+        model.bind_tools([Animal]).invoke("A cat.")
