@@ -28,6 +28,14 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SIZES = {"": (1280, 800), "-phone": (390, 844)}
 QUALITY = 70
+UNNAMED = """root => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const text = texts.currentNode;
+        if (text.data.includes(root)) text.data = text.data.replaceAll(root, "~/lmapps");
+    }
+}"""
+"""Where the project lies on this machine is nobody's business."""
 LIMIT = 1_000_000
 """Bytes of all pictures together: they are part of every clone."""
 
@@ -108,14 +116,20 @@ def pictures(browser: Any, url: str) -> Iterator[tuple[str, bytes]]:
                 USES.get(name, lambda _: None)(page)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(600)
+                page.evaluate(UNNAMED, str(IMAGES.parent.parent))
                 yield f"{name.lower()}-{scheme}{ending}", page.screenshot()
             visitor.close()
 
 
 def tabs(page: Any) -> list[str]:
-    return page.evaluate(
-        "[...new Set([...document.querySelectorAll('[role=tab]')].map(t => t.innerText.trim()))]"
-    )
+    menu = page.locator(".overflow-menu button").locator("visible=true")
+    listed = page.locator("[role=tab], .overflow-dropdown button")
+    if menu.count():
+        menu.first.click()
+    names = [name.strip() for name in listed.all_inner_texts() if name.strip()]
+    if menu.count():
+        menu.first.click()
+    return list(dict.fromkeys(names))
 
 
 def open_tab(page: Any, name: str) -> None:

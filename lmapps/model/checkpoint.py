@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def load_template(folder: Path, tokenizer: Tokenizer) -> Template:
     file = folder / "tokenizer_config.json"
     settings: dict[str, Any] = {}
     if file.is_file():
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = read_json(folder, "tokenizer_config.json")
     source = settings.get("chat_template")
     if (folder / FILE).is_file():
         source = (folder / FILE).read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from lmapps.errors import CheckpointError, SettingsError, StorageError
 from lmapps.model import quantize
 from lmapps.model.config import GATES, ModelConfig
+from lmapps.model.header import broken, check_weights, small_text
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.storage import sync, write_whole
 
@@ -95,7 +96,9 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMode
     """
     config = understand(read_json(folder, "config.json"), folder)
     try:
-        stored = quantize.unpack(dict(_tensors(folder)))
+        files = _files(folder)
+        check_weights(files, config)
+        stored = quantize.unpack(dict(_tensors(files)))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}; copy it again, or export it anew") from None
     tensors = {_rename_back(name, config.body): part for name, part in stored.items()}
@@ -210,6 +213,8 @@ def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}/config.json lacks {error.args[0]!r}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/config.json has a value that is none: {error}") from None
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -220,10 +225,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             f"there is no checkpoint folder {folder}; train one with `lmapps train --out {folder}`"
         )
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(small_text(file))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     if not isinstance(stored, dict):
         raise CheckpointError(f"{file} must hold a JSON object")
@@ -256,22 +261,23 @@ def _refuse_unsupported(stored: dict[str, Any], folder: Path) -> None:
             )
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of one weights file, or of the shards that an index names."""
+def _files(folder: Path) -> list[Path]:
+    """One weights file, or the shards that an index names."""
+    shards = [WEIGHTS]
     if (folder / INDEX).is_file():
-        shards = sorted(set(read_json(folder, INDEX).get("weight_map", {}).values()))
-    else:
-        shards = [WEIGHTS]
+        shards = sorted({*map(str, read_json(folder, INDEX).get("weight_map", {}).values())})
     for shard in shards:
-        file = folder / shard
-        if file.parent != folder or not file.is_file():
+        if (folder / shard).parent != folder or not (folder / shard).is_file():
             raise CheckpointError(f"{folder} has no {shard}: only safetensors weights are loaded")
+    return [folder / shard for shard in shards]
+
+
+def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in files:
         try:
             yield from load_file(file).items()
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} is broken ({error}): copy it again, or train it anew"
-            ) from None
+            raise broken(file, str(error)) from None
 
 
 def _rename(name: str, body: str) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from lmapps.model.config import ModelConfig
 
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
+MAX_JSON = 16_000_000
+"""Bytes of a config or an index."""
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
@@ -28,6 +31,12 @@ _BITS = {
 def check_weights(files: Sequence[Path], config: ModelConfig) -> None:
     """Whether the files can be what the config says. Raises `CheckpointError`."""
     held = sum(bytes_of(file) for file in files)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, int | float) and not 0 <= value < 2**40:
+            raise CheckpointError(
+                f"{files[0].parent}: {item.name} is {value} in config.json, which no model has"
+            )
     if config.parameters > held:  # the smallest form, int8, has one byte for each
         raise CheckpointError(
             f"{files[0].parent}: config.json asks for {config.parameters:,} parameters, the "
@@ -42,6 +51,14 @@ def check_weights(files: Sequence[Path], config: ModelConfig) -> None:
         )
 
 
+def small_text(file: Path, most: int = MAX_JSON) -> str:
+    """The text of a file. Raises `ValueError` where it is larger than any that is needed."""
+    size = file.stat().st_size
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, more than {most:,}")
+    return file.read_text(encoding="utf-8")
+
+
 def bytes_of(file: Path) -> int:
     """The bytes of all tensors of a file. Raises `CheckpointError` where its header lies."""
     try:
@@ -49,14 +66,14 @@ def bytes_of(file: Path) -> int:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-                raise _broken(file, f"its header has {length:,} bytes, the file {size:,}")
+                raise broken(file, f"its header has {length:,} bytes, the file {size:,}")
             header = json.loads(stream.read(length))
     except OSError as error:
-        raise _broken(file, str(error.strerror or error)) from None
+        raise broken(file, str(error.strerror or error)) from None
     except (ValueError, RecursionError) as error:
-        raise _broken(file, f"its header is not JSON: {str(error)[:80]}") from None
+        raise broken(file, f"its header is not JSON: {str(error)[:80]}") from None
     if not isinstance(header, dict):
-        raise _broken(file, "its header is no JSON object")
+        raise broken(file, "its header is no JSON object")
     end = size - 8 - length
     return sum(
         _checked(file, name, stated, end)
@@ -74,11 +91,11 @@ def _checked(file: Path, name: str, stated: Any, end: int) -> int:
         _BITS.get(str(told.get("dtype"))),
     )
     if bits is None or not (_are_sizes(shape, 0, 8) and _are_sizes(place, 2, 2)):
-        raise _broken(file, f"its header describes {name[:80]!r} as {str(stated)[:80]}")
+        raise broken(file, f"its header describes {name[:80]!r} as {str(stated)[:80]}")
     assert isinstance(shape, list) and isinstance(place, list)
     first, last = place
     if not first <= last <= end or (last - first) * 8 != math.prod(shape) * bits:
-        raise _broken(
+        raise broken(
             file,
             f"{name[:80]!r} of shape {shape} and type {told['dtype']} cannot lie at bytes "
             f"{first:,} to {last:,} of {end:,}",
@@ -95,7 +112,8 @@ def _are_sizes(numbers: Any, least: int, most: int) -> bool:
     )
 
 
-def _broken(file: Path, reason: str) -> CheckpointError:
+def broken(file: Path, reason: str) -> CheckpointError:
+    """The error for a file that is not what it should be."""
     return CheckpointError(f"{file} is broken ({reason}): copy it again, or train it anew")
 
 

@@ -48,10 +48,11 @@ class Rendering:
         Raises `CheckpointError` where the template fails, or takes too long or too much memory.
         """
         with self._turn:
+            values = {"tools": None, "documents": None, **values}
             answer = self._ask(json.dumps({"template": self._source, "values": values}))
         if "error" in answer:
             raise CheckpointError(
-                f"the checkpoint's chat template does not render: {answer['error']}"
+                f"the checkpoint's chat_template.jinja does not render: {answer['error']}"
             )
         return without_marks(answer["text"])
 

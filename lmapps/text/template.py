@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, InputError
+from lmapps.text.rendering import Rendering
 from lmapps.text.storage import write_whole
 from lmapps.text.tokenizer import END, END_OF_TEXT, Tokenizer
 
@@ -57,6 +58,7 @@ class Template:
         self._has_marks = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self.tokens: dict[str, Any] = {"bos_token": bos_token, "eos_token": eos_token}
         """What the template calls them, as text; "" where there is none."""
+        self._foreign = Rendering(source) if source != DEFAULT else None
         # A copy of its own, that does see control tokens: no shared flag is switched to and fro.
         self._marker_tokenizer = RawTokenizer.from_str(tokenizer.raw.to_str())
         self._marker_tokenizer.encode_special_tokens = False
@@ -122,6 +124,10 @@ class Template:
             {"role": message["role"], "content": f"\ue000{number}\ue001"}
             for number, message in enumerate(messages)
         ]
+        if self._foreign:
+            return self._foreign.render(
+                messages=marked, add_generation_prompt=add_generation_prompt, **self.tokens
+            )
         try:
             rendered: Any = render_jinja_template(
                 conversations=[marked],

@@ -24,6 +24,8 @@ END_OF_TEXT = "<|endoftext|>"
 END = "<|end|>"
 CONTROL_TOKENS = (END_OF_TEXT, END, "<|system|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
+MAX_BYTES = 100_000_000
+"""The largest tokenizer.json; those that are known have a third of it at most."""
 
 # A Chinese or Japanese character is a word of its own; other words keep the space before them,
 # so that joining the tokens gives the text back.
@@ -187,9 +189,14 @@ class Tokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{folder} has no tokenizer.json: it is not a whole checkpoint")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise CheckpointError(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
         try:
             return cls(RawTokenizer.from_file(str(file)))
-        except Exception as error:  # the tokenizers library raises plain Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises plain Exception, or panics
             raise CheckpointError(f"{file} cannot be read: {error}") from None
 
 

@@ -20,10 +20,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmapps.errors import Busy, InputError, LmappsError
+from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import REQUEST
-from lmapps.server.gate.visits import Visits, area_of
 
 LOG = logging.getLogger("lmapps.requests")
 MOST_BYTES = 32_000_000
@@ -63,8 +63,8 @@ class NoSuchAddress(InputError):
 class Gate:
     """See above. `hosts` says by which names the server may be called."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, visits: Visits | None = None) -> None:
-        self.app, self.hosts, self.visits = app, hosts, visits or Visits()
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -76,7 +76,6 @@ class Gate:
                 await visit.answer(self.app, self.hosts)
             finally:
                 REQUEST.reset(token)
-                self.visits.count(visit.area, visit.status, time.monotonic() - visit.began)
         else:  # nothing of ours speaks over a websocket
             await send({"type": "websocket.close", "code": 1008})
 

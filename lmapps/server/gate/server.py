@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -39,7 +38,7 @@ class Server(uvicorn.Server):
 
     A first signal (SIGTERM or Ctrl-C): nobody new is let in, whoever has a stream gets it to its
     end, at most `grace` seconds long; then what is left is ended with a reason. A second signal
-    ends everything at once. SIGHUP calls `reload`.
+    ends everything at once.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class Server(uvicorn.Server):
         app: Any,
         work: Work | None = None,
         grace: float = 0.0,
-        reload: Callable[[], None] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -57,12 +55,7 @@ class Server(uvicorn.Server):
             )
         )  # fmt: skip
         Connection.most = most_connections()
-        self._work, self._grace, self._reload = work, grace, reload
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._reload and hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        await super().startup(sockets)
+        self._work, self._grace = work, grace
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -74,6 +74,9 @@ const lmapps = {
 
   lmapps.paint();
   document.addEventListener("keydown", lmapps.stop);
+  document.addEventListener("change", ({ target }) => {
+    if (target.id === "language") lmapps.choose(target.value);
+  });
   let waiting = 0;
   new MutationObserver(() => {
     waiting ||= setTimeout(() => {

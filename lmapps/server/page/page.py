@@ -30,7 +30,7 @@ LOG = logging.getLogger("lmapps.server")
 DELETE_CACHE = 3600, 86400
 """How often Gradio looks for the files of exports and uploads, and how old they may become, in
 seconds."""
-SELECT = """<select id="language" aria-label="{label}" onchange="lmapps.choose(this.value)">
+SELECT = """<select id="language" aria-label="{label}">
 {options}
 </select>"""
 

@@ -1,0 +1,150 @@
+"""HTML and scripts wherever somebody can put them, a plugin or a model too: inert in the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.discovery import discover
+from lmapps.paths import plugin_folders
+
+pytestmark = pytest.mark.browser
+
+HIT = "window.hit=(window.hit||0)+1"
+PAYLOADS = [
+    f"<script>{HIT}</script>",
+    f'<img src=x onerror="{HIT}">',
+    f'<svg onload="{HIT}"><animate onbegin="{HIT}" attributeName=x dur=1s></svg>',
+    f'<iframe srcdoc="<script>parent.{HIT}</script>"></iframe>',
+    f'<details open ontoggle="{HIT}">x</details>',
+    f'<a id=bait href="javascript:{HIT}">bait</a>',
+    f"[bait](javascript:{HIT})",
+    '<form action="http://evil.invalid/"><button id=bait>bait</button></form>',
+    '<img src="http://evil.invalid/1.png"> ![x](http://evil.invalid/2.png)',
+    '<link rel=stylesheet href="http://evil.invalid/a.css"><meta http-equiv=refresh content="0;url=http://evil.invalid/">',
+    f'<math><mtext></form><form><mglyph><style></math><img src onerror="{HIT}">',
+    f'<noscript><p title="</noscript><img src=x onerror={HIT}>">',
+    f'$\\href{{javascript:{HIT}}}{{bait}}$ and $$\\htmlData{{a=b}}{{x}}$$',
+    f'```mermaid\ngraph TD; A["<img src=x onerror={HIT}>"] --> B; click A "javascript:{HIT}"\n```',
+    f'```html\n<img src=x onerror="{HIT}">\n```',
+    f'"><script>{HIT}</script>\'"><img src=x onerror="{HIT}">',
+]  # fmt: skip
+PLUGIN = '''"""A plugin from somewhere."""
+
+from lmapps import Decoding, plugin
+
+PAYLOAD = {payload!r}
+
+
+def ending(reply: str) -> str:
+    return PAYLOAD
+
+
+SHORT = Decoding(max_new_tokens=2)
+
+
+@plugin(title=PAYLOAD[:200], finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
+def hostile(text: str = PAYLOAD) -> str:
+    """{help}
+
+    Args:
+        text: {help}
+    """
+    return text
+'''
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The four plugins, one with a payload in every word, and one of a payload's name."""
+    folder = tmp_path_factory.mktemp("plugins")
+    payload = " ".join(PAYLOADS[1:6])
+    text = PLUGIN.format(payload=payload, help=payload.replace('"', "'"))
+    (folder / "hostile.py").write_text(text)
+    (folder / "<img src=x onerror=window.hit=1>.py").write_text("1 / 0")
+    with serve(discover([plugin_folders()[0], folder]), 0.0) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any, served: Any) -> Iterator[Any]:
+    """A visitor who clicks on whatever is offered, and in whose page nothing may run."""
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    outside = list[str]()
+    page.on("request", lambda r: None if is_ours(r.url, served) else outside.append(r.url))
+    page.on("requestfailed", lambda r: outside.remove(r.url) if is_refused(r) else None)
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    page.goto(served.url)
+    page.wait_for_selector("#message textarea")
+    yield page
+    page.evaluate(
+        """() => document.querySelectorAll('#bait, a').forEach(
+            one => /bait/.test(one.innerText) && one.click())"""
+    )
+    page.wait_for_timeout(300)
+    frames = [frame.evaluate("window.hit || 0") for frame in page.frames]
+    assert frames == [0] * len(frames)
+    assert page.url.startswith(served.url), "nobody was led away"
+    assert not outside, "nothing was asked of another server"
+    context.close()
+    served.wait_until_idle()
+
+
+def is_refused(request: Any) -> bool:
+    """By the page's content policy."""
+    return "csp" in (request.failure or "").lower()
+
+
+def is_ours(url: str, served: Any) -> bool:
+    return url.startswith((served.url, "data:", "blob:", "about:"))
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def test_in_a_conversation_that_somebody_made_and_in_its_title(page: Any, tmp_path: Path) -> None:
+    turns, parent = [], None
+    for number, payload in enumerate(PAYLOADS):
+        for role in ("user", "assistant"):
+            name = f"{role}{number}"
+            turns.append({"id": name, "parent": parent, "role": role, "content": payload,
+                          "author": "person" if role == "user" else "model"})  # fmt: skip
+            parent = name
+    made = {"lmapps": "conversation", "title": " ".join(PAYLOADS), "leaf": parent, "turns": turns}
+    file = tmp_path / "<img src=x onerror=window.hit=1>.json"
+    file.write_text(json.dumps(made))
+    page.locator("input[type=file][accept='.json']").set_input_files(file)
+    page.locator("#chat-chat .bot.message").nth(len(PAYLOADS) - 1).wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator("#conversations img, #conversations script, #conversations a").count() == 0
+    page.get_by_text("This conversation").locator("visible=true").click()
+    button(page, "Export").click()
+    page.locator("#exported a").first.wait_for()
+
+
+def test_in_what_a_person_sends_and_what_is_wrong_with_it(page: Any) -> None:
+    page.fill("#message textarea", "\n\n".join(PAYLOADS)[:300])
+    button(page, "Send").click()
+    page.locator("#chat-chat .user.message").first.wait_for()
+    page.fill("#message textarea", PAYLOADS[1] * 200)  # too long for the context: an error
+    button(page, "Send").click()
+    page.locator(".status", has_text="⚠").locator("visible=true").first.wait_for()
+
+
+def test_in_a_file_and_its_name(page: Any, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Summarize").click()
+    bad = tmp_path / "<img src=x onerror=window.hit=1>.txt"
+    bad.write_bytes(b"\0")
+    drop = page.locator("#drop-text input[type=file]")
+    drop.set_input_files(bad)
+    page.get_by_text("binary file").first.wait_for()
+    good = tmp_path / "a.html"
+    good.write_text("<p>x</p>" + "\n".join(PAYLOADS))
+    drop.set_input_files(good)
+    page.wait_for_function("document.querySelector('#field-text textarea').value.length > 5")
