@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？][”’」』）]*")
@@ -26,10 +27,19 @@ def code_block(reply: str) -> str:
 def code_of(reply: str) -> str:
     """The text inside the first code block, or the whole reply where there is none.
 
-    A last line that closes a block which was never opened is cut off.
+    A block that is closed and was never opened begins where the reply does; so does one with an
+    explanation after it, where what stands before is Python.
     """
-    lone = re.fullmatch(r"(.*\S.*)^```\s*", reply, re.S | re.M)
-    if lone and len(_FENCE.findall(reply)) == 1:
-        return lone.group(1)
+    lone = re.fullmatch(r"(.*\S.*?)^```[ \t]*$(.*)", reply, re.S | re.M)
+    if lone and len(_FENCE.findall(reply)) == 1 and (not lone[2].strip() or _is_code(lone[1])):
+        return lone[1]
     block = re.search(r"^```[^\n]*\n(.*?)(?:^```|\Z)", reply, re.S | re.M)
     return block.group(1) if block else reply
+
+
+def _is_code(text: str) -> bool:
+    """Whether it is Python, and not just words that would be names."""
+    try:
+        return any(not isinstance(part, ast.Expr) for part in ast.parse(text).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False

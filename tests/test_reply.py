@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import jsonschema
 import pytest
 
-from lmapps import Bounds, Code, Decoding, Messages, Passage, plugin
+from lmapps import Bounds, Code, Decoding, Messages, Passage, code_of, plugin
 from lmapps.discovery import discover
 from lmapps.engine.application import Application, Done
 from lmapps.engine.engine import Engine
@@ -235,3 +235,17 @@ def test_the_examples_in_the_docs_load_train_and_run(name: str, engine: Engine) 
         assert app.reply_form.text_of(reply.value) == reply.reply
     except ReplyError as error:  # a random model may write a name without end
         assert name == "extract" and "cut at" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("def f():\n    return 1\n```\n\nThis function returns 1.", "def f():\n    return 1\n"),
+        ("def f():\n    return 1\n```", "def f():\n    return 1\n"),
+        ("Here it is\n```\ndef f(): pass", "def f(): pass"),
+        ("Sure\n```\ndef f(): pass", "def f(): pass"),
+        ("```python\ndef f(): pass\n```\nIt does nothing.", "def f(): pass\n"),
+    ],
+)
+def test_code_that_a_model_forgot_to_open_is_found(reply: str, expected: str) -> None:
+    assert code_of(reply) == expected

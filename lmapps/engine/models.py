@@ -15,6 +15,7 @@ from typing import Literal
 from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
+from lmapps.engine.memory import give_back
 from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
@@ -139,24 +140,20 @@ class Models:
             return opening.result()
 
     def free(self, name: str) -> None:
-        """Give a model's memory back; it is loaded again when it is asked for. Raises `ModelInUse`
-        where it answers somebody."""
+        """Give a model's memory back. Raises `ModelInUse` where it is answering somebody."""
         with self._turn:
             entry = self._entry(name)
             if entry.users or entry.opening:
                 raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
-            backend = self._let_go(entry)
-        if backend:
-            backend.close()
+            leaving = self._let_go(entry)
+        _close(leaving)
 
     def add(self, source: Source) -> None:
         """Offer one more. Raises `SettingsError` where there is another one of its name."""
         with self._turn:
             known = self._sources().get(source.name)
             if known and known.place != source.place:
-                raise SettingsError(
-                    f"there is a model {source.name!r} already: choose another name"
-                )
+                raise SettingsError(f"there is a model {source.name!r} already: choose another")
             self._given[source.name] = source
 
     def refuse(self) -> None:
@@ -167,10 +164,8 @@ class Models:
         """End what is under way on every model."""
         with self._turn:
             self._closed = True
-            entries = list(self._entries.values())
-            loaded = [backend for entry in entries if (backend := self._let_go(entry))]
-        for backend in loaded:
-            backend.close()
+            leaving = [one for entry in self._entries.values() for one in self._let_go(entry)]
+        _close(leaving)
 
     @property
     def loaded(self) -> list[Backend]:
@@ -246,8 +241,7 @@ class Models:
         """In a thread of its own: whoever waits for it is told how it ended."""
         backend, failure = None, None
         try:
-            for other in leaving:
-                other.close()
+            _close(leaving)
             backend = self._open(entry.source)
         except BaseException as error:
             failure = error
@@ -286,11 +280,19 @@ class Models:
                 f"there is no memory for the model {name!r} now, {busy} being in use: try again "
                 "in a moment, or allow more with --memory", 5,
             )  # fmt: skip
-        return [backend for other in leaving if (backend := self._let_go(other))]
+        return [backend for other in leaving for backend in self._let_go(other)]
 
-    def _let_go(self, entry: _Entry) -> Backend | None:
-        backend, entry.backend, entry.bytes = entry.backend, None, 0
-        return backend
+    def _let_go(self, entry: _Entry) -> list[Backend]:
+        leaving = [entry.backend] if entry.backend else []
+        entry.backend, entry.bytes = None, 0
+        return leaving
+
+
+def _close(leaving: list[Backend]) -> None:
+    """End them, and give their memory back: nobody else has them any more."""
+    while leaving:
+        leaving.pop().close()
+        give_back()
 
 
 def _gigabytes(size: float) -> str:

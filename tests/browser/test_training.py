@@ -191,3 +191,31 @@ def test_a_model_that_cannot_be_got_is_a_sentence_and_the_button_is_back(
     button(page, "Get it").click()
     told(page, "#pulling", "There is no model 'no-such-model' to pull")
     assert button(page, "Get it").is_enabled()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_two_models_answer_side_by_side_and_a_blind_vote_is_kept(
+    visit: Callable[..., Any], width: int
+) -> None:
+    page = opened(visit(width=width), "Compare")
+    page.locator("#compare-message textarea").wait_for()
+    button(page, "Compare").click()
+    told(page, "#compare-told", "The message is empty")
+    page.locator("#compare-blind input").check()
+    fill(page, "#compare-message", "The cat")
+    button(page, "Compare").click()
+    button(page, "A is better").wait_for(timeout=60_000)
+    for number in range(2):
+        assert page.locator(f"#compared-{number}").inner_text().strip()
+        told(page, f"#took-{number}", "first token after")
+    assert page.locator("#head-0").inner_text().strip() == "A", "nobody knows which is which"
+    first, second = (page.locator(f"#compared-{n}").bounding_box() for n in range(2))
+    assert (first["y"] == second["y"]) == (width > 720), "side by side, or one below the other"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    button(page, "A is better").click()
+    told(page, "#compare-told", "Your vote is kept")
+    heads = {page.locator(f"#head-{number}").inner_text().strip() for number in range(2)}
+    assert heads == {"unnamed", "old"}
+    rows = page.locator("#votes tr").all_inner_texts()
+    assert len(rows) == 3 and any("100%" in row or "50%" in row for row in rows)
+    assert not button(page, "A is better").count(), "one vote for a comparison"

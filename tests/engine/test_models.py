@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,17 @@ def test_checkpoints_in_the_folders_are_offered_as_they_come(
     weights = sum(part.nbytes for part in two.checkpoint.model.parameters())
     assert weights < foreseen <= 3 * two.bytes
     models.close()
+
+
+def test_a_freed_model_is_gone_from_memory(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    tiny_checkpoint("gru").save(tmp_path / "one")
+    models = Models([source_of(str(tmp_path / "one"))], open_backend)
+    weights = weakref.ref(models.load().checkpoint.model)  # type: ignore[attr-defined]
+    assert weights() is not None
+    models.free("one")
+    assert weights() is None
 
 
 @pytest.mark.parametrize(

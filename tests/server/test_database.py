@@ -186,8 +186,12 @@ def test_two_servers_on_one_database_see_each_others_turns(database_url: str) ->
 WRITER = """
 import asyncio, os, sys, time
 from lmapps.server.page.live import View
-from lmapps.server.page.saved import Place, saved
+from lmapps.server.page.saved import KeptTurn, Place, saved
+from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store
+
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece, or not at all
 
 async def reply():
     for number in range(10**9):
@@ -197,8 +201,9 @@ async def reply():
 async def talk(store):
     made = store.begin("ann", "chat")
     question = store.add("ann", made, None, "user", "go on", "person")
-    async for view, turn in saved(reply(), store, Place("ann", made, question.id)):
-        print(time.monotonic(), made, view.text.split()[0], flush=True)
+    keeper = KeptTurn(store, Place("ann", made, question.id))
+    async for view in saved(reply(), keeper, lambda view: Made()):
+        say(f"{time.monotonic()} {made} {view.text.split()[0]}")
 
 async def several():
     store = Store(sys.argv[1])
@@ -208,9 +213,9 @@ for _ in sys.stdin:  # a server for each line, without importing everything anew
     server = os.fork()
     if not server:
         asyncio.run(several())
-    print(server, flush=True)
+    say(f"{server}")
     os.waitpid(server, 0)
-    print("killed", flush=True)
+    say("killed")
 """
 """Servers that stream four replies into the store, and say what is seen of them and when."""
 
@@ -221,15 +226,16 @@ def killed(writer: subprocess.Popen[str], seconds: float) -> dict[str, int]:
     assert writer.stdin and writer.stdout
     writer.stdin.write("\n")
     writer.stdin.flush()
-    server, lines = 0, list[list[str]]()
+    server, ending, lines = 0, False, list[list[str]]()
     while (line := writer.stdout.readline().split()) != ["killed"]:
-        if len(line) == 1 and line[0].isdigit():
+        assert line, "the writer has ended"
+        if len(line) == 1:
             server = int(line[0])
         elif len(line) == 3:
             lines.append(line)
-        if server and len(lines) == 1:
+        if server and lines and not ending:
             threading.Timer(seconds, os.kill, [server, signal.SIGKILL]).start()
-            server = 0
+            ending = True
     end, seen = time.monotonic(), dict[str, int]()
     for when, conversation, number in lines:
         seen.setdefault(conversation, 0)

@@ -1,10 +1,11 @@
-"""The tabs that belong to no plugin: Models and Training."""
+"""The tabs that belong to no plugin: Compare, Models, Training."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from lmapps.discovery import Found
+from lmapps.server.page.compare import CompareTab
 from lmapps.server.page.languages import word
 from lmapps.server.page.models import ModelsTab
 from lmapps.server.page.picker import Picker
@@ -17,6 +18,8 @@ from lmapps.training.runs import Runs
 def our_tabs(picker: Picker, found: Found, store: Store, runs: Runs, for_admins: bool) -> None:
     """Build them inside the row of tabs that is open; `for_admins` those that manage what
     everybody shares."""
+    with gr.Tab(word("Compare"), id="lmapps-compare") as comparing:
+        CompareTab(picker, found, store).connect(comparing)
     if not for_admins:
         return
     with gr.Tab(word("Models"), id="lmapps-models") as models:

@@ -117,3 +117,13 @@ KEYS = Table(
     *_counted(),
     UniqueConstraint("user", "name"),
 )  # fmt: skip
+VOTES = Table(
+    "votes", METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("plugin", String(200), nullable=False, index=True),
+    Column("sides", Words, nullable=False),  # a JSON list of names
+    Column("winner", Words),  # None = nobody was better
+    Column("blind", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+)  # fmt: skip

@@ -1,0 +1,115 @@
+"""Several ways of asking at once: shown together, ended together, and voted about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.engine.application import Clear, Done, Event, Text
+from lmapps.errors import Busy, InputError
+from lmapps.server.page.ballot import label, sides_of, took
+from lmapps.server.page.presets import BALANCED
+from lmapps.server.page.sides import Side, side_by_side
+from lmapps.server.store.database import Database
+from lmapps.server.store.votes import Votes
+
+
+async def quick() -> AsyncGenerator[Event, None]:
+    for text in ("step", "A", "B"):
+        yield Text(text)
+        if text == "step":
+            yield Clear()
+    yield Done("AB.", "AB.", "length", 3, 5)
+
+
+async def broken() -> AsyncGenerator[Event, None]:
+    yield Text("half")
+    raise Busy("too many")
+
+
+def news_of(*asks: Any) -> list[tuple[Side, ...]]:
+    async def collect() -> list[tuple[Side, ...]]:
+        return [sides async for sides in side_by_side(asks)]
+
+    return asyncio.run(collect())
+
+
+def test_all_sides_are_told_to_their_end_and_an_error_is_a_line_on_its_side() -> None:
+    *_, (good, bad) = news_of(quick, broken)
+    assert good.done and good.text == "AB." and good.first is not None and good.per_second
+    assert "cut at its longest" in good.status and not good.failed
+    assert bad.done and bad.failed and bad.text == "half" and bad.status == "⚠ Too many."
+
+
+def test_news_are_told_together_and_not_for_each_token() -> None:
+    async def many() -> AsyncGenerator[Event, None]:
+        for _ in range(500):
+            yield Text("x")
+        yield Done("x" * 500, None, "stop", 1, 500)
+
+    assert len(news_of(many, many)) < 10
+
+
+def test_whoever_leaves_ends_every_side() -> None:
+    ended = list[str]()
+
+    async def endless(name: str) -> AsyncGenerator[Event, None]:
+        try:
+            while True:
+                yield Text(name)
+                await asyncio.sleep(0)
+        finally:
+            ended.append(name)
+
+    async def leave() -> None:
+        news = side_by_side([lambda: endless("a"), lambda: endless("b")])
+        await anext(news)
+        await anext(news)
+        await news.aclose()
+        assert sorted(ended) == ["a", "b"]
+
+    asyncio.run(leave())
+
+
+def test_sides_are_two_different_ones_at_least() -> None:
+    ways = (BALANCED, "Precise", BALANCED)
+    assert sides_of(("m", "m", ""), ways, False) == [("m", BALANCED), ("m", "Precise")]
+    assert {*sides_of(("a", "b", "c"), ways, True)} == {*zip("abc", ways, strict=True)}
+    with pytest.raises(InputError, match="two models at least"):
+        sides_of(("m", "", ""), ways, False)
+    with pytest.raises(InputError, match="two sides are the same"):
+        sides_of(("m", "", "m"), ways, False)
+    assert (label("m", BALANCED), label("m", "Precise")) == ("m", "m, precise")
+
+
+def test_what_a_side_took_is_told_as_far_as_it_is_known() -> None:
+    assert took(Side()) == ""
+    assert took(Side(first=0.5, per_second=42.4)) == (
+        "first token after 0.50 s · 42 tokens a second"
+    )
+
+
+def test_votes_are_kept_and_summed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'votes.db'}"
+    votes = Votes(Database(url))
+    votes.add("ann", "chat", ["a", "b"], "a", True)
+    votes.add("bob", "chat", ["b", "a", "c"], "a", False)
+    votes.add("bob", "chat", ["a", "b"], None, False)
+    votes.add("bob", "news", ["a", "b"], "b", False)
+    found = {tally.name: tally for tally in Votes(Database(url)).tally("chat")}
+    assert list(found) == ["a", "b", "c"]
+    assert (found["a"].won, found["a"].tied, found["a"].shown) == (2, 1, 3)
+    assert found["a"].share == pytest.approx(2.5 / 3) and found["c"].share == 0
+    assert sum(tally.shown for tally in votes.tally()) == 9
+
+
+@pytest.mark.parametrize(
+    ("sides", "winner"), [(["a"], "a"), (["a", "a"], "a"), (["a", "b"], "c"), ([], None)]
+)
+def test_a_vote_that_is_none_is_refused(tmp_path: Path, sides: list[str], winner: Any) -> None:
+    with pytest.raises(InputError):
+        Votes(Database(f"sqlite:///{tmp_path / 'v.db'}")).add("ann", "chat", sides, winner, False)
