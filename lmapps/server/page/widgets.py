@@ -155,8 +155,8 @@ def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:
         # The table is not translated by Gradio: it would show its own notation.
         shown.dataset.headers = [field.label for field in plugin.fields[: len(inputs)]]
         for field, told in zip(plugin.fields, shown.dataset.component_props, strict=False):
-            _, options = field.type.component()
-            if "choices" in options:
+            if "choices" in told:
+                _, options = field.type.component()
                 told["choices"] = [_choice(choice, str) for choice in options["choices"]]
 
 
