@@ -24,6 +24,7 @@ from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.talk import Seen
+from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import examples, widget
 from lmapps.server.store import exported
 from lmapps.server.store.conversation import Conversation, Turn
@@ -119,6 +120,20 @@ def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
         [block for block in fn.outputs] for fn in page.fns.values() if tab.message in fn.outputs
     ]
     assert [tab.inputs[0], tab.message, tab.inputs[1]] in targets
+
+
+def test_what_is_pressed_before_the_page_knows_whose_it_is_changes_nothing_but_the_status(
+    engine: Engine, store: Store
+) -> None:
+    tab = chat_tab(late, engine, store)
+
+    async def pressed() -> list[dict[Any, Any]]:
+        said = tab.talk.send(Place(), "Hello", Way({}, lambda: late.decoding))
+        return [update async for update in tab._streamed(Place(), said)]
+
+    (update,) = asyncio.run(pressed())
+    assert set(update) == {tab.status} and "opening" in update[tab.status]
+    assert set(tab._told(Place(), lambda: Seen(Place(), title=""))) == {tab.status}
 
 
 def test_a_mistake_of_ours_gives_a_chat_its_buttons_back(engine: Engine, store: Store) -> None:
