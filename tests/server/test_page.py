@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 import pytest
@@ -17,11 +18,13 @@ from lmapps.engine.models import Models
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat import ChatTab
+from lmapps.server.page.languages import plugin_word
 from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.saved import Place
 from lmapps.server.page.talk import Seen
+from lmapps.server.page.widgets import examples, widget
 from lmapps.server.store import exported
 from lmapps.server.store.conversation import Conversation, Turn
 from lmapps.server.store.exported import Exports
@@ -89,6 +92,20 @@ def test_of_a_page_one_tab_is_drawn_at_a_time(engine: Engine, store: Store) -> N
     drawing = [fn for fn in page.fns.values() if fn.concurrency_id == "draw"]
     assert len(drawing) > 10 and {fn.concurrency_limit for fn in drawing} == {1}
     assert all(fn.renderable is None for fn in page.fns.values() if fn not in drawing)
+
+
+def test_a_table_of_examples_shows_the_words_of_a_choice() -> None:
+    @plugin(title="Write", examples=[["rain", "short"]])
+    def write(topic: str, length: Literal["short", "long"] = "long") -> str:
+        """Write."""
+        return topic
+
+    with gr.Blocks() as page:
+        boxes = [widget(field, partial(plugin_word, write)) for field in write.fields]
+        examples(write, boxes)
+    parts = page.get_config_file()["components"]
+    table = next(part for part in parts if part["type"] == "dataset")
+    assert table["props"]["component_props"][1]["choices"] == [("short", "short"), ("long", "long")]
 
 
 def test_an_example_fills_every_field_of_a_chat_in_its_own_box(

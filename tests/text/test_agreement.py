@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from lmapps import Messages, Passage, plugin
 from lmapps.engine.application import Application
+from lmapps.engine.explanation import explain
 from lmapps.plugin import Example, Plugin
 from lmapps.text.documents import read_document
+from lmapps.text.rendering import Rendering
 from lmapps.text.template import DEFAULT, Template
 from lmapps.text.tokenizer import CONTROL_TOKENS, Tokenizer
 from lmapps.training.examples import render
@@ -135,8 +137,12 @@ def talk(messages: Messages, persona: str = "") -> Messages:
 
 def live_ids(app: Plugin, template: Template, values: dict[str, Any]) -> list[int]:
     """The ids that a request of the page, the API or the command line gives the engine."""
-    checkpoint = SimpleNamespace(template=template, tokenizer=template.tokenizer)
-    engine: Any = SimpleNamespace(checkpoint=checkpoint, context=1_000_000)
+    engine: Any = SimpleNamespace(
+        context=1_000_000,
+        render=template.prompt_ids,
+        measure=lambda text: len(template.tokenizer.encode(text)),
+        explain=lambda messages, decoding, prompts: explain(messages, template, decoding, prompts),
+    )
     seen = asyncio.run(Application(app, engine).explain(values))
     return [token.id for token in seen.tokens]
 
@@ -172,3 +178,29 @@ def test_fields_and_files_are_rendered_alike_for_training_and_for_a_request(
 def test_marks_in_a_template_are_found_and_its_generation_prompt_is_none() -> None:
     assert template_of("bpe", "ours")._has_marks and not template_of("bpe", "llama")._has_marks
     assert DEFAULT != CHATML and "generation" in CHATML
+
+
+FOREIGN = """{%- if tools is not none %}T{% endif -%}
+{% for m in messages %}
+  {%- if m.role == 'system' %}{% continue %}{% endif %}
+  {{- '<|im_start|>' + m['role'] | upper + '\\n' }}
+  {% if m.role == 'assistant' %}
+    {% generation %}{{ m.content | trim }}{{ eos_token }}{% endgeneration %}
+  {% else %}{{ {'content': m.content} | tojson }}{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"""
+
+
+def test_a_template_of_somebody_elses_renders_as_transformers_renders_it() -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [
+        {"role": role, "content": f" {role} <é> "} for role in ("system", "user", "assistant") * 2
+    ]
+    more = {"add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>"}
+    theirs, spans = render_jinja_template(
+        conversations=[messages], chat_template=FOREIGN, return_assistant_tokens_mask=True, **more
+    )
+    ours = Rendering(FOREIGN)
+    assert ours.render(messages=messages, **more) == (theirs[0], [tuple(s) for s in spans[0]])
+    ours.close()

@@ -138,17 +138,17 @@ class ChatTab:
             self._on_export, self.place, [self.shelf.files, self.status], **QUIET
         )
         self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
-        self._connect_panels(page)
         # In a tab drawn while the page is open, what the browser keeps is there a moment later.
-        page.load(_nothing, **QUIET).then(
+        arrived = page.load(_nothing, **QUIET).then(
             self._on_arrive, [self.kept, self.name], self.outputs,
             js=f"(kept, _) => [kept, {NAME}]", **QUIET,
         )  # fmt: skip
+        self._connect_panels(arrived)
 
-    def _connect_panels(self, page: gr.Blocks) -> None:
+    def _connect_panels(self, arrived: Any) -> None:
         """What is below the message: persona, decoding, the inside of a reply."""
         for below in filter(None, (self.fields, self.decoding)):
-            below.connect(page, self.place, lambda place: place.owner)
+            below.connect(arrived, self.place, lambda place: place.owner)
         panel, looked = self.panel, [self.status, *self.panel.outputs]
         here = [self.place, panel.number, self.picker.box]
         for event, by, scored in (
