@@ -17,13 +17,13 @@ from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
-from lmapps.server.page.chat import ChatTab
+from lmapps.server.page.chat.chat import ChatTab
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.talk import Seen
 from lmapps.server.page.languages import plugin_word
 from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.saved import Place
-from lmapps.server.page.talk import Seen
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import examples, widget
 from lmapps.server.store import exported

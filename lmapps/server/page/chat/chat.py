@@ -12,15 +12,15 @@ import gradio as gr
 
 from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
-from lmapps.server.page.forms import buttons, stopped
-from lmapps.server.page.inside import Panel
+from lmapps.server.page.chat.inside import Panel
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.shelf import Shelf
+from lmapps.server.page.chat.talk import Seen, Talk
+from lmapps.server.page.forms.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import Update, only_news, too_early, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel, fields_panel
-from lmapps.server.page.saved import Place
-from lmapps.server.page.shelf import Shelf
-from lmapps.server.page.talk import Seen, Talk
 from lmapps.server.page.visitor import NAME
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from lmapps.plugin import Plugin
-from lmapps.server.page.history import History
-from lmapps.server.page.inside import Inside, Panel
+from lmapps.server.page.chat.inside import Inside, Panel
+from lmapps.server.page.forms.history import History
+from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import View, warning
 from lmapps.server.page.picker import Picker
@@ -26,7 +27,6 @@ from lmapps.server.page.widgets import (
     values_of,
     widget,
 )
-from lmapps.server.page.writing import Writing, Written, lengths
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
 from lmapps.server.store.store import Store

@@ -13,11 +13,11 @@ from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import warning
-from lmapps.server.page.modelview import STATES, megabytes, model_html
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.pulling import Pulling, bar_html
-from lmapps.server.page.switch import SHOW_CHAT, Switch
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
+from lmapps.server.page.workshop.pulling import Pulling, bar_html
+from lmapps.server.page.workshop.switch import SHOW_CHAT, Switch
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 

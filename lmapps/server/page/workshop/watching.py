@@ -14,9 +14,9 @@ from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import warning
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.runview import STATES, empty_html, run_html
-from lmapps.server.page.switch import SHOW_CHAT, fresh
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.runview import STATES, empty_html, run_html
+from lmapps.server.page.workshop.switch import SHOW_CHAT, fresh
 from lmapps.training.against import can_compare, compare, compared
 from lmapps.training.look import Look
 from lmapps.training.runs import NoSuchRun, Runs

@@ -14,8 +14,8 @@ from lmapps.errors import DataError
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.live import warning
-from lmapps.server.page.runview import duration
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.runview import duration
 from lmapps.server.store.feedback import TRAIN_FILE, feedback
 from lmapps.server.store.store import Store
 from lmapps.text.sources import COMPRESSED_SUFFIXES, RECORD_SUFFIXES, TEXT_SUFFIXES
