@@ -87,7 +87,9 @@ class Watching:
         self.back.click(self._on_back, self.before, switched, **QUIET)
 
     def shown(self, name: str | None, status: str | None = None) -> Update:
-        """What there is to see of a run; of the newest one where it is not there."""
+        """What there is to see of a run; of the newest one where it is not there. Raises
+        `NotAllowed`."""
+        check_page()
         try:
             looks = [self.runs.look(each) for each in self.runs.names()]
             look = next((each for each in looks if each.name == name), looks[0] if looks else None)
