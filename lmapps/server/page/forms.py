@@ -104,7 +104,6 @@ class FormTab:
 
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
-        self.decoding.connect(page, self.owner, str)
         asked = [self.owner, self.picker.box, *self.inputs, *self.decoding.inputs]
         writing: Any = [
             button.click(self._on_write, asked, self.outputs, **QUIET)
@@ -126,7 +125,8 @@ class FormTab:
             self._on_score, here, [self.status, *self.panel.outputs],
             show_progress="minimal", show_progress_on=self.panel.tokens, **PRIVATE,
         )  # fmt: skip
-        page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
+        arrived = page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
+        self.decoding.connect(arrived, self.owner, str)
 
     def _on_arrive(self, name: str) -> Update:
         owner = owner_on_page(self.store, name)

@@ -87,6 +87,9 @@ class Talk:
         """The visitor's conversations that hold the words searched for."""
         return self.store.list(place.owner, self.plugin.name, search)
 
+    def find(self, place: Place, search: str) -> Seen:
+        return Seen(place, listed=self.listed(place, search))
+
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
         return Seen(place, status=word("Renamed."), listed=self.listed(place))

@@ -86,9 +86,14 @@ class Watching:
         ).success(None, None, None, js=SHOW_CHAT, **QUIET)  # fmt: skip
         self.back.click(self._on_back, self.before, switched, **QUIET)
 
-    def shown(self, name: str | None, status: str | None = None) -> Update:
-        """What there is to see of a run; of the newest one where it is not there. Raises
-        `NotAllowed`."""
+    def shown(self, name: str | None, status: str | None = None, choose: bool = True) -> Update:
+        """What there is to see of a run; of the newest one where it is not there.
+
+        choose  also where the name is the chosen one: a look that was under way while somebody
+                started a run must not take them back to the one before
+
+        Raises `NotAllowed`.
+        """
         check_page()
         try:
             looks = [self.runs.look(each) for each in self.runs.names()]
@@ -97,8 +102,9 @@ class Watching:
             looks, look = [], None
         update: Update = {} if status is None else {self.status: status}
         choices = [(f"{each.name} · {word(STATES[each.state])}", each.name) for each in looks]
-        value = look.name if look else None
-        update[self.chosen] = gr.update(choices=choices, value=value, visible=bool(looks))
+        update[self.chosen] = gr.update(choices=choices, visible=bool(looks))
+        if choose or look is None or look.name != name:
+            update[self.chosen]["value"] = look.name if look else None
         update[self.view] = run_html(look) if look else empty_html()
         table = compared(look) if look else None
         update[self.scores] = gr.update(
@@ -141,7 +147,7 @@ class Watching:
     def _on_look(self, name: str | None) -> Update:
         try:
             check_page()
-            return self.shown(name)
+            return self.shown(name, choose=False)
         except Exception as error:
             return {self.status: warning(error)}
 
