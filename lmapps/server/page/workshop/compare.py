@@ -231,8 +231,8 @@ class Comparison:
         """Keep it, show the names, and the sums."""
         if not shown.open:
             return {self.told: word("This vote is given already.")}
-        best = None if winner is None else shown.sides[winner]
         try:
+            best = None if winner is None else shown.sides[winner]
             owner = who_on_page().owner
             self.tab.votes.add(owner, self.plugin.name, shown.sides, best, shown.blind)
         except Exception as error:

@@ -92,7 +92,9 @@ class ModelsTab:
         )  # fmt: skip
 
     def shown(self, name: str | None, status: str = "") -> Update:
-        """What there is to see of a model; of the default one where it is not there."""
+        """What there is to see of a model; of the default one where it is not there. Raises
+        `NotAllowed`."""
+        check_page()
         found = {model.name: model for model in self.models.describe()}
         model = found.get(name or "") or found[self.models.default]
         folder = self.models.folder(model.name)

@@ -91,7 +91,10 @@ class Watching:
 
         choose  also where the name is the chosen one: a look that was under way while somebody
                 started a run must not take them back to the one before
+
+        Raises `NotAllowed`.
         """
+        check_page()
         try:
             looks = [self.runs.look(each) for each in self.runs.names()]
             look = next((each for each in looks if each.name == name), looks[0] if looks else None)
