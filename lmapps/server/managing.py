@@ -6,10 +6,15 @@ event and address can be asked for by anybody.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from lmapps.errors import InputError
 from lmapps.server.who import who, who_on_page
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class NotAllowed(InputError):
@@ -26,6 +31,17 @@ def check_may_manage(request: Any) -> None:
 def check_page() -> None:
     """Of an event of the page. Raises `NotAllowed`."""
     _check(who_on_page().is_admin)
+
+
+def managed(event: Callable[P, T]) -> Callable[P, T]:
+    """The same event of the page, for administrators only."""
+
+    @wraps(event)
+    def checked(*values: P.args, **named: P.kwargs) -> T:
+        check_page()
+        return event(*values, **named)
+
+    return checked
 
 
 def _check(is_admin: bool) -> None:

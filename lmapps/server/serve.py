@@ -53,7 +53,7 @@ def serve(settings: ServeSettings) -> None:
     is_usual = settings.checkpoint == ServeSettings.checkpoint
     if is_usual and not find_checkpoint(settings.checkpoint[0]).exists():
         say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
-        wait_for_checkpoint(find_default, waiting_app(library.found), listening)
+        wait_for_checkpoint(find_default, waiting_app(library.found, settings.hosts), listening)
         library.look()
     models = models_of(settings, access)
     default = models.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -73,11 +73,11 @@ def wait_for_checkpoint(
     return found[0]
 
 
-def waiting_app(found: Found) -> FastAPI:
+def waiting_app(found: Found, hosts: Sequence[str] = ()) -> FastAPI:
     """Every address answers 503: the page in words for a person, the rest as an error."""
     place = home() / "checkpoints" / "default"
     app = FastAPI(title="lmapps", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Gate, hosts=Hosts())
+    app.add_middleware(Gate, hosts=Hosts(hosts))
     sentence = NoModel(
         f"there is no model yet: train one with `lmapps train --data FILES --out {place}`, or "
         "start with `lmapps serve --checkpoint FOLDER`"

@@ -243,9 +243,10 @@ def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) ->
 
 def test_after_send_the_cursor_is_in_the_box_again(visit: Visit) -> None:
     page = visit()
+    say(page, "One")
     page.fill("#message textarea", "Hello")
     button(page, "Send").click()
-    page.locator("#chat-chat .bot.message").wait_for()
+    page.locator("#chat-chat .bot.message").nth(1).wait_for()
     wait_until_pressable(page, "Send")
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
     page.keyboard.type("And then?")

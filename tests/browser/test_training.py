@@ -108,7 +108,7 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
 
     phone = opened(visit(width=390), "Training")
     for viewer in (page, phone):
-        told(viewer, "#run-view", "Training", 120)
+        viewer.locator("#run-view .run-state", has_text="Training").wait_for(timeout=120_000)
         viewer.locator("#run-view polyline").first.wait_for(timeout=60_000)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     told(page, "#run-view", "Validation loss", 60)
@@ -215,7 +215,7 @@ def test_two_models_answer_side_by_side_and_a_blind_vote_is_kept(
     button(page, "A is better").click()
     told(page, "#compare-told", "Your vote is kept")
     heads = {page.locator(f"#head-{number}").inner_text().strip() for number in range(2)}
-    assert heads == {"unnamed", "old"}
+    assert "unnamed" in heads and len(heads) == 2, "the names are shown now"
     rows = page.locator("#votes tr").all_inner_texts()
     assert len(rows) == 3 and any("100%" in row or "50%" in row for row in rows)
     assert not button(page, "A is better").count(), "one vote for a comparison"

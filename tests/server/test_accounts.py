@@ -14,6 +14,8 @@ from lmapps.server.accounts import secrets, users
 from lmapps.server.accounts.attempts import SPAN_SECONDS, Attempts, limits_of
 from lmapps.server.accounts.users import SEEN_SECONDS, SESSION_SECONDS, Users, cleaned_name
 from lmapps.server.store.conversation import NoSuchConversation
+from lmapps.server.store.presets import DECODING, Presets
+from lmapps.server.store.runs import Runs
 from lmapps.server.store.store import Store
 from lmapps.server.store.tables import KEYS, METADATA, SESSIONS, USERS
 
@@ -212,8 +214,14 @@ def test_what_a_browser_made_before_is_its_persons_from_the_login_on(
 
 
 def test_nobody_keeps_anything(store: Store) -> None:
-    with pytest.raises(InputError, match="load it again"):
-        store.begin("", "chat")
+    for keep in (
+        lambda: store.begin("", "chat"),
+        lambda: Runs(store.database).begin("", "news", {"headline": "of a page left open"}),
+        lambda: Presets(store.database).save("", DECODING, "mine", {}),
+    ):
+        with pytest.raises(InputError, match="load it again"):
+            keep()
+    assert Runs(store.database).last("", "news") == [] and not store.list("", "chat")
 
 
 def test_five_wrong_passwords_are_let_through_and_then_none_for_a_quarter_of_an_hour() -> None:

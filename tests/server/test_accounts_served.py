@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,6 +133,43 @@ def test_an_admins_tabs_and_events_are_not_there_for_others(people: People) -> N
     beyond = max(event["id"] for event in of_bob["dependencies"]) + 1
     asked = {"session_hash": "beyond", "fn_index": beyond, "data": []}
     assert bob.post("/gradio_api/queue/join", json=asked).status_code >= 400
+
+
+def answer_of(client: httpx.Client, event: dict[str, Any], data: list[Any]) -> str:
+    """What an event of the page answers, asked for by hand from a page of its own."""
+    page = uuid.uuid4().hex
+    asked = {"session_hash": page, "fn_index": event["id"], "data": data}
+    assert client.post("/gradio_api/queue/join", json=asked).status_code == 200
+    with client.stream("GET", f"/gradio_api/queue/data?session_hash={page}") as stream:
+        return next(line for line in stream.iter_lines() if '"process_completed"' in line)
+
+
+def test_a_form_of_a_page_that_nobody_has_opened_keeps_nothing_for_others(people: People) -> None:
+    """A server that was started again knows no page that is open: it is nobody's then."""
+    ann, bob = people.logged_in("ann"), people.logged_in("bob")
+    config = config_of(bob)
+    parts = {part["id"]: part["props"] for part in config["components"]}
+    (runs,) = (id for id, props in parts.items() if props.get("elem_id") == "runs-summarize")
+    write, *_ = events = [one for one in config["dependencies"] if runs in one["outputs"]]
+    data = [parts[id].get("value") for id in write["inputs"]]
+    data[2] = "Of Bob alone."
+    assert "does not know yet whose it is" in answer_of(bob, write, data)
+    (listed,) = (one for one in events if one["targets"][0][1] == "then")
+    assert "Of Bob" not in answer_of(ann, listed, [None, None])
+
+
+def test_through_a_proxy_nothing_of_models_and_runs_is_told(serve: Callable[..., Any]) -> None:
+    places = {"model-view", "run-view", "feedback-told", "more", "start-from", "model-status"}
+    with serve(discover(), 0.0) as running:
+        client = httpx.Client(base_url=running.url, headers={"x-forwarded-for": "1.2.3.4"})
+        config = config_of(client)
+        parts = {part["id"]: part["props"] for part in config["components"]}
+        told = {id for id, props in parts.items() if props.get("elem_id") in places}
+        events = [one for one in config["dependencies"] if told & {*one["outputs"]}]
+        assert len(events) > 15
+        for event in events:
+            data = [parts[id].get("value") for id in event["inputs"]]
+            assert "only an administrator" in answer_of(client, event, data).lower(), event
 
 
 def test_gradios_addresses_know_no_page_of_somebody_else(people: People) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from lmapps.engine.application import Clear, Done, Event, Text
 from lmapps.errors import Busy, InputError
-from lmapps.server.page.ballot import label, sides_of, took
 from lmapps.server.page.presets import BALANCED
-from lmapps.server.page.sides import Side, side_by_side
+from lmapps.server.page.workshop.ballot import label, sides_of, took
+from lmapps.server.page.workshop.sides import Side, side_by_side
 from lmapps.server.store.database import Database
 from lmapps.server.store.votes import Votes
 

@@ -186,7 +186,7 @@ def test_two_servers_on_one_database_see_each_others_turns(database_url: str) ->
 WRITER = """
 import asyncio, os, sys, time
 from lmapps.server.page.live import View
-from lmapps.server.page.saved import KeptTurn, Place, saved
+from lmapps.server.page.chat.saved import KeptTurn, Place, saved
 from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store
 

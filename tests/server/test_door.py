@@ -251,6 +251,29 @@ def test_an_account_changes_its_password_and_keys(served: Served) -> None:
     assert served.users.known("ann", "another one")
 
 
+def test_a_key_changes_nothing_of_its_account_so_that_it_cannot_outgrow_its_limits(
+    served: Served,
+) -> None:
+    with_key = served.client(authorization=f"Bearer {served.users.add_key('bob', 'laptop')}")
+    for path, form in (
+        ("keys", {"name": "another"}),
+        ("keys/revoke", {"name": "laptop"}),
+        ("password", {"password": PASSWORD, "new": "another one"}),
+    ):
+        answer = with_key.post(f"/account/{path}", data=form)
+        assert answer.status_code == 403 and "log in on the page" in answer.text
+    assert [key.name for key in served.users.keys("bob")] == ["laptop"]
+    assert served.users.known("bob", PASSWORD)
+    assert with_key.get("/account/usage").json()["name"] == "bob"
+
+
+def test_a_name_written_in_another_way_is_no_other_name_to_guess_for(served: Served) -> None:
+    client = served.client()
+    names = ("ann", "ANN", "ａnn", "aｎn", " ann ", "anｎ", "ⓐnn")
+    tried = [client.post("/login", data={"name": name}).status_code for name in names]
+    assert tried == [401] * 5 + [429] * 2
+
+
 def test_without_accounts_everybody_comes_in_and_is_who_they_say(tmp_path: Path) -> None:
     app = FastAPI()
 

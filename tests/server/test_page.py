@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 import pytest
@@ -16,12 +17,15 @@ from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.failures import remembered
 from lmapps.plugin import Plugin
-from lmapps.server.page.chat import ChatTab
+from lmapps.server.page.chat.chat import ChatTab
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.talk import Seen
+from lmapps.server.page.languages import plugin_word
 from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.saved import Place
-from lmapps.server.page.talk import Seen
+from lmapps.server.page.way import Way
+from lmapps.server.page.widgets import examples, widget
 from lmapps.server.store import exported
 from lmapps.server.store.conversation import Conversation, Turn
 from lmapps.server.store.exported import Exports
@@ -91,6 +95,20 @@ def test_of_a_page_one_tab_is_drawn_at_a_time(engine: Engine, store: Store) -> N
     assert all(fn.renderable is None for fn in page.fns.values() if fn not in drawing)
 
 
+def test_a_table_of_examples_shows_the_words_of_a_choice() -> None:
+    @plugin(title="Write", examples=[["rain", "short"]])
+    def write(topic: str, length: Literal["short", "long"] = "long") -> str:
+        """Write."""
+        return topic
+
+    with gr.Blocks() as page:
+        boxes = [widget(field, partial(plugin_word, write)) for field in write.fields]
+        examples(write, boxes)
+    parts = page.get_config_file()["components"]
+    table = next(part for part in parts if part["type"] == "dataset")
+    assert table["props"]["component_props"][1]["choices"] == [("short", "short"), ("long", "long")]
+
+
 def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
     engine: Engine, store: Store
 ) -> None:
@@ -102,6 +120,20 @@ def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
         [block for block in fn.outputs] for fn in page.fns.values() if tab.message in fn.outputs
     ]
     assert [tab.inputs[0], tab.message, tab.inputs[1]] in targets
+
+
+def test_what_is_pressed_before_the_page_knows_whose_it_is_changes_nothing_but_the_status(
+    engine: Engine, store: Store
+) -> None:
+    tab = chat_tab(late, engine, store)
+
+    async def pressed() -> list[dict[Any, Any]]:
+        said = tab.talk.send(Place(), "Hello", Way({}, lambda: late.decoding))
+        return [update async for update in tab._streamed(Place(), said)]
+
+    (update,) = asyncio.run(pressed())
+    assert set(update) == {tab.status} and "opening" in update[tab.status]
+    assert set(tab._told(Place(), lambda: Seen(Place(), title=""))) == {tab.status}
 
 
 def test_a_mistake_of_ours_gives_a_chat_its_buttons_back(engine: Engine, store: Store) -> None:

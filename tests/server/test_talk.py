@@ -17,10 +17,11 @@ from lmapps.discovery import discover
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.errors import InputError, PromptTooLong
-from lmapps.server.page import live, saved, talk
-from lmapps.server.page.inside import Inside
-from lmapps.server.page.saved import Place
-from lmapps.server.page.talk import Seen, Talk
+from lmapps.server.page import live
+from lmapps.server.page.chat import saved, talk
+from lmapps.server.page.chat.inside import Inside
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.talk import Seen, Talk
 from lmapps.server.page.way import Way
 from lmapps.server.store.made import made_from
 from lmapps.server.store.store import Store

@@ -16,11 +16,11 @@ from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.engine.scoring import Score, ScoredToken
 from lmapps.errors import InputError
-from lmapps.server.page.inside import Inside, facts
+from lmapps.server.page.chat.inside import Inside, facts
+from lmapps.server.page.chat.tokens import percent, tokens_html
+from lmapps.server.page.forms.writing import Writing, Written, count_words, lengths
 from lmapps.server.page.presets import DECODING_PRESETS, decoding_kind, decoding_panel, fields_kind
-from lmapps.server.page.tokens import percent, tokens_html
 from lmapps.server.page.way import Way, changed, changes
-from lmapps.server.page.writing import Writing, Written, count_words, lengths
 from lmapps.server.store.made import Made
 from lmapps.server.store.presets import DECODING, Presets
 from lmapps.server.store.runs import Runs

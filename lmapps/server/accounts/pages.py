@@ -15,14 +15,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 
 from lmapps.errors import InputError, LmappsError
 from lmapps.server.accounts.attempts import Attempts, limits_of
-from lmapps.server.accounts.door import COOKIE
+from lmapps.server.accounts.door import COOKIE, NotTheirs
 from lmapps.server.accounts.quotas import Quotas
-from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users
+from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
 from lmapps.server.page.languages import codes_of, word_for
 from lmapps.server.who import who
 
 MOST_BYTES = 10_000
 """Of a form."""
+MOST_NAME = 65
+"""Characters by which failures are counted: one more than a name has, since nobody is called so."""
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -51,7 +53,9 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
     async def log_in(request: Request) -> Response:
         form, word = await _form(request), partial(word_for, request)
         name, password = form.get("name", ""), form.get("password", "")
-        limits = limits_of(name.strip().lower(), request.client.host if request.client else "")
+        limits = limits_of(
+            normal_name(name)[:MOST_NAME], request.client.host if request.client else ""
+        )
         wait = attempts.begin(limits)
         if wait:
             minutes = math.ceil(wait / 60)
@@ -91,7 +95,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
 
     @routes.post("/account/password")
     async def change_password(request: Request) -> Response:
-        form, account = await _form(request), _account(request)
+        form, account = await _form(request), _logged_in(request)
         limits = limits_of(account.name, "account")
         if attempts.begin(limits):
             raise TooManyAttempts("too many attempts: try again in a quarter of an hour")
@@ -108,9 +112,9 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
 
     @routes.post("/account/keys")
     async def make_key(request: Request) -> Response:
-        name = (await _form(request)).get("name", "")
+        name, account = (await _form(request)).get("name", ""), _logged_in(request)
         try:
-            made = await asyncio.to_thread(users.add_key, _account(request).name, name)
+            made = await asyncio.to_thread(users.add_key, account.name, name)
         except InputError as error:
             told, status = str(error), error.status
             return await _account_page(
@@ -121,7 +125,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     @routes.post("/account/keys/revoke")
     async def revoke_key(request: Request) -> Response:
         name = (await _form(request)).get("name", "")
-        await asyncio.to_thread(users.revoke, _account(request).name, name)
+        await asyncio.to_thread(users.revoke, _logged_in(request).name, name)
         return _to(request, "/account")
 
 
@@ -148,6 +152,15 @@ async def _account_page(
 def _account(request: Request) -> Account:
     account = who(request).account
     assert account is not None, "the door lets nobody else to these addresses"
+    return account
+
+
+def _logged_in(request: Request) -> Account:
+    """Who changes their account. Raises `NotTheirs` for an API key: it could make itself another
+    one, without its limits, that is there when it was revoked."""
+    account = _account(request)
+    if account.key:
+        raise NotTheirs("an API key changes no account: log in on the page")
     return account
 
 

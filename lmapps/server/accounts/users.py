@@ -237,7 +237,7 @@ class Users:
 
 def cleaned_name(name: str) -> str:
     """A name as it is kept: in small letters. Raises `InputError` for one that is none."""
-    cleaned = _normal(name)
+    cleaned = normal_name(name)
     if not re.fullmatch(NAME, cleaned):
         raise InputError(
             f"a user's name has up to 64 letters, digits and the signs . @ + - _, got {name[:80]!r}"
@@ -253,13 +253,14 @@ def checked_role(role: str) -> Role:
 
 
 def _of_name(name: str) -> sql.Select[Any]:
-    cleaned = _normal(name)
+    cleaned = normal_name(name)
     if not re.fullmatch(NAME, cleaned):
         cleaned = ""  # nobody's, and not every text may be asked for
     return sql.select(USERS).where(USERS.c.name == cleaned)
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """Every way to write a name -> one."""
     return unicodedata.normalize("NFKC", name).strip().lower()
 
 

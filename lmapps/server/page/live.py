@@ -105,6 +105,11 @@ async def views(
         yield replace(view, status=warning(error), done=True, failed=True)
 
 
+def too_early(owner: str) -> str:
+    """What is told while the page is still finding out whose it is; '' afterwards."""
+    return "" if owner else word("The page is still opening: try again in a moment.")
+
+
 def only_news(stream: Callable[P, AsyncGenerator[Update, None]]) -> Any:
     """A stream of updates without what is as it was in the one before.
 

@@ -13,15 +13,15 @@ from lmapps.discovery import Found
 from lmapps.engine.models import Models
 from lmapps.failures import Failure, remember
 from lmapps.plugin import Plugin
-from lmapps.server.page.chat import QUIET, chat_tab
-from lmapps.server.page.forms import form_tab
+from lmapps.server.page.chat.chat import QUIET, chat_tab
+from lmapps.server.page.forms.forms import form_tab
 from lmapps.server.page.languages import known, word
 from lmapps.server.page.look import ICON
-from lmapps.server.page.ours import our_tabs
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.ours import our_tabs
 from lmapps.server.store.store import Store
 from lmapps.server.who import who_on_page
 from lmapps.training.runs import Runs

@@ -147,8 +147,12 @@ class PresetPanel:
         is_so = name in known and _same(self.kind, known[name], chosen)
         return name if is_so and name != self.kind.first else ""
 
-    def connect(self, page: gr.Blocks, whose: Any, owner_of: Callable[[Any], str]) -> None:
-        """Every event. whose  the component that knows the visitor, as `owner_of` tells."""
+    def connect(self, arrived: Any, whose: Any, owner_of: Callable[[Any], str]) -> None:
+        """Every event.
+
+        arrived  the event after which it is known whose the page is
+        whose    the component that knows it, as `owner_of` tells
+        """
 
         def choose(visitor: Any, name: str) -> dict[Any, Any]:
             known = self._known(owner_of(visitor))
@@ -184,10 +188,8 @@ class PresetPanel:
             [*(part.change for part in self.inputs), self.save.click], entitle,
             [whose, *self.inputs], self.panel, trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        # What the browser keeps is there a moment after the page.
-        page.load(_nothing, **QUIET).then(
-            None, [self.kept, *self.inputs], self.inputs, js=REMEMBERED % count, **QUIET
-        )
+        # By then the browser's own memory is there, and names are known.
+        arrived.then(None, [self.kept, *self.inputs], self.inputs, js=REMEMBERED % count, **QUIET)
 
     def _title(self, owner: str, values: Sequence[Any]) -> str:
         """The panel's, with what is set in it where that is not the usual."""
@@ -241,10 +243,6 @@ REMEMBERED = """(kept, ...values) => {
     const now = values.slice(0, %d);
     return Array.isArray(kept) && kept.length === now.length ? kept : now;
 }"""
-
-
-def _nothing() -> None:
-    """For an event after which something is there."""
 
 
 def _empty(field: Field) -> Any:

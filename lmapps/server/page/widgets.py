@@ -152,8 +152,12 @@ def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:
     if plugin.examples:
         rows = [row[: len(inputs)] for row in plugin.examples]
         shown = gr.Examples(rows, list(inputs), cache_examples=False, **PRIVATE)
-        # A table's head is not translated by Gradio: it would show its own notation.
+        # The table is not translated by Gradio: it would show its own notation.
         shown.dataset.headers = [field.label for field in plugin.fields[: len(inputs)]]
+        for field, told in zip(plugin.fields, shown.dataset.component_props, strict=False):
+            if "choices" in told:
+                _, options = field.type.component()
+                told["choices"] = [_choice(choice, str) for choice in options["choices"]]
 
 
 def chat_examples(plugin: Plugin, message: Any, inputs: Sequence[Any]) -> None:

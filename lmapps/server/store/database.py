@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy import Connection
 
-from lmapps.errors import StorageError
+from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
 
 BUSY_SECONDS = 10
@@ -80,6 +80,12 @@ class Database:
                 f"the database {self.place} cannot be used ({reason}): check that it is there, "
                 "can be written, and has room"
             ) from None
+
+
+def check_owner(owner: str) -> None:
+    """Raises for nobody's: what they keep would be everybody's who is not known."""
+    if not owner:
+        raise InputError("this page does not know yet whose it is: load it again")
 
 
 def located(url: str) -> sql.URL:

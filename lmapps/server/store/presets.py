@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from lmapps.errors import InputError
-from lmapps.server.store.database import Database
+from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.tables import PRESETS
 
 DECODING = "decoding"
@@ -47,6 +47,7 @@ class Presets:
         Raises `InputError` for a name that is empty or too long, and for more than there is
         room for.
         """
+        check_owner(owner)
         name = " ".join(name.split())
         if not 1 <= len(name) <= LONGEST_NAME:
             raise InputError(

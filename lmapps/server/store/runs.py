@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from sqlalchemy import Connection
 
 from lmapps.errors import InputError
-from lmapps.server.store.database import Database
+from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.made import Made, made_from
 from lmapps.server.store.tables import RUNS
 
@@ -48,6 +48,7 @@ class Runs:
 
     def begin(self, owner: str, plugin: str, fields: dict[str, Any]) -> str:
         """A run of which nothing is written yet; its id."""
+        check_owner(owner)
         run = uuid.uuid4().hex
         values = {
             "id": run, "owner": owner, "plugin": plugin, "fields": fields, "reply": "",

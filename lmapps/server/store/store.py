@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from lmapps.errors import InputError, StorageError
 from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
-from lmapps.server.store.database import Database
+from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.made import Made
 from lmapps.server.store.tables import CONVERSATIONS, METADATA, TURNS
 
@@ -66,7 +66,7 @@ class Store:
 
     def begin(self, owner: str, plugin: str, title: str = "") -> str:
         """A new, empty conversation; its id."""
-        _check_owner(owner)
+        check_owner(owner)
         made = uuid.uuid4().hex
         values = {"id": made, "owner": owner, "plugin": plugin, "title": title}
         with self.database.writing() as connection:
@@ -173,7 +173,7 @@ class Store:
 
     def take_in(self, owner: str, plugin: str, exported: Conversation) -> str:
         """A copy of a conversation, with ids of its own; its id. It is there as a whole or not."""
-        _check_owner(owner)
+        check_owner(owner)
         now, made = time.time(), uuid.uuid4().hex
         new: dict[str | None, str | None] = {None: None}
         new |= {turn.id: uuid.uuid4().hex for turn in exported.turns}
@@ -215,12 +215,6 @@ def _owned(connection: Connection, owner: str, conversation: str, turn: str | No
         if connection.execute(inside).one_or_none() is None:
             raise NoSuchConversation("this part of the conversation is not there any more")
     return row
-
-
-def _check_owner(owner: str) -> None:
-    """Raises for nobody's: what they keep would be everybody's who is not known."""
-    if not owner:
-        raise InputError("this page does not know yet whose it is: load it again")
 
 
 def _of_owner(table: sql.Table, owner: str) -> sql.Select[Any]:

@@ -12,15 +12,15 @@ import gradio as gr
 
 from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
-from lmapps.server.page.forms import buttons, stopped
-from lmapps.server.page.inside import Panel
+from lmapps.server.page.chat.inside import Panel
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.shelf import Shelf
+from lmapps.server.page.chat.talk import Seen, Talk
+from lmapps.server.page.forms.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, only_news, warning
+from lmapps.server.page.live import Update, only_news, too_early, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel, fields_panel
-from lmapps.server.page.saved import Place
-from lmapps.server.page.shelf import Shelf
-from lmapps.server.page.talk import Seen, Talk
 from lmapps.server.page.visitor import NAME
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
@@ -102,6 +102,10 @@ class ChatTab:
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
         talk = self.talk
+
+        def imported(place: Place, file: str) -> Seen:
+            return talk.take_in(place, read_export(Path(file)))
+
         rest = [self.picker.box, *self.decoding.inputs]
         if self.fields:
             rest += self.fields.inputs
@@ -124,11 +128,11 @@ class ChatTab:
             (self.before.click, lambda place: talk.switch(place, -1)),
             (self.after.click, lambda place: talk.switch(place, 1)),
             (self.shelf.undelete.click, talk.restore, self.shelf.deleted),
-            (self.shelf.upload.upload, self._imported, self.shelf.upload),
+            (self.shelf.upload.upload, imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
             self._on(event(_nothing, None, None, **stopping).then, action, *inputs)
         self._on(self.earlier.click, talk.earlier)
-        self._on(self.shelf.search.change, self._found, self.shelf.search)
+        self._on(self.shelf.search.change, talk.find, self.shelf.search)
         self._on(self.shelf.rename.click, talk.rename, self.shelf.title)
         self._on(self.shelf.title.submit, talk.rename, self.shelf.title)
         self.shelf.delete.click(_nothing, None, None, **stopping).then(
@@ -138,17 +142,17 @@ class ChatTab:
             self._on_export, self.place, [self.shelf.files, self.status], **QUIET
         )
         self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
-        self._connect_panels(page)
         # In a tab drawn while the page is open, what the browser keeps is there a moment later.
-        page.load(_nothing, **QUIET).then(
+        arrived = page.load(_nothing, **QUIET).then(
             self._on_arrive, [self.kept, self.name], self.outputs,
             js=f"(kept, _) => [kept, {NAME}]", **QUIET,
         )  # fmt: skip
+        self._connect_panels(arrived)
 
-    def _connect_panels(self, page: gr.Blocks) -> None:
+    def _connect_panels(self, arrived: Any) -> None:
         """What is below the message: persona, decoding, the inside of a reply."""
         for below in filter(None, (self.fields, self.decoding)):
-            below.connect(page, self.place, lambda place: place.owner)
+            below.connect(arrived, self.place, lambda place: place.owner)
         panel, looked = self.panel, [self.status, *self.panel.outputs]
         here = [self.place, panel.number, self.picker.box]
         for event, by, scored in (
@@ -191,6 +195,9 @@ class ChatTab:
     ) -> AsyncGenerator[Update, None]:
         """Updates as the reply grows; closing it frees the reply's slot. Whatever goes wrong, the
         last one says that it has ended."""
+        if told := too_early(place.owner):
+            yield {self.status: told}
+            return
         try:
             async with aclosing(news):
                 async for seen in news:
@@ -246,16 +253,12 @@ class ChatTab:
             return {self.status: warning(error)}
         return {**self.shelf.exported(whole), self.status: ""}
 
-    def _imported(self, place: Place, file: str) -> Seen:
-        return self.talk.take_in(place, read_export(Path(file)))
-
-    def _found(self, place: Place, search: str) -> Seen:
-        return Seen(place, listed=self.talk.listed(place, search))
-
     # What is shown.
 
     def _told(self, place: Place, action: Callable[[], Seen]) -> Update:
         """What there is to see after an action, or why it could not be done."""
+        if told := too_early(place.owner):
+            return {self.status: told}
         try:
             return self._update(action())
         except Exception as error:  # else the tab shows nothing at all

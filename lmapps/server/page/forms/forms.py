@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from lmapps.plugin import Plugin
-from lmapps.server.page.history import History
-from lmapps.server.page.inside import Inside, Panel
+from lmapps.server.page.chat.inside import Inside, Panel
+from lmapps.server.page.forms.history import History
+from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import View, warning
 from lmapps.server.page.picker import Picker
@@ -26,7 +27,6 @@ from lmapps.server.page.widgets import (
     values_of,
     widget,
 )
-from lmapps.server.page.writing import Writing, Written, lengths
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
 from lmapps.server.store.store import Store
@@ -104,7 +104,6 @@ class FormTab:
 
     def connect(self, page: gr.Blocks) -> None:
         """Every event of the tab."""
-        self.decoding.connect(page, self.owner, str)
         asked = [self.owner, self.picker.box, *self.inputs, *self.decoding.inputs]
         writing: Any = [
             button.click(self._on_write, asked, self.outputs, **QUIET)
@@ -126,7 +125,8 @@ class FormTab:
             self._on_score, here, [self.status, *self.panel.outputs],
             show_progress="minimal", show_progress_on=self.panel.tokens, **PRIVATE,
         )  # fmt: skip
-        page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
+        arrived = page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
+        self.decoding.connect(arrived, self.owner, str)
 
     def _on_arrive(self, name: str) -> Update:
         owner = owner_on_page(self.store, name)

@@ -11,11 +11,11 @@ import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.errors import DataError
-from lmapps.server.managing import check_page
+from lmapps.server.managing import check_page, managed
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.live import warning
-from lmapps.server.page.runview import duration
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.runview import duration
 from lmapps.server.store.feedback import TRAIN_FILE, feedback
 from lmapps.server.store.store import Store
 from lmapps.text.sources import COMPRESSED_SUFFIXES, RECORD_SUFFIXES, TEXT_SUFFIXES
@@ -118,12 +118,12 @@ class NewRun:
         tab.select(self._on_arrive, self.plugin, refreshed, **QUIET)
         boxes = [self.text_box, self.apps_box, self.feedback_box, self.files, self.places]
         self.what.change(
-            self._on_what, self.what, [*boxes, self.start_from, self.minutes], **QUIET
+            managed(self._on_what), self.what, [*boxes, self.start_from, self.minutes], **QUIET
         ).then(self._on_from, self.start_from, self.shape, **QUIET)
         self.start_from.change(self._on_from, self.start_from, self.shape, **QUIET)
-        self.apps.change(self._on_apps, self.apps, self.records, **QUIET)
-        self.plugin.input(self._on_plugin, self.plugin, self.told, **QUIET)
-        self.recipe.input(self._on_recipe, self.recipe, self.more, **QUIET)
+        self.apps.change(managed(self._on_apps), self.apps, self.records, **QUIET)
+        self.plugin.input(managed(self._on_plugin), self.plugin, self.told, **QUIET)
+        self.recipe.input(managed(self._on_recipe), self.recipe, self.more, **QUIET)
         self.forecast.click(
             self._on_forecast, self.fields, self.status, show_progress="minimal", **PRIVATE
         )

@@ -6,9 +6,9 @@ import gradio as gr
 
 from lmapps.discovery import Found
 from lmapps.server.page.languages import word
-from lmapps.server.page.newrun import NewRun
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.watching import Watching
+from lmapps.server.page.workshop.newrun import NewRun
+from lmapps.server.page.workshop.watching import Watching
 from lmapps.server.store.store import Store
 from lmapps.training.runs import Runs
 

@@ -14,7 +14,13 @@ from lmapps.discovery import Found
 from lmapps.engine.asking import events_on
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.page.ballot import (
+from lmapps.server.page.languages import plugin_word, word
+from lmapps.server.page.live import warning
+from lmapps.server.page.picker import Picker
+from lmapps.server.page.plugins import cell
+from lmapps.server.page.presets import BALANCED
+from lmapps.server.page.widgets import PRIVATE, values_of, widget
+from lmapps.server.page.workshop.ballot import (
     LETTERS,
     MOST,
     WAYS,
@@ -23,13 +29,7 @@ from lmapps.server.page.ballot import (
     sides_of,
     took,
 )
-from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import warning
-from lmapps.server.page.picker import Picker
-from lmapps.server.page.plugins import cell
-from lmapps.server.page.presets import BALANCED
-from lmapps.server.page.sides import Ask, Side, side_by_side
-from lmapps.server.page.widgets import PRIVATE, values_of, widget
+from lmapps.server.page.workshop.sides import Ask, Side, side_by_side
 from lmapps.server.store.store import Store
 from lmapps.server.store.votes import Votes
 from lmapps.server.who import who_on_page
@@ -231,8 +231,8 @@ class Comparison:
         """Keep it, show the names, and the sums."""
         if not shown.open:
             return {self.told: word("This vote is given already.")}
-        best = None if winner is None else shown.sides[winner]
         try:
+            best = None if winner is None else shown.sides[winner]
             owner = who_on_page().owner
             self.tab.votes.add(owner, self.plugin.name, shown.sides, best, shown.blind)
         except Exception as error:

@@ -13,10 +13,10 @@ from lmapps.engine.application import Asked
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.engine.scoring import Score
+from lmapps.server.page.chat.saw import Saw
+from lmapps.server.page.chat.tokens import tokens_html, tokens_view
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.plugins import cell
-from lmapps.server.page.saw import Saw
-from lmapps.server.page.tokens import tokens_html, tokens_view
 from lmapps.server.store.made import Made
 from lmapps.server.who import who_on_page
 

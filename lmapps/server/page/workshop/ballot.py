@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lmapps.errors import InputError
 from lmapps.server.page.languages import word
 from lmapps.server.page.presets import BALANCED, DECODING_PRESETS
-from lmapps.server.page.sides import Side
+from lmapps.server.page.workshop.sides import Side
 
 MOST = 3
 LETTERS = "ABC"

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmapps.errors import SettingsError
 from lmapps.pull.known import Progress
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.modelview import megabytes
+from lmapps.server.page.workshop.modelview import megabytes
 
 REFRESH_SECONDS = 0.2
 STAGES = later("downloading"), later("checking"), later("converting")

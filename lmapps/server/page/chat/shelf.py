@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from lmapps.server.page.chat.talk import Seen
 from lmapps.server.page.languages import word
-from lmapps.server.page.talk import Seen
 from lmapps.server.store.conversation import Conversation
 from lmapps.server.store.exported import Exports
 

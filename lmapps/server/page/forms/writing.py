@@ -15,10 +15,10 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.page.inside import Inside, look_into
+from lmapps.server.page.chat.inside import Inside, look_into
+from lmapps.server.page.chat.saved import KeptRun, made_with, saved
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import View, views
-from lmapps.server.page.saved import KeptRun, made_with, saved
 from lmapps.server.page.way import Way, changed
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Run, Runs

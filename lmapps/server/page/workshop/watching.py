@@ -14,9 +14,9 @@ from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import warning
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.runview import STATES, empty_html, run_html
-from lmapps.server.page.switch import SHOW_CHAT, fresh
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.runview import STATES, empty_html, run_html
+from lmapps.server.page.workshop.switch import SHOW_CHAT, fresh
 from lmapps.training.against import can_compare, compare, compared
 from lmapps.training.look import Look
 from lmapps.training.runs import NoSuchRun, Runs
@@ -86,8 +86,15 @@ class Watching:
         ).success(None, None, None, js=SHOW_CHAT, **QUIET)  # fmt: skip
         self.back.click(self._on_back, self.before, switched, **QUIET)
 
-    def shown(self, name: str | None, status: str | None = None) -> Update:
-        """What there is to see of a run; of the newest one where it is not there."""
+    def shown(self, name: str | None, status: str | None = None, choose: bool = True) -> Update:
+        """What there is to see of a run; of the newest one where it is not there.
+
+        choose  also where the name is the chosen one: a look that was under way while somebody
+                started a run must not take them back to the one before
+
+        Raises `NotAllowed`.
+        """
+        check_page()
         try:
             looks = [self.runs.look(each) for each in self.runs.names()]
             look = next((each for each in looks if each.name == name), looks[0] if looks else None)
@@ -95,8 +102,9 @@ class Watching:
             looks, look = [], None
         update: Update = {} if status is None else {self.status: status}
         choices = [(f"{each.name} · {word(STATES[each.state])}", each.name) for each in looks]
-        value = look.name if look else None
-        update[self.chosen] = gr.update(choices=choices, value=value, visible=bool(looks))
+        update[self.chosen] = gr.update(choices=choices, visible=bool(looks))
+        if choose or look is None or look.name != name:
+            update[self.chosen]["value"] = look.name if look else None
         update[self.view] = run_html(look) if look else empty_html()
         table = compared(look) if look else None
         update[self.scores] = gr.update(
@@ -139,7 +147,7 @@ class Watching:
     def _on_look(self, name: str | None) -> Update:
         try:
             check_page()
-            return self.shown(name)
+            return self.shown(name, choose=False)
         except Exception as error:
             return {self.status: warning(error)}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gradio as gr
 
 from lmapps.discovery import Found
-from lmapps.server.page.compare import CompareTab
 from lmapps.server.page.languages import word
-from lmapps.server.page.models import ModelsTab
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.switch import Switch
-from lmapps.server.page.training import training_tab
+from lmapps.server.page.workshop.compare import CompareTab
+from lmapps.server.page.workshop.models import ModelsTab
+from lmapps.server.page.workshop.switch import Switch
+from lmapps.server.page.workshop.training import training_tab
 from lmapps.server.store.store import Store
 from lmapps.training.runs import Runs
 

@@ -18,10 +18,10 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.page.inside import Inside, look_into
+from lmapps.server.page.chat.inside import Inside, look_into
+from lmapps.server.page.chat.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import views
-from lmapps.server.page.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
 from lmapps.server.page.way import Way, changed
 from lmapps.server.store.conversation import (
     Conversation,
@@ -86,6 +86,9 @@ class Talk:
     def listed(self, place: Place, search: str = "") -> list[Summary]:
         """The visitor's conversations that hold the words searched for."""
         return self.store.list(place.owner, self.plugin.name, search)
+
+    def find(self, place: Place, search: str) -> Seen:
+        return Seen(place, listed=self.listed(place, search))
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)

@@ -9,7 +9,7 @@ from typing import Any
 from lmapps.engine.models import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.runview import curves, facts
+from lmapps.server.page.workshop.runview import curves, facts
 from lmapps.training.look import Log
 
 STATES = {

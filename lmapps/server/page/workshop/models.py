@@ -13,11 +13,11 @@ from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import warning
-from lmapps.server.page.modelview import STATES, megabytes, model_html
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.pulling import Pulling, bar_html
-from lmapps.server.page.switch import SHOW_CHAT, Switch
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
+from lmapps.server.page.workshop.pulling import Pulling, bar_html
+from lmapps.server.page.workshop.switch import SHOW_CHAT, Switch
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
@@ -92,7 +92,9 @@ class ModelsTab:
         )  # fmt: skip
 
     def shown(self, name: str | None, status: str = "") -> Update:
-        """What there is to see of a model; of the default one where it is not there."""
+        """What there is to see of a model; of the default one where it is not there. Raises
+        `NotAllowed`."""
+        check_page()
         found = {model.name: model for model in self.models.describe()}
         model = found.get(name or "") or found[self.models.default]
         folder = self.models.folder(model.name)

@@ -1,0 +1,1 @@
+"""A plugin's signature -> its form, its reply and the runs before."""
