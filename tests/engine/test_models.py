@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmapps.engine.backends.source import (
     Opening,
@@ -255,3 +256,20 @@ def test_a_password_in_a_url_and_a_hub_model_without_owner_are_refused() -> None
     with pytest.raises(SettingsError, match="is written hf:OWNER/NAME, got 'hf:gpt2'"):
         source_of("hf:gpt2")
     assert Source("my-gpt", "https://x/v1").key_name == "LMAPPS_KEY_MY_GPT"
+
+
+def test_where_memory_ends_while_a_model_is_loaded_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    tiny_checkpoint("gru").save(tmp_path / "one")
+    models = Models([source_of(str(tmp_path / "one"))], open_backend)
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "load", no_memory)
+        with pytest.raises(ModelTooLarge, match="not enough memory to load the model 'one' now"):
+            models.load()
+    assert models.load().name == "one", "it is tried again"
+    models.close()

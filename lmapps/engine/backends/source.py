@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from lmapps.errors import CheckpointError, SettingsError
+from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.paths import checkpoint_folders, find_checkpoint
 
 if TYPE_CHECKING:
@@ -119,8 +119,23 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
     """Load a model, or reach its server.
 
     A folder is read by our own model where that knows its kind, else by transformers. Raises
-    `CheckpointError` or `ModelServerError` with the reason where that is not possible.
+    `CheckpointError` or `ModelServerError` with the reason where that is not possible, and
+    `ModelTooLarge` where memory ends in its middle.
     """
+    from lmapps.engine.scheduler import is_out_of_memory
+
+    try:
+        return _opened(source, opening)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelTooLarge(
+            f"there is not enough memory to load the model {source.name!r} now: free another one, "
+            "choose a smaller one, or fewer --slots"
+        ) from None
+
+
+def _opened(source: Source, opening: Opening) -> Backend:
     if source.is_url:
         from lmapps.engine.backends.openai import OpenAIBackend
 
