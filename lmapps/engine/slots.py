@@ -17,6 +17,11 @@ LEAST_PREFIX_BYTES = 64 * 2**20
 """Kept states may take this much memory, or half of what the slots take."""
 
 
+def most_prefix_bytes(slots: int) -> int:
+    """What kept states may take beside slots of so many bytes."""
+    return max(LEAST_PREFIX_BYTES, slots // 2)
+
+
 class Slots:
     """Rows of one preallocated state. Shape legend: B running requests, V vocabulary."""
 
@@ -26,14 +31,13 @@ class Slots:
         self.count = count
         self.running: list[Request] = []
         self.state = self.step.new_state(count + 1, model.config.context)
-        most = max(LEAST_PREFIX_BYTES, self.state.bytes() // 2)
-        most = most if self.state.can_be_kept else 0
+        most = most_prefix_bytes(self.state.bytes()) if self.state.can_be_kept else 0
         self.prefixes = Prefixes(most, divisible=self.state.divisible)
 
     @property
     def bytes(self) -> int:
-        """Memory of every row, and of the states that may be kept."""
-        return self.state.bytes() + self.prefixes.most_bytes
+        """Memory of every row, of the states that may be kept, and of the step's own weights."""
+        return self.state.bytes() + self.prefixes.most_bytes + self.step.bytes
 
     @property
     def free(self) -> int:
@@ -95,9 +99,10 @@ class Slots:
         return True
 
     def leave(self, row: int) -> Request:
-        """Free a row; the last running one moves into it."""
+        """Free a row, and what its state takes; the last running one moves into it."""
         request, last = self.running[row], self.running.pop()
         if last is not request:
             self.state.move(len(self.running), row)
             self.running[row] = last
+        self.state.clear(len(self.running))
         return request

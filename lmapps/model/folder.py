@@ -213,7 +213,7 @@ def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}/config.json lacks {error.args[0]!r}") from None
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except (SettingsError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(f"{folder}/config.json has a value that is none: {error}") from None
 
 

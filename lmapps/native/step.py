@@ -39,6 +39,10 @@ class Step(Protocol):
     def continues(self) -> bool:
         """Whether it can go on from a state by several tokens at once."""
 
+    @property
+    def bytes(self) -> int:
+        """Memory of weights of its own, beside the model's."""
+
     def new_state(self, batch: int, capacity: int) -> State:
         """An empty state that this step can go on from."""
 
@@ -67,6 +71,8 @@ class TorchStep:
     def __init__(self, model: LanguageModel, weights: str = "float32", reason: str = "") -> None:
         self.model = model if weights == "float32" else rounded(model, weights)
         self.name = f"torch, {weights}" + (f" ({reason})" if reason else "")
+        own = self.model.parameters() if self.model is not model else ()
+        self.bytes = sum(part.nbytes for part in own)
 
     def new_state(self, batch: int, capacity: int) -> State:
         return self.model.new_state(batch, capacity)
@@ -98,7 +104,7 @@ class NativeStep:
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
         threads = threads or min(torch.get_num_threads(), _cores())
-        self._handle = self._new(level, WEIGHTS.index(weights), threads)
+        self._handle, self.bytes = self._new(level, WEIGHTS.index(weights), threads), 0
         # Not at the interpreter's end, when the engine's thread may be in the middle of a step.
         weakref.finalize(self, self._library.lmapps_free, self._handle).atexit = False
         with torch.inference_mode():
@@ -200,6 +206,7 @@ class NativeStep:
         )  # fmt: skip
         if failed:
             raise Unavailable("there is not enough memory for a packed copy of the model")
+        self.bytes += weight.numel() * (4, 2, 1)[WEIGHTS.index(self.weights)]
 
     def _vector(self, layer: int, name: int, vector: torch.Tensor) -> None:
         _require_numbers(vector)

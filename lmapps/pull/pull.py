@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,16 +79,23 @@ def _from_package(model: Known, work: Path, made: Path, on_progress: OnProgress)
 
 @contextmanager
 def _work_beside(target: Path) -> Iterator[Path]:
-    """A folder on the same disk, which is gone at the end; those of pulls that were killed too."""
+    """A folder on the same disk, which is gone at the end; those of pulls that were killed too.
+
+    It is locked by who works in it. The kernel unlocks it, however that ends: in a container each
+    process may have the number of the one that was killed.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".{target.name}.*.part"):
-            if not _runs(int(left.name.split(".")[-2])):
+            if left.name.count(".") > target.name.count(".") + 3:
+                continue  # of a longer name
+            if _is_left(left):
                 shutil.rmtree(left, ignore_errors=True)
-        work = target.with_name(f".{target.name}.{os.getpid()}.part")
-        work.mkdir()
-    except FileExistsError:
-        raise SettingsError(f"{target} is being pulled already: wait until it is there") from None
+            else:
+                raise SettingsError(f"{target} is being pulled already: wait until it is there")
+        work = Path(tempfile.mkdtemp(".part", f".{target.name}.", target.parent))
+        lock = os.open(work, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise StorageError(f"cannot write into {target.parent}: {error.strerror}") from None
     try:
@@ -95,13 +104,19 @@ def _work_beside(target: Path) -> Iterator[Path]:
         raise StorageError(f"cannot write {target}: {error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
 
 
-def _runs(process: int) -> bool:
+def _is_left(work: Path) -> bool:
+    """Whether nobody works in it any more."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        lock = os.open(work, os.O_RDONLY)
+    except FileNotFoundError:  # just gone
         return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
     return True

@@ -60,14 +60,20 @@ class Shards:
             raise DataError(
                 f"{url} holds no token corpora: each is a folder that `lmapps data --out` made"
             )
-        if len({manifest.get("tokenizer") for manifest in manifests}) > 1:
+        self.folders = [file.rsplit("/", 1)[0] for file in sorted(found)]
+        try:
+            vocabularies = {str(manifest.get("tokenizer")) for manifest in manifests}
+            self.tokens = [int(manifest["splits"]["train"]["tokens"]) for manifest in manifests]
+            keys = "".join(manifest["key"] for manifest in manifests)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"a {MANIFEST} in {url} is not as `lmapps data --out` writes it: {error!r}"
+            ) from None
+        if len(vocabularies) > 1:
             raise DataError(
                 f"the corpora in {url} were made with different vocabularies: make all of them "
                 "with `lmapps data --checkpoint`, of one checkpoint"
             )
-        self.folders = [file.rsplit("/", 1)[0] for file in sorted(found)]
-        self.tokens = [int(manifest["splits"]["train"]["tokens"]) for manifest in manifests]
-        keys = "".join(manifest["key"] for manifest in manifests)
         self.key = hashlib.sha256(keys.encode()).hexdigest()
         self._here = tempfile.TemporaryDirectory(prefix="lmapps-shards-")
         self._thread = ThreadPoolExecutor(1)

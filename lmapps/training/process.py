@@ -61,7 +61,8 @@ def held(folder: Path) -> Iterator[None]:
         raise StorageError(f"cannot write to {folder}: {error}; choose another --out") from None
     with file:
         _lock(file, folder)
-        (state / ENDED).unlink(missing_ok=True)
+        for left in (ENDED, EARLY):  # said of the one before
+            (state / left).unlink(missing_ok=True)
         ended = None  # a report says that it is finished, and nothing that it was killed
         try:
             yield
@@ -168,8 +169,9 @@ class Request:
 
     @property
     def is_early(self) -> bool:
-        """Whether the run is to be over, and not only paused."""
-        return self.made and self._mark.exists()
+        """Whether a request means that the run is to be over, and not only paused: the same in
+        every process, whichever of them got it."""
+        return self._mark.exists()
 
     def __enter__(self) -> Request:
         self._is_main = threading.current_thread() is threading.main_thread()

@@ -262,6 +262,10 @@ def test_a_reply_that_has_begun_is_not_begun_again(tricks: Tricks) -> None:
     tricks.next_is(200, "data: nonsense")
     with pytest.raises(ModelServerError, match="sent no JSON: 'nonsense'"):
         reply(far, SHORT)
+    for odd in ('{"choices": ["x"]}', '{"choices": 5}', '{"usage": {"prompt_tokens": "many"}}'):
+        tricks.next_is(200, ": position of the moon", f"data: {odd}")
+        with pytest.raises(ModelServerError, match="sent what is no reply"):
+            reply(far, SHORT)
 
 
 def test_the_key_comes_from_the_environment_and_who_asks_stays_here(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -22,7 +23,10 @@ from transformers import (
 from lmapps import Decoding, plugin
 from lmapps.engine.application import Application
 from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_backend
+from lmapps.engine.backends.transformers import ForeignCheckpoint, load
 from lmapps.engine.engine import Engine
+from lmapps.engine.request import Request
+from lmapps.engine.slots import Slots
 from lmapps.errors import CheckpointError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 
@@ -193,3 +197,57 @@ def test_code_pickles_and_what_is_broken_are_refused_with_a_sentence(
     with pytest.raises(CheckpointError, match="type 'own' are not supported"):
         open_backend(Source("x", str(folder)))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_whole_or_lies_is_refused_with_a_sentence(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    folder = make("gpt2", tmp_path / "gpt2", tiny_checkpoint("gru"))
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole, told = weights.read_bytes(), json.loads(config.read_text())
+    tensors = load_file(weights)
+    del tensors["transformer.h.1.mlp.c_fc.weight"]  # transformers would draw it at random
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"the weights lack transformer\.h\.1\.mlp\.c_fc"):
+        open_backend(Source("x", str(folder)))
+    weights.write_bytes(whole[:500])
+    with pytest.raises(CheckpointError, match=r"cannot be read with transformers: .*header"):
+        open_backend(Source("x", str(folder)))
+    weights.write_bytes(whole)
+    for wrong in ({"n_embd": "wide"}, {"model_type": ["gpt2"]}):
+        config.write_text(json.dumps(told | wrong))
+        with pytest.raises(CheckpointError):
+            open_backend(Source("x", str(folder)))
+
+
+def test_where_memory_ends_in_the_middle_of_a_row_the_row_goes_on_as_if_it_had_not(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    foreign = load(make("gpt2", tmp_path / "gpt2", tiny_checkpoint("gru")))
+    slots = Slots(foreign.model, 2, foreign.step)
+    requests = [asked(foreign, text) for text in ("The cat sat.", "The dog ran after it.")]
+    layer = foreign.model.inner.transformer.h[1]
+    with torch.inference_mode():
+        for request in requests:
+            logits_V = slots.prefill(request, 100)
+            request.take(int(logits_V.argmax()))
+            slots.join(request)
+        expected_BV = slots.decode()
+        assert slots.take_back(), "one step back, to where both rows were"
+        forward, layer.forward = layer.forward, no_memory
+        with pytest.raises(torch.OutOfMemoryError):
+            slots.decode()
+        layer.forward = forward
+        assert slots.take_back()
+        assert torch.equal(slots.decode(), expected_BV)
+        slots.leave(1)
+        assert slots.state[1] is None, "who leaves takes no memory"  # type: ignore[index]
+
+
+def asked(foreign: ForeignCheckpoint, text: str) -> Request:
+    ids = foreign.tokenizer.encode(text)
+    return Request(ids, GREEDY, 24, foreign.tokenizer, lambda _: None)
+
+
+def no_memory(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("out of memory")

@@ -15,6 +15,7 @@ import pytest
 
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.inventory import stored_in
 from lmapps.text import rendering
 from lmapps.text.rendering import Rendering
 
@@ -97,6 +98,7 @@ def test_hostile_folders_take_no_memory(
 import resource, sys
 from lmapps.errors import LmappsError
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.inventory import stored_in
 now = int(open("/proc/self/statm").read().split()[0]) * {resource.getpagesize()}
 resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), now + (1 << 30)))
 for place in sys.argv[1:]:
@@ -149,3 +151,9 @@ def test_a_template_goes_on_after_one_that_failed_and_marks_its_replies() -> Non
     made._process.wait()
     assert made.render(messages=[])[0] == ""
     made.close()
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_list_of_checkpoints_holds_it_too(folder: Path, hostile: str) -> None:
+    HOSTILE[hostile](folder)
+    assert stored_in(folder).folder == folder

@@ -213,6 +213,18 @@ def test_what_a_browser_made_before_is_its_persons_from_the_login_on(
             store.load(owner, conversation)
 
 
+def test_a_preset_whose_name_an_account_has_does_not_keep_the_others_from_it(
+    store: Store, people: Users
+) -> None:
+    ann, browser, presets = people.find("ann").owner, "a" * 32, Presets(store.database)
+    presets.save(ann, DECODING, "calm", {"top_k": 1})
+    for name in ("calm", "wild"):
+        presets.save(browser, DECODING, name, {"top_k": 9})
+    store.adopt(browser, ann)
+    assert presets.of(ann, DECODING) == {"calm": {"top_k": 1}, "wild": {"top_k": 9}}
+    assert list(presets.of(browser, DECODING)) == ["calm"], "neither is lost"
+
+
 def test_nobody_keeps_anything(store: Store) -> None:
     for keep in (
         lambda: store.begin("", "chat"),

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmapps.errors import DataError, SettingsError
-from lmapps.text.corpus import build_corpus
+from lmapps.text.corpus import MANIFEST, build_corpus
 from lmapps.text.shards import ShardedBatches, Shards, are_shards
 from lmapps.text.tokenizer import Tokenizer
 from lmapps.training.settings import TrainSettings
@@ -120,3 +120,11 @@ def test_what_cannot_be_read_as_shards_is_a_sentence(folder: Path, tmp_path: Pat
     build_corpus([folder.parent / "0.txt"], other, tmp_path / "mixed" / "other")
     with pytest.raises(DataError, match="different vocabularies"):
         Shards(str(tmp_path / "mixed"))
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", '{"splits": {"train": {"tokens": "many"}}}'])
+def test_a_manifest_that_is_none_is_refused_with_a_sentence(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / MANIFEST).write_text(manifest)
+    with pytest.raises(DataError, match="is not as `lmapps data --out` writes it"):
+        Shards(str(tmp_path))

@@ -17,7 +17,7 @@ import pytest
 
 from lmapps.errors import SettingsError
 from lmapps.training.look import Log
-from lmapps.training.process import Paused, held, holder
+from lmapps.training.process import EARLY, Paused, Request, held, holder
 from lmapps.training.runs import NoSuchRun, OneAtATime, Runs
 from lmapps.training.settings import TrainSettings
 
@@ -237,3 +237,15 @@ def test_a_log_is_read_on_and_read_anew_when_it_was_rewound(tmp_path: Path) -> N
     (tmp_path / "new").write_text('{"step": 1}\n')
     os.replace(tmp_path / "new", file)
     assert [entry["step"] for entry in log.read(file)] == [1]
+
+
+def test_who_trains_on_is_not_ended_by_what_was_asked_of_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "cats"
+    with held(folder):
+        (folder / "run" / "settings.json").write_text("{}")
+    Runs([tmp_path]).stop("cats")
+    assert Runs([tmp_path]).look("cats").state == "stopped"
+    with held(folder):
+        assert not Request(folder).is_early, "a SIGTERM from here on means a pause"
+        (folder / "run" / EARLY).touch()
+        assert Request(folder).is_early, "in every process, not only the one that got the signal"

@@ -99,7 +99,7 @@ class OpenAIBackend:
             known = {str(one["id"]): one for one in listed}
         except httpx.TransportError as error:
             raise client._unreachable(error) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             known = {}
         if response.status_code not in (200, 404):
             raise refusal(name, response.status_code, response.text, {})

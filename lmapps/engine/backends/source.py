@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from lmapps.errors import CheckpointError, SettingsError
+from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.paths import checkpoint_folders, find_checkpoint
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def is_url(self) -> bool:
-        return urlsplit(self.place).scheme in ("http", "https")
+        return self.place.lower().startswith(("http://", "https://"))
 
     @property
     def is_hub(self) -> bool:
@@ -69,14 +69,14 @@ USUAL = Opening()
 def source_of(word: str) -> Source:
     """`NAME=PLACE`, or a place alone, whose name is its last part.
 
-    Raises `SettingsError` for a URL with a password in it, and for a model on the Hub without an
-    owner.
+    Raises `SettingsError` for a URL that is none or has a password in it, and for a model on the
+    Hub without an owner.
     """
     named = _NAMED.fullmatch(word)
     name, place = named.groups() if named else ("", word)
     source = Source(name, place)
     if source.is_url:
-        parts = urlsplit(place)
+        parts = _parts_of(place)
         if parts.username or parts.password:
             raise SettingsError(
                 f"the URL of {parts.hostname} holds a password, which everybody on this machine "
@@ -90,6 +90,19 @@ def source_of(word: str) -> Source:
         return Source(name or model.split("/")[1], HUB + model)
     folder = find_checkpoint(place)
     return Source(name or folder.resolve().name, str(folder))
+
+
+def _parts_of(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.port or parts.hostname:
+            return parts
+        reason = "it names no server"
+    except ValueError as error:
+        reason = str(error)
+    raise SettingsError(
+        f"{url!r:.200} is no URL ({reason}): write http://HOST:PORT/v1, up to and with /v1"
+    )
 
 
 def found_sources() -> dict[str, Source]:
@@ -106,8 +119,23 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
     """Load a model, or reach its server.
 
     A folder is read by our own model where that knows its kind, else by transformers. Raises
-    `CheckpointError` or `ModelServerError` with the reason where that is not possible.
+    `CheckpointError` or `ModelServerError` with the reason where that is not possible, and
+    `ModelTooLarge` where memory ends in its middle.
     """
+    from lmapps.engine.scheduler import is_out_of_memory
+
+    try:
+        return _opened(source, opening)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelTooLarge(
+            f"there is not enough memory to load the model {source.name!r} now: free another one, "
+            "choose a smaller one, or fewer --slots"
+        ) from None
+
+
+def _opened(source: Source, opening: Opening) -> Backend:
     if source.is_url:
         from lmapps.engine.backends.openai import OpenAIBackend
 
@@ -148,6 +176,7 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
     """Memory that a model will take, as far as its files tell. Raises `CheckpointError`."""
     if source.folder is None:  # another server's takes none; what a download takes shows then
         return 0
+    from lmapps.engine.slots import most_prefix_bytes
     from lmapps.model.folder import read_json, understand
 
     folder = source.folder
@@ -160,7 +189,8 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
     kept = config.hidden_size * config.num_layers
     if config.body == "transformer":
         kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
-    return config.parameters * (4 + width) + kept * 4 * (opening.slots + 1)
+    state = kept * 4 * (opening.slots + 1)
+    return config.parameters * (4 + width) + state + most_prefix_bytes(state)
 
 
 def best_device() -> str:

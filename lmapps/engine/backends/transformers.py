@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import torch
 
-from lmapps.errors import CheckpointError, SettingsError
+from lmapps.errors import CheckpointError, LmappsError, SettingsError
 from lmapps.model.folder import read_json
 from lmapps.model.state import State
 from lmapps.text.template import Template
@@ -98,25 +98,34 @@ def load(folder: Path, device: str = "cpu", weights: str = "float32") -> Foreign
             f"{folder} runs through transformers, in float32 or bfloat16: --weights int8 is for "
             "models of type llama, qwen3 and our own"
         )
+    try:
+        return _read(folder, device, weights)
+    except LmappsError:
+        raise
+    except Exception as error:  # a folder from anywhere may break any line of theirs
+        reason = " ".join(str(error).split())[:200] or repr(error)
+        raise CheckpointError(f"{folder} cannot be read with transformers: {reason}") from None
+
+
+def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    kind = read_json(folder, "config.json").get("model_type")
+    kind = str(read_json(folder, "config.json").get("model_type"))
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise CheckpointError(
             f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
             "model of it, or only with code of its own, which is never run"
         )
     options: dict[str, Any] = {"device_map": "auto"} if device == "cuda" else {}
-    try:
-        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        inner = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            dtype=getattr(torch, weights), **options,
-        )  # fmt: skip
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise CheckpointError(f"{folder} cannot be read with transformers: {reason}") from None
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+        dtype=getattr(torch, weights), output_loading_info=True, **options,
+    )  # fmt: skip
+    inner, found = loaded
+    if missing := sorted(found["missing_keys"]):  # transformers would draw them at random
+        raise CheckpointError(f"{folder}: the weights lack {missing[0]}; the file is not whole")
     inner.train(False)
     if not options:
         torch.nn.Module.to(inner, device)
@@ -127,6 +136,8 @@ def load(folder: Path, device: str = "cpu", weights: str = "float32") -> Foreign
 
 class TransformersStep:
     """One step of a foreign model: each row with its own cache."""
+
+    bytes = 0
 
     def __init__(self, model: ForeignModel) -> None:
         self._model = model.inner
@@ -158,8 +169,9 @@ class TransformersStep:
         assert isinstance(state, CacheRows)
         logits = []
         for row, ids_T in enumerate(ids_BT):
-            logits_1V, state[row] = self._forward(ids_T[None], state[row])
+            # Before: where memory ends in its middle, some of the row's layers are further.
             state.lengths[row] += ids_BT.shape[1]
+            logits_1V, state[row] = self._forward(ids_T[None], state[row])
             logits.append(logits_1V)
         return torch.cat(logits)
 

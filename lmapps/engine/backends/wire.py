@@ -86,7 +86,7 @@ async def deltas_of(
     finish: Finish | None = None
     usage, pieces = None, 0
     async for line in lines:
-        if line.startswith(POSITION):
+        if line.startswith(POSITION) and line.removeprefix(POSITION).isdecimal():
             yield Delta(position=int(line.removeprefix(POSITION)))
         if not line.startswith("data:"):
             continue
@@ -94,11 +94,16 @@ async def deltas_of(
         if data == "[DONE]":
             break
         event = _event(name, data)
-        usage = _usage(event) or usage
-        for choice in event.get("choices") or []:
-            text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+        try:
+            usage = _usage(event) or usage
+            told = [_choice(choice) for choice in event.get("choices") or []]
+        except (AttributeError, TypeError, ValueError):
+            raise ModelServerError(
+                f"the server of the model {name!r} sent what is no reply: {data[:100]!r}"
+            ) from None
+        for text, end in told:
             pieces += bool(text)
-            finish = _finish(choice.get("finish_reason")) or finish
+            finish = end or finish
             if text:
                 yield Delta(text)
     if finish is None:
@@ -141,6 +146,14 @@ def _event(name: str, data: str) -> dict[str, Any]:
         kind = error.get("type") if isinstance(error, dict) else ""
         raise refusal(name, 400 if kind == "invalid_request_error" else 500, data, {})
     return event
+
+
+def _choice(choice: dict[str, Any]) -> tuple[str, Finish | None]:
+    """The text that one choice of an event adds, and how it ended."""
+    text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+    if not isinstance(text, str):
+        raise TypeError(text)
+    return text, _finish(choice.get("finish_reason"))
 
 
 def _usage(event: dict[str, Any]) -> Usage | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import Connection
 
-from lmapps.errors import InputError, StorageError
+from lmapps.errors import InputError
 from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
 from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.made import Made
@@ -54,15 +53,14 @@ class Store:
 
     def adopt(self, visitor: str, owner: str) -> None:
         """What a browser made before its person had an account becomes the account's, in every
-        table that says whose a row is."""
+        table that says whose a row is; what the account has already under the same key stays."""
         tables = [table for table in METADATA.sorted_tables if "owner" in table.c]
         with self.database.reading() as connection:
             found = [t for t in tables if connection.execute(_of_owner(t, visitor)).first()]
         for table in found:
-            with suppress(StorageError), self.database.writing() as connection:  # one is there
-                connection.execute(
-                    table.update().where(table.c.owner == visitor).values(owner=owner)
-                )
+            change = table.update().where(table.c.owner == visitor, ~_is_there(table, owner))
+            with self.database.writing() as connection:
+                connection.execute(change.values(owner=owner))
 
     def begin(self, owner: str, plugin: str, title: str = "") -> str:
         """A new, empty conversation; its id."""
@@ -219,6 +217,16 @@ def _owned(connection: Connection, owner: str, conversation: str, turn: str | No
 
 def _of_owner(table: sql.Table, owner: str) -> sql.Select[Any]:
     return sql.select(table.c.owner).where(table.c.owner == owner).limit(1)
+
+
+def _is_there(table: sql.Table, owner: str) -> sql.ColumnElement[bool]:
+    """Whether an owner has a row with the same key, where the key says whose a row is."""
+    key = [column.name for column in table.primary_key]
+    if "owner" not in key:
+        return sql.false()
+    theirs = table.alias()
+    same = [theirs.c[name] == table.c[name] for name in key if name != "owner"]
+    return sql.exists().where(theirs.c.owner == owner, *same)
 
 
 def _conversation(conversation: str) -> sql.Update:
