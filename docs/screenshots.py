@@ -110,7 +110,7 @@ def pictures(browser: Any, url: str) -> Iterator[tuple[str, bytes]]:
             visitor = browser.new_context(viewport=_size(ending), color_scheme=scheme)
             page = visitor.new_page()
             page.goto(url)
-            page.wait_for_selector("#message textarea")
+            page.wait_for_selector("#send:not([disabled])")
             for name in tabs(page):
                 open_tab(page, name)
                 USES.get(name, lambda _: None)(page)

@@ -57,7 +57,7 @@ def visit(browser: Any, served: Any) -> Iterator[Callable[..., Any]]:
         page.on("request", note)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(served.url)
-        page.wait_for_selector("#message textarea")
+        page.wait_for_selector("#send:not([disabled])")
         return page
 
     yield open

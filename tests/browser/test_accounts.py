@@ -28,7 +28,7 @@ class Person:
         self.page.get_by_role("button", name="Log in").click()
 
     def arrive(self) -> None:
-        self.page.wait_for_selector("#message textarea")
+        self.page.wait_for_selector("#send:not([disabled])")
         self.page.wait_for_selector("#account a")
 
     def say(self, text: str) -> None:

@@ -26,7 +26,7 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
 
 def opened(page: Any, url: str) -> Any:
     page.goto(url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     page.wait_for_timeout(300)
     return page
 

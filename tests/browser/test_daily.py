@@ -64,7 +64,15 @@ def write(page: Any, headline: str) -> str:
     button(page, "Write").click()
     wait_until_pressable(page, "Stop")
     wait_until_pressable(page, "Write")
-    return str(page.locator("#reply-news").inner_text()).strip()
+    text, before = shown(page, "#reply-news"), None
+    while text != before:  # Markdown is drawn a moment after the buttons
+        page.wait_for_timeout(300)
+        text, before = shown(page, "#reply-news"), text
+    return text
+
+
+def shown(page: Any, place: str) -> str:
+    return str(page.locator(place).inner_text()).strip()
 
 
 def temperature(page: Any) -> str:
@@ -103,7 +111,7 @@ def test_a_preset_sets_the_sliders_is_saved_by_name_and_remembered(
     wait_for(page, lambda: temperature(page) == "1.3")
     wait_for(page, lambda: page.evaluate(written) != before)
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     unfold(page, "Decoding: My own")
     wait_for(page, lambda: temperature(page) == "1.3")
     open_tab(page, "News")
@@ -179,15 +187,15 @@ def test_the_runs_of_a_form_come_back_and_are_cleared_with_undo(visit: Visit, se
     write(page, "A quiet day")
     unfold(page, "Last runs")
     runs = seen(page, "#runs-news label")
-    assert runs.count() == 2
+    wait_for(page, lambda: runs.count() == 2)
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     open_tab(page, "News")
     unfold(page, "Last runs")
     runs.filter(has_text="A storm at sea").click()
     box = seen(page, "#field-headline textarea, #field-headline input").first
     wait_for(page, lambda: box.input_value() == "A storm at sea")
-    wait_for(page, lambda: str(page.locator("#reply-news").inner_text()).strip() == first)
+    wait_for(page, lambda: shown(page, "#reply-news") == first)
     unfold(page, "Inside the reply")
     seen(page, "#score").click()
     seen(page, ".strip button").first.wait_for()

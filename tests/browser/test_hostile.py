@@ -80,7 +80,7 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
     page.on("requestfailed", lambda r: outside.remove(r.url) if is_refused(r) else None)
     page.on("dialog", lambda dialog: dialog.dismiss())
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     yield page
     page.evaluate(
         """() => document.querySelectorAll('#bait, a').forEach(

@@ -69,7 +69,7 @@ def test_the_scheme_is_the_systems_until_another_is_chosen_and_that_is_remembere
     button(page, "Light / dark").click()
     assert not page.evaluate(is_dark)
     page.reload()
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     assert not page.evaluate(is_dark)
     assert page.evaluate("document.documentElement.dataset.scheme") == "light"
 

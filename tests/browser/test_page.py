@@ -44,7 +44,7 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
     page.on("request", lambda r: outside.append(r.url) if is_outside(r.url, served) else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     yield page
     context.close()
     served.wait_until_idle()
@@ -126,7 +126,7 @@ def test_retry_answers_again_and_new_chat_empties(page: Any) -> None:
 def test_closing_the_page_frees_its_slot(browser: Any, served: Any) -> None:
     page = browser.new_page()
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     before = served.engine.passes
     send(page, "Tell me everything")
     replies(page).first.wait_for()
@@ -209,7 +209,7 @@ def test_decoding_settings_are_folded_and_count(page: Any) -> None:
 def test_the_page_fits_a_phone(browser: Any, served: Any) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     send(page, "Hello")

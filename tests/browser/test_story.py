@@ -42,7 +42,7 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(served.url)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#send:not([disabled])")
     yield page
     page.close()
     served.wait_until_idle()

@@ -77,7 +77,7 @@ def test_generated_programs_are_run_and_counted(
     words = ["evaluate", str(tmp_path / "tiny"), "--json", "--samples", "2"]
     assert main([*words, "--problems", str(tmp_path / "problems.jsonl")]) == 0
     scores = json.loads(capsys.readouterr().out)[str(tmp_path / "tiny")]["programs"]
-    assert scores == {"examples": 1, "pass@1": 0.0}
+    assert scores == {"examples": 1, "parses": 0.0, "pass@1": 0.0}
 
 
 def test_bars_begin_at_zero_and_names_are_inert() -> None:

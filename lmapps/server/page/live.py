@@ -107,7 +107,12 @@ async def views(
 
 def too_early(owner: str) -> str:
     """What is told while the page is still finding out whose it is; '' afterwards."""
-    return "" if owner else word("The page is still opening: try again in a moment.")
+    told = word("The page is still opening: try again in a moment, or load it again.")
+    return "" if owner else told
+
+
+def nothing() -> None:
+    """For an event that only ends others."""
 
 
 def only_news(stream: Callable[P, AsyncGenerator[Update, None]]) -> Any:

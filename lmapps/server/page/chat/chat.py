@@ -18,7 +18,7 @@ from lmapps.server.page.chat.shelf import Shelf
 from lmapps.server.page.chat.talk import Seen, Talk
 from lmapps.server.page.forms.forms import buttons, stopped
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, only_news, too_early, warning
+from lmapps.server.page.live import Update, nothing, only_news, too_early, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel, fields_panel
 from lmapps.server.page.visitor import NAME
@@ -86,7 +86,9 @@ class ChatTab:
             max_lines=6, elem_id="message",
         )  # fmt: skip
         with gr.Row():
-            self.send = gr.Button(word("Send"), variant="primary", min_width=60)
+            self.send = gr.Button(  # can be pressed as soon as it is known whose the page is
+                word("Send"), variant="primary", interactive=False, min_width=60, elem_id="send"
+            )
             self.stop = gr.Button(
                 word("Stop"), variant="stop", interactive=False, min_width=60,
                 elem_classes="stop-reply",
@@ -130,12 +132,12 @@ class ChatTab:
             (self.shelf.undelete.click, talk.restore, self.shelf.deleted),
             (self.shelf.upload.upload, imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
-            self._on(event(_nothing, None, None, **stopping).then, action, *inputs)
+            self._on(event(nothing, None, None, **stopping).then, action, *inputs)
         self._on(self.earlier.click, talk.earlier)
         self._on(self.shelf.search.change, talk.find, self.shelf.search)
         self._on(self.shelf.rename.click, talk.rename, self.shelf.title)
         self._on(self.shelf.title.submit, talk.rename, self.shelf.title)
-        self.shelf.delete.click(_nothing, None, None, **stopping).then(
+        self.shelf.delete.click(nothing, None, None, **stopping).then(
             self._on_delete, self.place, self.outputs, **QUIET
         )
         self.shelf.export.click(
@@ -143,7 +145,7 @@ class ChatTab:
         )
         self.chatbot.like(self._on_like, self.place, self.outputs, **QUIET)
         # In a tab drawn while the page is open, what the browser keeps is there a moment later.
-        arrived = page.load(_nothing, **QUIET).then(
+        arrived = page.load(nothing, **QUIET).then(
             self._on_arrive, [self.kept, self.name], self.outputs,
             js=f"(kept, _) => [kept, {NAME}]", **QUIET,
         )  # fmt: skip
@@ -287,10 +289,6 @@ class ChatTab:
             update[self.versions] = gr.update(visible=count > 1)
             update[self.version] = word("Version {number} of {count}", number=number, count=count)
         return update
-
-
-def _nothing() -> None:
-    """For an event that only ends others."""
 
 
 def _ratings(turns: Sequence[Turn]) -> list[str | None]:
