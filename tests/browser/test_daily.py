@@ -82,8 +82,15 @@ def temperature(page: Any) -> str:
 
 
 def choose(page: Any, box: str, name: str) -> None:
-    seen(page, f"{box} input").click()
-    page.get_by_role("option", name=name).click()
+    field = seen(page, f"{box} input")
+
+    def chosen() -> bool:  # what the page finds out as it opens may fill the box anew
+        field.click()
+        page.get_by_role("option", name=name).click()
+        page.wait_for_timeout(200)
+        return bool(field.input_value() == name)
+
+    wait_for(page, chosen)
 
 
 @WIDTHS
