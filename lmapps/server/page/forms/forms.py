@@ -14,7 +14,7 @@ from lmapps.server.page.chat.inside import Inside, Panel
 from lmapps.server.page.forms.history import History
 from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import View, warning
+from lmapps.server.page.live import Update, View, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel
 from lmapps.server.page.visitor import NAME
@@ -44,9 +44,6 @@ DOWNLOAD = """(value) => {{
 """The browser has the reply already: no file is made on the server."""
 ENDINGS = {"Markdown": "md", "JSON": "json"}
 """Of the components that have no download of their own."""
-
-Update = dict[Any, Any]
-"""Components and what they show from now on."""
 
 
 def form_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:

@@ -15,7 +15,7 @@ from lmapps.engine.asking import events_on
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.plugins import cell
 from lmapps.server.page.presets import BALANCED
@@ -35,7 +35,6 @@ from lmapps.server.store.votes import Votes
 from lmapps.server.who import who_on_page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-Update = dict[Any, Any]
 
 
 class CompareTab:

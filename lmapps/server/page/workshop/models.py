@@ -12,7 +12,7 @@ from lmapps.model.inventory import stored_in
 from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
@@ -20,8 +20,6 @@ from lmapps.server.page.workshop.pulling import Pulling, bar_html
 from lmapps.server.page.workshop.switch import SHOW_CHAT, Switch
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-
-Update = dict[Any, Any]
 
 
 class ModelsTab:

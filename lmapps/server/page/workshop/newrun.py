@@ -13,7 +13,7 @@ from lmapps.discovery import Found
 from lmapps.errors import DataError
 from lmapps.server.managing import check_page, managed
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, warning
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.page.workshop.runview import duration
 from lmapps.server.store.feedback import TRAIN_FILE, feedback
@@ -39,7 +39,6 @@ SIZES = {
     "large": later("Large (125 M)"),
 }
 
-Update = dict[Any, Any]
 Watch = Callable[[str], Update]
 """A run's name -> what the rest of the tab shows of it."""
 

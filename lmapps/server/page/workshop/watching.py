@@ -12,7 +12,7 @@ from lmapps.errors import LmappsError
 from lmapps.server.api.runs import VERSION
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
-from lmapps.server.page.live import warning
+from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.page.workshop.runview import STATES, empty_html, run_html
@@ -33,8 +33,6 @@ ASK = f"""async (seen) => {{
         return answer.ok ? await answer.text() : seen;
     }} catch {{ return seen; }}
 }}"""
-
-Update = dict[Any, Any]
 
 
 class Watching:
