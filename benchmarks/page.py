@@ -21,7 +21,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -129,8 +128,6 @@ async def tabs(url: str, count: int, longest: int) -> None:
 @contextmanager
 def serving(checkpoint: str) -> Iterator[tuple[str, Any]]:
     """A server in a thread of this process: its address and its engine."""
-    import uvicorn
-
     from lmapps.discovery import discover
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
@@ -142,15 +139,8 @@ def serving(checkpoint: str) -> Iterator[tuple[str, Any]]:
     engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)))
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(Models.of(engine), discover(), Store(f"sqlite:///{folder}/page.db"))
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", engine
-        server.should_exit = True
-        thread.join(30)
+        with machine.listening(app) as url:
+            yield url, engine
 
 
 async def without_page(engine: Any, people: int, longest: int) -> list[float]:

@@ -268,8 +268,6 @@ class Opener:
 @contextmanager
 def serving(checkpoint: str, opener: Opener) -> Iterator[tuple[str, Any]]:
     """A server in a thread of this process: its address and its models."""
-    import uvicorn
-
     from lmapps.discovery import discover
     from lmapps.engine.backends.source import Source
     from lmapps.engine.models import Models
@@ -284,16 +282,8 @@ def serving(checkpoint: str, opener: Opener) -> Iterator[tuple[str, Any]]:
     models = Models(sources, opener, lambda _: size, budget=2 * size)
     models.load()
     store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")
-    config = uvicorn.Config(create_app(models, discover(), store), port=0, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", models
-    server.should_exit = True
-    thread.join(30)
+    with machine.listening(create_app(models, discover(), store)) as url:
+        yield url, models
 
 
 def main() -> None:

@@ -11,7 +11,8 @@
     │   ├── NoSuchModel          a model that is not served here          (404)
     │   ├── ModelInUse           a model that cannot be freed now         (409)
     │   ├── ModelTooLarge        more memory than models may take         (507)
-    │   └── PromptTooLong        a prompt that leaves no room for a reply (413)
+    │   ├── PromptTooLong        a prompt that leaves no room for a reply (413)
+    │   └── TooLarge             more bytes than a request may have       (413)
     ├── ModelServerError         another server's model that fails        (502, exit 1)
     ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
     ├── DownloadError            a model that cannot be reached           (502, exit 1)
@@ -87,6 +88,12 @@ class ModelTooLarge(InputError):
 
 class PromptTooLong(InputError):
     """A prompt that leaves no room for a reply in the model's context."""
+
+    status = 413
+
+
+class TooLarge(InputError):
+    """A request over the limit of bytes."""
 
     status = 413
 

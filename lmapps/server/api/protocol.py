@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
-from lmapps.errors import Busy, InputError, LmappsError
+from lmapps.errors import Busy, InputError, LmappsError, TooLarge
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
 from lmapps.server.gate.log import REQUEST
@@ -32,12 +32,6 @@ _MISSING: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "audio": (),
     "modalities": (["text"],), "prediction": (), "web_search_options": (),
 }  # fmt: skip
-
-
-class TooLarge(InputError):
-    """A request body over the limit."""
-
-    status = 413
 
 
 class NotFound(InputError):

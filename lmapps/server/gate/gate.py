@@ -19,7 +19,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import Busy, InputError, LmappsError
+from lmapps.errors import Busy, InputError, LmappsError, TooLarge
 from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
@@ -40,12 +40,6 @@ USED_OF_GRADIO = re.compile(
 """What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
 are not there."""
 _NAME = re.compile(r"[\w.-]{1,64}", re.A)
-
-
-class TooLarge(InputError):
-    """A request over the limit of bytes."""
-
-    status = 413
 
 
 class TooSlow(InputError):
