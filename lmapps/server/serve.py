@@ -12,12 +12,12 @@ from lmapps import __version__
 from lmapps.discovery import Found, Library
 from lmapps.engine.backends.source import (
     Opening,
-    best_device,
     foreseen_bytes,
     found_sources,
     open_backend,
     source_of,
 )
+from lmapps.engine.devices import memory_for_models, precision, serving_devices
 from lmapps.engine.models import Models
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
@@ -70,12 +70,14 @@ def serve(settings: ServeSettings) -> None:
 
 def models_of(settings: ServeSettings, access: Access) -> Models:
     """The models that were named, and those that lie in the checkpoint folders."""
-    opening = Opening(settings.slots, settings.queue, settings.weights, best_device())
+    devices = serving_devices()
+    weights = precision(settings.weights, devices)
+    opening = Opening(settings.slots, settings.queue, weights, devices)
     return Models(
         [source_of(word) for word in settings.checkpoint],
         lambda source: access.metered(open_backend(source, opening)),
         lambda source: foreseen_bytes(source, opening),
-        budget=settings.memory_bytes,
+        budget=settings.memory_bytes or memory_for_models(devices),
         find=found_sources,
     )
 
@@ -84,7 +86,7 @@ def find_default() -> Checkpoint | None:
     """The default checkpoint, once it is whole."""
     folder = find_checkpoint(ServeSettings.checkpoint[0])
     try:
-        return Checkpoint.load(folder, device=best_device()) if folder.is_dir() else None
+        return Checkpoint.load(folder) if folder.is_dir() else None
     except CheckpointError:  # it is being written
         return None
 

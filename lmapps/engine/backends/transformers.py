@@ -20,6 +20,7 @@ import torch
 from lmapps.errors import CheckpointError, LmappsError, SettingsError
 from lmapps.model.folder import read_json
 from lmapps.model.state import State
+from lmapps.native.shapes import Shapes
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
 
@@ -117,7 +118,7 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
             f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
             "model of it, or only with code of its own, which is never run"
         )
-    options: dict[str, Any] = {"device_map": "auto"} if device == "cuda" else {}
+    options: dict[str, Any] = {"device_map": "auto"} if device.startswith("cuda") else {}
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
@@ -138,6 +139,7 @@ class TransformersStep:
     """One step of a foreign model: each row with its own cache."""
 
     bytes = 0
+    shapes = Shapes()
 
     def __init__(self, model: ForeignModel) -> None:
         self._model = model.inner
@@ -163,6 +165,9 @@ class TransformersStep:
         return CacheRows(
             batch, capacity, self.divisible, self._model.config, size * grows * CACHES_COUNTED
         )
+
+    def prepare(self, state: State, tokens: int) -> None:
+        """Nothing is known of their shapes."""
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         """Logits (B, V) after T more tokens in each row."""
