@@ -105,7 +105,8 @@ def create_app(
 ) -> FastAPI:
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not models.uses_hub:  # one that was asked for by name is downloaded whenever it is loaded
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import VERSION
 
