@@ -187,6 +187,6 @@ def _make_all(jobs: Iterable[Job], processes: int) -> None:
                 future.result()
     except BrokenProcessPool:
         raise DataError(
-            f"one of the {processes} processes that read the data was killed, probably since memory "
-            "ended: close other programs and start again, what was made is kept"
+            f"one of the {processes} processes that read the data was killed, probably since "
+            "memory ended: close other programs and start again, what was made is kept"
         ) from None
