@@ -32,7 +32,7 @@ class Graph:
         lengths_B, ids_BT = self._inputs[:, 0], self._inputs[:, 1:]
         # On a stream of its own, as torch's notes on CUDA graphs have it. Another thread may load
         # a model or serve one meanwhile, so that only this thread is held to what can be captured.
-        stream = torch.cuda.Stream(device)
+        stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with _one_at_a_time:
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):

@@ -137,9 +137,9 @@ def room(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    free = free_memory()
+    there = free_memory()
     shares = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return None if free is None else free // shares + taken(device)
+    return None if there is None else there // shares + taken(device)
 
 
 def _optimizer_bytes(model: LanguageModel, settings: TrainSettings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def replicas(endless_checkpoint: Callable[[str], Checkpoint], tmp_path: Path) ->
 
 
 def test_requests_are_spread_over_the_copies_and_the_numbers_are_those_of_all(
-    replicas: Replicas,
+    replicas: Replicas, wait_until: Callable[..., None]
 ) -> None:
     async def together() -> list[Any]:
         decoding = Decoding(temperature=0.8, seed=3, max_new_tokens=20)
@@ -44,7 +45,8 @@ def test_requests_are_spread_over_the_copies_and_the_numbers_are_those_of_all(
     assert all(len(reply.ids) == 20 for reply in asyncio.run(together()))
     one, other = (engine.counts for engine in replicas.engines)
     assert one.accepted == other.accepted == 4
-    assert replicas.counts.accepted == 8 and replicas.counts.finished == {"length": 8}
+    wait_until(lambda: replicas.counts.finished == {"length": 8})
+    assert replicas.counts.accepted == 8
     assert replicas.counts.generated_tokens == 160
     assert sum(replicas.counts.first_token.counts) == 8
     assert replicas.bytes == 2 * replicas.engines[0].bytes and replicas.running == 0
@@ -56,7 +58,9 @@ def test_a_seed_gives_the_same_reply_on_each_copy(replicas: Replicas) -> None:
     assert first.ids == second.ids
 
 
-def test_the_next_turn_of_a_chat_goes_where_its_beginning_was_read(replicas: Replicas) -> None:
+def test_the_next_turn_of_a_chat_goes_where_its_beginning_was_read(
+    replicas: Replicas, wait_until: Callable[..., None]
+) -> None:
     talk: list[Message] = [{"role": "user", "content": "Where is the cat? " * 3}]
     prompt = replicas.render(talk)
     for home in replicas.engines:  # wherever the first turn was
@@ -64,6 +68,7 @@ def test_the_next_turn_of_a_chat_goes_where_its_beginning_was_read(replicas: Rep
         for engine in replicas.engines:
             engine._scheduler.slots.prefixes.clear()
         home.generate(prompt, Decoding(temperature=0, max_new_tokens=4))
+        wait_until(lambda: replicas.running == 0)
         assert replicas.placed([*prompt, 30, 31]) is home
         assert home.known([*prompt, 30, 31]) == len(prompt) > 0 == other.known([*prompt, 30])
 
@@ -100,8 +105,12 @@ def test_the_least_busy_copy_that_can_answer_gets_a_request_or_one_near_it_that_
 
 
 def test_leaving_frees_the_slot_on_whichever_copy(
-    replicas: Replicas, wait_until: Callable[..., None]
+    replicas: Replicas, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for engine in replicas.engines:  # slowly, so that no reply ends by itself
+        slots = engine._scheduler.slots
+        monkeypatch.setattr(slots, "decode", lambda d=slots.decode: (time.sleep(0.01), d())[1])
+
     async def leave() -> None:
         streams = [replicas.stream([20 + n, 21], ENDLESS) for n in range(4)]
         for stream in streams:
@@ -111,8 +120,8 @@ def test_leaving_frees_the_slot_on_whichever_copy(
             await stream.aclose()
 
     asyncio.run(leave())
-    wait_until(lambda: replicas.running == 0)
-    assert replicas.counts.finished["cancelled"] == 4
+    wait_until(lambda: replicas.counts.finished["cancelled"] == 4)
+    assert replicas.running == 0
 
 
 def test_a_copy_that_cannot_be_opened_leaves_no_thread_of_another(
