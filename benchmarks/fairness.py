@@ -1,12 +1,12 @@
-"""One client that sends without pause beside 31 others -> how long these wait for their first token.
+"""One client that sends without pause beside 31 others -> how long these wait for a first token.
 
     python benchmarks/fairness.py --rounds 3 --seconds 40
 
-A real server in a process of its own, 31 clients from addresses of their own (127.0.0.2 and on) that
-ask, read the reply, and think for a while; in every second turn one more that always has 64 requests
-under way, and asks again as soon as one ends or is refused. The table has the others' time to the
-first token without it and with it. The exit status is 1 where the 95th percentile with it is more
-than twice that without.
+A real server in a process of its own, 31 clients from addresses of their own (127.0.0.2 and on)
+that ask, read the reply, and think for a while; in every second turn one more that always has 64
+requests under way, and asks again as soon as one ends or is refused. The table has the others' time
+to the first token without it and with it. The exit status is 1 where the 95th percentile with it is
+more than twice that without.
 """
 
 from __future__ import annotations
