@@ -101,7 +101,12 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
         ("", {"LMAPPS_PORT": "many"}, "", r"LMAPPS_PORT: port must be a whole number, got 'many'"),
         ("", {"LMAPPS_PUBLIC": "perhaps"}, "", r"LMAPPS_PUBLIC: public must be true or false"),
         ("", {"LMAPPS_MEMORY": "nan"}, "", r"memory must be between 0 and"),
-        ("", {}, "--weights int4", r"--weights: weights must be one of float32, .*got 'int4'"),
+        (
+            "",
+            {},
+            "--weights int4",
+            r"--weights: weights must be one of auto, float32, .*got 'int4'",
+        ),
         ("", {}, "--tokens-a-day x", r"--tokens-a-day: tokens_a_day must be a whole number"),
         ("", {}, "--settings /no/such/file", r"settings file /no/such/file cannot be read"),
     ],
