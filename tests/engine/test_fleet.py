@@ -71,9 +71,9 @@ def test_a_server_that_failed_rests_longer_each_time_and_one_request_looks_for_i
     a, b = fleet.servers
     b.running = 9
     fleet.failed(a)
-    assert names(fleet) == ["b", "a"] and fleet.resting == 1, "the last resort"
+    assert names(fleet) == ["b", "a"] and len(fleet.resting) == 1, "the last resort"
     clock.now += 1.25
-    assert fleet.resting == 0
+    assert len(fleet.resting) == 0
     assert names(fleet) == ["a", "b"], "somebody finds out"
     assert names(fleet) == ["b", "a"], "and nobody else waits for it meanwhile"
     rests = []
@@ -177,7 +177,7 @@ def test_what_one_server_refuses_the_other_answers_without_a_wait(
         for _ in range(4):
             assert ask(far) == "Hello"
     assert two[1].asked == 12 and far.counts.finished["stop"] == 12
-    assert far.fleet.resting == 0, "a server that is busy is there"
+    assert len(far.fleet.resting) == 0, "a server that is busy is there"
 
 
 def test_when_all_refuse_the_last_ones_word_is_told(two: tuple[Played, Played]) -> None:
@@ -196,12 +196,12 @@ def test_a_server_that_is_gone_is_left_out_and_used_again_when_it_is_back(
     far.fleet._clock = clock
     two[0].stop()
     assert [ask(far) for _ in range(6)] == ["Hello"] * 6
-    assert far.fleet.resting == 1 and far.why_not_ready() is None
+    assert len(far.fleet.resting) == 1 and far.why_not_ready() is None
     back = Played(two[0].port)
     far.fleet.servers[1].running = 5
     assert ask(far) == "Hello" and back.asked == 0, "it rests"
     clock.now += LONGEST_REST
-    assert ask(far) == "Hello" and back.asked == 1 and far.fleet.resting == 0
+    assert ask(far) == "Hello" and back.asked == 1 and len(far.fleet.resting) == 0
     back.stop()
 
 
@@ -216,14 +216,14 @@ def test_a_reply_that_breaks_off_is_told_and_its_server_rests(two: tuple[Played,
     two[0].breaks_off = two[1].breaks_off = True
     with pytest.raises(ModelServerError, match=r"the reply broke off, ask again: .*127\.0\.0\.1"):
         ask(far)
-    assert far.fleet.resting == 1 and two[0].asked + two[1].asked == 1
+    assert len(far.fleet.resting) == 1 and two[0].asked + two[1].asked == 1
     assert [server.running for server in far.fleet.servers] == [0, 0]
 
 
 def test_it_starts_as_long_as_one_of_them_is_there(two: tuple[Played, Played]) -> None:
     two[1].models = [{"id": "m", "max_model_len": 256}]
     far = OpenAIBackend.connect("far", f"{NOBODY},{two[0].url},{two[1].url}")
-    assert (far.model, far.context, far.fleet.resting) == ("m", 256, 1)
+    assert (far.model, far.context, len(far.fleet.resting)) == ("m", 256, 1)
     with pytest.raises(ModelServerError, match="does not answer"):
         OpenAIBackend.connect("far", f"{NOBODY},http://127.0.0.1:10/v1")
     two[1].models = [{"id": "other"}]

@@ -43,9 +43,9 @@ class Fleet:
         self.servers, self._clock = [Server(url.rstrip("/")) for url in urls], clock
 
     @property
-    def resting(self) -> int:
-        """How many are left out for now."""
-        return sum(server.rests_until > self._clock() for server in self.servers)
+    def resting(self) -> list[Server]:
+        """Those that are left out for now."""
+        return [server for server in self.servers if server.rests_until > self._clock()]
 
     def in_order(self, user: User = None) -> Iterator[Server]:
         """Each server once, the next to ask first. Somebody's requests go to the same one where it

@@ -115,8 +115,13 @@ class OpenAIBackend:
     def step_name(self) -> str:
         return f"by the server at {self.url}"
 
+    @property
+    def servers_up(self) -> dict[str, bool]:
+        """Which of its servers are asked now."""
+        return {one.url: one not in self.fleet.resting for one in self.fleet.servers}
+
     def why_not_ready(self) -> str | None:
-        if self.fleet.resting == len(self.fleet.servers):
+        if len(self.fleet.resting) == len(self.fleet.servers):
             return f"the model {self.name!r} is not reached at {self.url}: try again in a moment"
         return self._why_not()
 
