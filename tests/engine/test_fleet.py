@@ -159,6 +159,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
 
 
+def connect(two: tuple[Played, Played]) -> OpenAIBackend:
+    """Both, of which the first one is asked first, being the less busy one."""
+    far = OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+    far.fleet.servers[1].running = 1
+    return far
+
+
 def ask(far: Any, user: str | None = None) -> str:
     async def reply() -> str:
         async with asyncio.timeout(20):
@@ -170,7 +177,7 @@ def ask(far: Any, user: str | None = None) -> str:
 def test_what_one_server_refuses_the_other_answers_without_a_wait(
     two: tuple[Played, Played], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    far: Any = open_backend(Source("far", f"{two[0].url},{two[1].url}"))
+    far = connect(two)
     monkeypatch.setattr(remote, "FIRST_WAIT", 1e9)  # nobody has to wait
     for status in (429, 500, 503):
         two[0].status = status
@@ -191,7 +198,7 @@ def test_when_all_refuse_the_last_ones_word_is_told(two: tuple[Played, Played]) 
 def test_a_server_that_is_gone_is_left_out_and_used_again_when_it_is_back(
     two: tuple[Played, Played],
 ) -> None:
-    far = OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+    far = connect(two)
     clock = Clock()
     far.fleet._clock = clock
     two[0].stop()
@@ -206,18 +213,25 @@ def test_a_server_that_is_gone_is_left_out_and_used_again_when_it_is_back(
 
 
 def test_a_server_that_ends_hands_its_queue_to_the_others(two: tuple[Played, Played]) -> None:
-    far = OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+    far = connect(two)
     two[0].code, two[0].pieces = "ShuttingDown", []
     assert [ask(far) for _ in range(4)] == ["Hello"] * 4
+    assert two[0].asked == two[1].asked == 4
 
 
 def test_a_reply_that_breaks_off_is_told_and_its_server_rests(two: tuple[Played, Played]) -> None:
-    far = OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+    far = connect(two)
     two[0].breaks_off = two[1].breaks_off = True
     with pytest.raises(ModelServerError, match=r"the reply broke off, ask again: .*127\.0\.0\.1"):
         ask(far)
-    assert len(far.fleet.resting) == 1 and two[0].asked + two[1].asked == 1
-    assert [server.running for server in far.fleet.servers] == [0, 0]
+    assert len(far.fleet.resting) == 1 and (two[0].asked, two[1].asked) == (1, 0)
+    assert [server.running for server in far.fleet.servers] == [0, 1]
+
+
+def test_the_place_of_a_model_is_that_of_all_its_servers(two: tuple[Played, Played]) -> None:
+    far: Any = open_backend(Source("far", f"{two[0].url},{two[1].url}"))
+    assert str(far.about) == f"m at {two[0].url}, {two[1].url}, 512 tokens of context"
+    assert far.servers_up == {two[0].url: True, two[1].url: True}
 
 
 def test_it_starts_as_long_as_one_of_them_is_there(two: tuple[Played, Played]) -> None:
