@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -38,6 +39,9 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+TURN_SECONDS = 0.0005
+"""How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
+engine beside a busy page would wait for most of its time."""
 
 
 def serve(settings: ServeSettings) -> None:
@@ -64,6 +68,7 @@ def serve(settings: ServeSettings) -> None:
     if others:
         say(f"on request also {', '.join(others)}")
     set_up(settings.log, settings.log_prompts)
+    sys.setswitchinterval(TURN_SECONDS)
     with library.watched(say):
         Server(app, models, settings.grace).run(sockets=[listening])
 
