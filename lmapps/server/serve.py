@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +45,9 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+TURN_SECONDS = 0.0005
+"""How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
+engine beside a busy page would wait for most of its time."""
 
 
 def serve(settings: ServeSettings, read: Read | None = None) -> None:
@@ -85,6 +89,7 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
 
     apply(settings)
     on_signal(Reload(settings, read or (lambda: settings), [apply]))
+    sys.setswitchinterval(TURN_SECONDS)
     with library.watched(say):
         server.run(sockets=[listening])
 
