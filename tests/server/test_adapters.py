@@ -67,5 +67,5 @@ def test_llamaindex_chats_streams_and_completes(served: Any) -> None:
     plain = openai_like.OpenAILike(**options, is_chat_model=False)
     whole = plain.complete("The cat").text
     assert whole and list(plain.stream_complete("The cat"))[-1].text == whole
-    with pytest.raises(Exception, match="the prompt has .* tokens, the model takes at most"):
+    with pytest.raises(Exception, match=r"the prompt has .* tokens, the model takes at most"):
         model.chat([ChatMessage(role="user", content="a cat " * 500)])
