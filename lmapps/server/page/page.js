@@ -49,6 +49,14 @@ const lmapps = {
       empty.setAttribute("role", "img");
   },
 
+  // What was asked for is written where nobody sees it: go there.
+  reveal(place) {
+    const reply = document.querySelector(place);
+    const { top, bottom } = reply?.getBoundingClientRect() ?? {};
+    if (top > innerHeight - 120 || bottom < 0)
+      reply.scrollIntoView({ block: "start", behavior: "smooth" });
+  },
+
   stop(event) {
     if (event.key !== "Escape" || event.defaultPrevented) return;
     const buttons = [...document.querySelectorAll("button.stop-reply")];
