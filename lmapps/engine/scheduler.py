@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lmapps.engine.counts import Counts
+from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.pace import PREFILL_TOKENS, Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of, sample
@@ -227,12 +228,6 @@ def _failed(error: Exception) -> LmappsError:
     failure = LmappsError(f"the engine failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's, or an allocation that the machine refuses outright."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _no_memory(request: Request) -> Busy:
