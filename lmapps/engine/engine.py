@@ -20,6 +20,7 @@ from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.devices import current
 from lmapps.engine.explanation import Explanation, explain
+from lmapps.engine.mail import Mail
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
@@ -60,7 +61,8 @@ class Engine:
         model = checkpoint.model
         step = step or choose_step(cast(LanguageModel, model), weights)
         rows = Slots(model, slots, step)
-        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
+        self._mail = Mail()
+        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size, self._mail.send)
         self._grammars = Grammars(checkpoint.tokenizer)
         self._arrived: list[Request] = []
         self._wake = threading.Condition()
@@ -214,15 +216,10 @@ class Engine:
         constraint: Constraint | None = None,
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
-        loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
-
-        def deliver(delta: Delta) -> None:
-            loop.call_soon_threadsafe(deltas.put_nowait, delta)
-
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
             constraint = await in_time(lambda: self._grammars.constraint(decoding))
-        request = self.submit(prompt_ids, decoding, deliver, user, constraint)
+        request = self.submit(prompt_ids, decoding, self._mail.box(deltas), user, constraint)
         try:
             finished = False
             while not finished:
