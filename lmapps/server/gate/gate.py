@@ -34,7 +34,7 @@ QUIET = ("assets", "monitor", "live")
 """Areas whose requests are logged only where they fail: there is one every second."""
 USED_OF_GRADIO = re.compile(
     r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
-    r"|cancel|reset/?|theme\.css|info/?|startup-events)$",
+    r"|cancel|reset/?|theme\.css|info/?|startup-events|app_id)$",
     re.I,
 )
 """What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,6 +19,7 @@ SAVE_SECONDS = 0.5
 """A reply that is being written is saved at least so often."""
 SHOWN_TURNS = 60
 """A long conversation shows so many turns, and more when asked for: the page stays quick."""
+MOST_SHOWN = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,28 @@ class Place:
     leaf: str | None = None
     """The last turn that this tab shows, whatever other tabs do meanwhile."""
     shown: int = SHOWN_TURNS
+    looks: bool = False
+    """Whether the inside of the replies is unfolded."""
+
+    def as_text(self) -> str:
+        """What the tab itself remembers of it: the server keeps nothing. Whose it is is found out
+        anew with every request."""
+        names = ("conversation", "leaf", "shown")
+        return json.dumps({name: getattr(self, name) for name in names})
+
+
+def place_from(text: str | None, owner: str, looks: bool = False) -> Place:
+    """What `as_text` made, for whoever asks; anything else stands at a new conversation."""
+    new = Place(owner, looks=looks)
+    try:
+        values = json.loads(text or "{}")
+        conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
+        shown = int(values.get("shown", SHOWN_TURNS))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return new
+    if not isinstance(conversation, str) or not isinstance(leaf, str | None):
+        return new
+    return Place(owner, conversation, leaf, min(max(shown, SHOWN_TURNS), MOST_SHOWN), looks)
 
 
 class Keeper(Protocol):

@@ -6,7 +6,6 @@ what to show, the place after it included.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -52,6 +51,8 @@ class Seen:
     """What stands in the box to write in."""
     busy: bool = False
     listed: Sequence[Summary] | None = None
+    searched: bool = False
+    """Whether only those are listed that hold some words."""
     inside: Inside | None = None
     """Of the last reply."""
 
@@ -68,18 +69,17 @@ class Talk:
 
     # Which conversation.
 
-    def arrive(self, owner: str, conversation: str | None) -> Seen:
+    def arrive(self, place: Place) -> Seen:
         """A visitor opens the page: their list, and the conversation of last time."""
-        place = Place(owner or uuid.uuid4().hex)
         try:
-            seen = self.open(place, conversation or None)
+            seen = self.open(place, place.conversation)
         except NoSuchConversation:
             seen = self.open(place, None)
         return replace(seen, listed=self.listed(place))
 
     def open(self, place: Place, conversation: str | None) -> Seen:
         """One from the list, or, for None, a new one."""
-        place = Place(place.owner, conversation)
+        place = Place(place.owner, conversation, looks=place.looks)
         whole = None if conversation is None else self._load(place)
         return self._seen(place, whole, title=whole.title if whole else "", status="")
 
@@ -88,7 +88,7 @@ class Talk:
         return self.store.list(place.owner, self.plugin.name, search)
 
     def find(self, place: Place, search: str) -> Seen:
-        return Seen(place, listed=self.listed(place, search))
+        return Seen(place, listed=self.listed(place, search), searched=bool(search.strip()))
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
