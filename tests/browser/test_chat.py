@@ -233,18 +233,18 @@ def test_a_reply_is_followed_by_whoever_looks_at_its_end_and_by_nobody_else(
         page.fill("#message textarea", "Tell me everything")
         button(page, "Send").click()
         page.locator("#chat-chat .bot.message").nth(3).wait_for()
-        grows(60)
+        grows(15)
         assert page.evaluate(from_end) < 8, "whoever looks at the end sees the end"
         page.locator("#chat-chat .bubble-wrap").hover()
         page.mouse.wheel(0, -40)
         page.wait_for_function(f"was => {place} < was", arg=page.evaluate(place))
         page.wait_for_timeout(100)
         read = page.evaluate(place)
-        grows(60)
+        grows(15)
         assert page.evaluate(place) == read, "whoever reads above stays there"
         page.mouse.wheel(0, 10_000)
         page.wait_for_function(f"{from_end} < 8")
-        grows(60)
+        grows(15)
         page.wait_for_function(f"{from_end} < 8")
     finally:
         served.seconds_per_step = 0.01
