@@ -30,14 +30,17 @@ LOOK_SECONDS = 1.0
 """How often an open page asks whether something has changed."""
 VERSION = "plugins/version"
 """The address, beside the page, of the version that is found now."""
+PROCESS = "x-lmapps-process"
+"""The header of that answer by which a page learns that another process answers it: `page.js`."""
 
 # Asked without Gradio's queue, since every page that somebody sees does so every second.
 ASK = f"""async (seen) => {{
     if (document.hidden) return seen;
     try {{
         const answer = await fetch("{VERSION}");
+        lmapps.follow(answer.headers.get("{PROCESS}"));
         return answer.ok ? await answer.text() : seen;
-    }} catch {{ return seen; }}
+    }} catch {{ lmapps.lost = true; return seen; }}
 }}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""

@@ -174,7 +174,7 @@ class PresetPanel:
         kind, told, count = self.kind.name, [self.box, self.status], len(self.inputs)
         remember: dict[str, Any] = {
             "fn": None, "inputs": self.inputs,
-            "js": f"(...values) => {{ lmapps.keep({self.key!r}, values.slice(0, {count})); }}",
+            "js": f"(...values) => {{ lmapps.remember({self.key!r}, values.slice(0, {count})); }}",
             **QUIET,
         }  # fmt: skip
         chosen = self.box.input(choose, [whose, self.box], self.controls, **QUIET)
@@ -239,7 +239,7 @@ class PresetPanel:
 
 # Gradio gives a function the inputs and then, once more, what the outputs show.
 REMEMBERED = """(...values) => {
-    const now = values.slice(0, %d), kept = lmapps.kept("%s");
+    const now = values.slice(0, %d), kept = lmapps.remembered("%s");
     return Array.isArray(kept) && kept.length === now.length ? kept : now;
 }"""
 
