@@ -138,7 +138,8 @@ class ChatTab:
         arriving, key = tab.select if tab else page.load, f"lmapps-place-{self.plugin.name}"
         arriving(
             self._on_arrive, [*here, self.kept], self.outputs,
-            js=f"(_, place, looks) => [{NAME}, place, looks, lmapps.remembered({key!r}) ?? '']", **QUIET,
+            js=f"(_, place, looks) => [{NAME}, place, looks, lmapps.remembered({key!r}) ?? '']",
+            **QUIET,
         )  # fmt: skip
         self.place.change(
             None, self.place, js=f"place => {{ lmapps.remember({key!r}, place); }}", **QUIET
