@@ -13,6 +13,7 @@ from gradio.context import LocalContext
 
 from lmapps.server.accounts.users import Account
 from lmapps.server.page.chat.saved import MOST_SHOWN, SHOWN_TURNS, Place, place_from
+from lmapps.server.page.document import KEPT, Document
 from lmapps.server.page.sparing import CLOSED_PAGES, OpenPage, OpenPages, Page
 from lmapps.server.page.visitor import Visitor
 from lmapps.server.store.store import Store
@@ -42,9 +43,23 @@ def test_an_event_sends_what_it_tells_and_makes_nothing_else_anew(page: Any) -> 
     assert told(page, skip, state) == [skip, skip, None]
     assert state[page.line._id] is page.line and state[page.state._id] == 0
     box, line, _ = told(page, {page.line: gr.update(visible=False), page.state: 3}, state)
-    assert box == skip and line["visible"] is False
-    assert state[page.line._id].visible is False and state[page.state._id] == 3
-    assert page.line.visible is True, "another page's line is as it was"
+    assert box == skip and line == gr.update(visible=False)
+    assert state[page.line._id] is page.line and state[page.state._id] == 3
+    _, line, _ = told(page, {page.line: gr.update(value="  a", height=20)}, state)
+    assert line["value"] == "a" and line["height"] == 20
+    assert state[page.line._id].height == 20 and page.line.height is None, "another page's is"
+
+
+def test_a_conversation_is_sent_as_gradio_sends_it(page: Any) -> None:
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "  Hi\n\n- a"}]
+    with Page() as talking:
+        talk, line = gr.Chatbot(), gr.Markdown()
+        line.change(lambda: {}, None, [talk, line])
+    (event,) = talking.fns.values()
+    state = OpenPage(talking)
+    ours = asyncio.run(talking.postprocess_data(event, {talk: said}, state))
+    theirs = asyncio.run(gr.Blocks.postprocess_data(talking, event, [said, "x"], state))
+    assert ours[0] == theirs[0].model_dump() if hasattr(theirs[0], "model_dump") else theirs[0]
 
 
 def test_of_a_page_nothing_is_kept_but_what_is_not_as_it_was_built(page: Any) -> None:
@@ -98,3 +113,37 @@ def test_a_browser_says_whose_it_is_by_its_name_and_with_accounts_says_nothing(
         assert visitor.owner(NAME) == visitor.owner("") == account.owner != NAME
     finally:
         LocalContext.request.reset(token)
+
+
+def test_the_document_is_made_once_for_each_name_it_is_asked_by() -> None:
+    made = list[tuple[str, str]]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        made.append((scope["path"], str(dict(scope["headers"]).get(b"host", b""), "ascii")))
+        kind = b"text/html" if scope["path"] == "/" else b"application/json"
+        start = {"status": scope["status"], "headers": [(b"content-type", kind)]}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": str(len(made)).encode()})
+
+    document = Document(app)
+
+    def asked(host: str, path: str = "/", status: int = 200, **more: Any) -> str:
+        told = list[Any]()
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        headers = [(b"host", host.encode()), (b"cookie", str(len(made)).encode())]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+        asyncio.run(document({**scope, "status": status, **more}, None, send))  # type: ignore
+        return str(told[1]["body"], "ascii")
+
+    assert asked("broken", status=500) != asked("broken"), "what is no document is not kept"
+    first, other = asked("here"), asked("there")
+    assert (asked("here"), asked("there")) == (first, other) and first != other
+    assert asked("here", query_string=b"deep_link=x") != first
+    assert asked("here", "/config") != asked("here", "/config")
+    assert asked("here", scheme="https") != first
+    for number in range(KEPT):
+        asked(f"name {number}")
+    assert asked("here") != first, "not more than a few are kept"

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from jinja2 import ChoiceLoader, DictLoader
 
 from lmapps.plugin import Plugin
+from lmapps.server.page.document import Document
 from lmapps.server.page.languages import languages, locales
 from lmapps.server.page.sparing import spare
 from lmapps.server.page.theme import ACCENT, PAPER, theme
@@ -34,6 +35,7 @@ def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
         enable_monitoring=False, max_file_size="10mb", ssr_mode=False,
     )  # fmt: skip
     spare(app, page)
+    app.add_middleware(Document)
     return app
 
 

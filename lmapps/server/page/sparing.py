@@ -26,6 +26,12 @@ forgotten goes on: where it stands it knows itself."""
 CLOSED_PAGES = 32
 """So many closed pages are remembered: a phone comes back to its page."""
 
+TEXTS = (gr.Markdown, gr.Textbox, gr.HTML)
+"""Components whose value is a text."""
+SHOWN = {"__type__", "visible", "interactive", "label"}
+"""What may change of a component without its being another one for the server."""
+NOT_SO_SIMPLE = object()
+
 
 class Page(gr.Blocks):
     """The page's components and events."""
@@ -38,13 +44,21 @@ class Page(gr.Blocks):
         if told is None or block_fn.batch:
             return await super().postprocess_data(block_fn, predictions, state)
         sent: list[Any] = [None if block.stateful else gr.skip() for block in block_fn.outputs]
-        if told:
+        rest = dict[int, Any]()
+        for place, value in told.items():
+            block = block_fn.outputs[place]
+            now = _at_once(block if state is None else state.get(block._id, block), value)
+            if now is NOT_SO_SIMPLE:
+                rest[place] = value
+            else:
+                sent[place] = now
+        if rest:
             fewer = copy(block_fn)
-            fewer.outputs = [block_fn.outputs[place] for place in told]
-            values = list(told.values())
+            fewer.outputs = [block_fn.outputs[place] for place in rest]
+            values = list(rest.values())
             single = values[0] if len(values) == 1 else values
             values = await super().postprocess_data(fewer, single, state)
-            for place, value in zip(told, values, strict=True):
+            for place, value in zip(rest, values, strict=True):
                 sent[place] = value
         return sent
 
@@ -113,6 +127,20 @@ def _told(outputs: Sequence[Any], predictions: Any) -> dict[int, Any] | None:
         values = enumerate(predictions)
         return {place: value for place, value in values if _is_other(value, skip)}
     return None
+
+
+def _at_once(block: Any, value: Any) -> Any:
+    """What the browser is sent for texts, conversations and what can be seen or pressed: Gradio
+    sends each of them to a thread and looks for files in it, or makes the component anew.
+    `NOT_SO_SIMPLE` for everything else."""
+    if isinstance(value, dict):
+        simple = value.keys() <= SHOWN and value.get("__type__") == "update"
+        return dict(value) if simple else NOT_SO_SIMPLE
+    if type(block) in TEXTS and isinstance(value, str):
+        return block.postprocess(value)
+    if type(block) is gr.Chatbot and isinstance(value, list):
+        return block.postprocess(value).model_dump()
+    return NOT_SO_SIMPLE
 
 
 def _is_other(value: Any, skip: dict[str, Any]) -> bool:

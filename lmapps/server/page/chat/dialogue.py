@@ -36,11 +36,11 @@ class Dialogue:
         if seen.turns is None:
             return {}
         number, count = seen.version or (1, 1)
+        said = [{"role": turn.role, "content": turn.content} for turn in seen.turns]
+        # What was thought of the others stays as it was while a reply is written.
+        rated = gr.update(value=said, feedback_value=_ratings(seen.turns))
         return {
-            self.chatbot: gr.update(
-                value=[{"role": turn.role, "content": turn.content} for turn in seen.turns],
-                feedback_value=_ratings(seen.turns),
-            ),
+            self.chatbot: said if seen.busy else rated,
             self.earlier: gr.update(visible=seen.earlier > 0),
             self.versions: gr.update(visible=count > 1),
             self.version: word("Version {number} of {count}", number=number, count=count),

@@ -83,7 +83,7 @@ async def saved(
             async for view in news:
                 if not begun and view.text:
                     keeper.begin()
-                    begun = True
+                    begun, last_saved = True, time.monotonic()
                 if begun and (view.done or time.monotonic() - last_saved >= SAVE_SECONDS):
                     finish = ("error" if view.failed else "stop") if view.done else None
                     keeper.grow(view.text, finish, made_of(view))
