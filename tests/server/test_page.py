@@ -19,7 +19,7 @@ from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.chat import ChatTab
 from lmapps.server.page.chat.saved import Place
-from lmapps.server.page.chat.talk import Seen
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import plugin_word
 from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page

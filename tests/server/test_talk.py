@@ -21,7 +21,8 @@ from lmapps.server.page import live
 from lmapps.server.page.chat import saved, talk
 from lmapps.server.page.chat.inside import Inside
 from lmapps.server.page.chat.saved import Place
-from lmapps.server.page.chat.talk import Seen, Talk
+from lmapps.server.page.chat.seen import Seen
+from lmapps.server.page.chat.talk import Talk
 from lmapps.server.page.way import Way
 from lmapps.server.store.made import made_from
 from lmapps.server.store.store import Store

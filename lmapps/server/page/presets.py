@@ -145,7 +145,7 @@ class PresetPanel:
     def name_of(self, owner: str, values: Sequence[Any]) -> str:
         """The values of `inputs` -> what the person calls those of the controls, if anything."""
         name, *chosen = values
-        known = self._known(owner)
+        known = self.kind.own if self._is_own(name) else self._known(owner)
         is_so = name in known and _same(self.kind, known[name], chosen)
         return name if is_so and name != self.kind.first else ""
 

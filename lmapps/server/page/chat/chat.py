@@ -15,8 +15,9 @@ from lmapps.plugin import Plugin
 from lmapps.server.page.chat.dialogue import Dialogue
 from lmapps.server.page.chat.inside import Panel
 from lmapps.server.page.chat.saved import Place, place_from
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.chat.shelf import Shelf
-from lmapps.server.page.chat.talk import Seen, Talk
+from lmapps.server.page.chat.talk import Talk
 from lmapps.server.page.forms.forms import buttons, stopped
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Update, nothing, only_news, too_early, warning

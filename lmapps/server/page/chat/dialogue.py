@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lmapps.plugin import Plugin
-from lmapps.server.page.chat.talk import Seen
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.store.conversation import Turn
 

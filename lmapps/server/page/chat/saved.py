@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from lmapps.server.page.live import View
+from lmapps.server.page.live import View, Views
 from lmapps.server.store.conversation import Turn
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Runs
@@ -67,7 +67,7 @@ class Keeper(Protocol):
 
 
 async def saved(
-    stream: AsyncGenerator[View, None], keeper: Keeper, made_of: Callable[[View], Made]
+    stream: Views, keeper: Keeper, made_of: Callable[[View], Made]
 ) -> AsyncGenerator[View, None]:
     """Each view, once it is kept; nothing is kept as long as nothing was written.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.server.page.chat.talk import Seen
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.conversation import Conversation
