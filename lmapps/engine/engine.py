@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import queue
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -20,7 +20,7 @@ from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.devices import current
 from lmapps.engine.explanation import Explanation, explain
-from lmapps.engine.mail import Mail
+from lmapps.engine.mail import Box, Mail
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
@@ -216,15 +216,17 @@ class Engine:
         constraint: Constraint | None = None,
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
-        deltas: asyncio.Queue[Delta] = asyncio.Queue()
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
             constraint = await in_time(lambda: self._grammars.constraint(decoding))
-        request = self.submit(prompt_ids, decoding, self._mail.box(deltas), user, constraint)
+        box = Box()
+        request = self.submit(prompt_ids, decoding, self._mail.to(box), user, constraint)
         try:
             finished = False
             while not finished:
-                delta = await deltas.get()
+                delta = await box.get()
                 if delta.error:
+                    if delta.ids:
+                        yield replace(delta, finish=None, error=None)
                     raise delta.error
                 yield delta
                 finished = delta.finish is not None
