@@ -30,6 +30,7 @@ from lmapps.server.page.widgets import (
     decoding_from,
     values_of,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.conversation import Turn
 from lmapps.server.store.exported import read_export
 from lmapps.server.store.presets import Presets
@@ -174,20 +175,21 @@ class ChatTab:
     # What the model is asked for.
 
     async def _on_send(self, place: Place, text: str, *values: Any) -> AsyncGenerator[Update, None]:
-        async for update in self._streamed(
-            place, self.talk.send(place, text, self._way(place, values))
-        ):
+        way = await aside(self._way, place, values)
+        async for update in self._streamed(place, self.talk.send(place, text, way)):
             yield update
 
     async def _on_retry(self, place: Place, *values: Any) -> AsyncGenerator[Update, None]:
-        async for update in self._streamed(place, self.talk.retry(place, self._way(place, values))):
+        way = await aside(self._way, place, values)
+        async for update in self._streamed(place, self.talk.retry(place, way)):
             yield update
 
     async def _on_edit(
         self, place: Place, data: gr.EditData, *values: Any
     ) -> AsyncGenerator[Update, None]:
         index: Any = data.index
-        made = self.talk.edit(place, int(index), str(data.value), self._way(place, values))
+        way = await aside(self._way, place, values)
+        made = self.talk.edit(place, int(index), str(data.value), way)
         async for update in self._streamed(place, made):
             yield update
 
