@@ -6,10 +6,9 @@ what to show, the place after it included.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +19,9 @@ from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.inside import Inside, look_into
 from lmapps.server.page.chat.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import word
-from lmapps.server.page.live import views
+from lmapps.server.page.live import Views, views
 from lmapps.server.page.way import Way, changed
 from lmapps.server.store.aside import aside
 from lmapps.server.store.conversation import (
@@ -33,28 +33,6 @@ from lmapps.server.store.conversation import (
 )
 from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store, Summary
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a tab shows after an action; what is None stays as it is."""
-
-    place: Place
-    turns: Sequence[Turn] | None = None
-    """The last `place.shown` turns of the branch."""
-    earlier: int = 0
-    """How many turns come before those."""
-    version: tuple[int, int] | None = None
-    """Of the last turn that was said in several ways: which one this is, and of how many."""
-    title: str | None = None
-    """The conversation's, where it is another one than before or begins."""
-    status: str | None = None
-    message: str | None = None
-    """What stands in the box to write in."""
-    busy: bool = False
-    listed: Sequence[Summary] | None = None
-    inside: Inside | None = None
-    """Of the last reply."""
 
 
 class Talk:
@@ -69,18 +47,17 @@ class Talk:
 
     # Which conversation.
 
-    def arrive(self, owner: str, conversation: str | None) -> Seen:
+    def arrive(self, place: Place) -> Seen:
         """A visitor opens the page: their list, and the conversation of last time."""
-        place = Place(owner or uuid.uuid4().hex)
         try:
-            seen = self.open(place, conversation or None)
+            seen = self.open(place, place.conversation)
         except NoSuchConversation:
             seen = self.open(place, None)
         return replace(seen, listed=self.listed(place))
 
     def open(self, place: Place, conversation: str | None) -> Seen:
         """One from the list, or, for None, a new one."""
-        place = Place(place.owner, conversation)
+        place = Place(place.owner, conversation, looks=place.looks)
         whole = None if conversation is None else self._load(place)
         return self._seen(place, whole, title=whole.title if whole else "", status="")
 
@@ -89,7 +66,7 @@ class Talk:
         return self.store.list(place.owner, self.plugin.name, search)
 
     def find(self, place: Place, search: str) -> Seen:
-        return Seen(place, listed=self.listed(place, search))
+        return Seen(place, listed=self.listed(place, search), searched=bool(search.strip()))
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
@@ -231,11 +208,21 @@ class Talk:
     async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
         whole = await aside(self._load, place)
-        before = self._seen(place, whole, busy=True)
-        listed = await aside(self.listed, place)
-        yield replace(before, title=whole.title, listed=listed, message="")
         values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
-        stream = views(self.models, self.plugin, values, way.choose, way.model)
+        async with aclosing(
+            views(self.models, self.plugin, values, way.choose, way.model)
+        ) as stream:
+            before = self._seen(place, whole, busy=True, status=word("Reading ..."))
+            listed = await aside(self.listed, place)
+            yield replace(before, title=whole.title, listed=listed, message="")
+            async with aclosing(self._grown(place, way, whole, before, stream)) as news:
+                async for seen in news:
+                    yield seen
+
+    async def _grown(
+        self, place: Place, way: Way, whole: Conversation, before: Seen, stream: Views
+    ) -> AsyncGenerator[Seen, None]:
+        """What there is to see of a reply that is under way, after what there was before it."""
         kept = KeptTurn(self.store, place)
         made_of = partial(made_with, way.made(self.plugin))
         number, asked = 1 + sum(turn.role == "assistant" for turn in whole.path(place.leaf)), None
