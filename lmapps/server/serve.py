@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,6 +47,9 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+AT_THE_DOOR = 32
+"""Requests that are asked of the database at the same time whose they are. Python's own number, a
+few more than there are processors, would be too small for a database that is slow."""
 TURN_SECONDS = 0.0005
 """How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
 engine beside a busy page would wait for most of its time."""
@@ -147,6 +152,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_THE_DOOR))
         async with pages.open():
             yield
         models.close()

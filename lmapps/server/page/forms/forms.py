@@ -27,6 +27,7 @@ from lmapps.server.page.widgets import (
     values_of,
     widget,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
 
@@ -139,19 +140,20 @@ class FormTab:
         owner = self.visitor.owner(name)
         count = len(self.plugin.fields)
         fields, decoding = values_of(self.plugin.fields, values[:count]), values[count:]
-        preset = self.decoding.name_of(owner, decoding)
+        preset = await aside(self.decoding.name_of, owner, decoding)
         choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
         way = Way(fields, choose, model, preset=preset)
         before: Written | None = None
         try:
             async with aclosing(self.writing.write(owner, way)) as news:
                 async for now in news:
-                    yield self._grown(owner, way, now, before)
+                    yield self._grown(way, now, before)
                     before = now
+            yield await aside(self._listed, owner, before.run if before else None)
         except Exception as error:  # else the tab waits for ever
             yield {self.status: warning(error), **self._pressable(True)}
 
-    def _grown(self, owner: str, way: Way, now: Written, before: Written | None) -> Update:
+    def _grown(self, way: Way, now: Written, before: Written | None) -> Update:
         """What there is to see of a reply; what has not changed is not sent again."""
         view = now.view
         shown = self.form.shown(view.text, view.value)
@@ -161,7 +163,6 @@ class FormTab:
         if view.done:
             told = lengths(self.plugin, way, view.text)
             status = " ".join(filter(None, (status, told)))
-            update |= self._listed(owner, now.run)
         if view.done or before is None or view.asked is not before.view.asked:
             update |= self.panel.update(Inside(now.made, view.asked))
         return {**update, self.status: status}
@@ -170,7 +171,7 @@ class FormTab:
         """A run of before: its fields, its reply, and how that came about."""
         owner = self.visitor.owner(name)
         try:
-            kept = self.writing.open(owner, run)
+            kept = await aside(self.writing.open, owner, run)
             inside = await self.writing.inside(owner, run, model)
             update = {self.shown: run, self.reply: self._shown_again(kept), self.status: ""}
         except Exception as error:  # else the tab shows nothing at all
