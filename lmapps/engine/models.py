@@ -16,7 +16,8 @@ from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
 from lmapps.engine.memory import give_back
-from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
+from lmapps.engine.room import Entry, who_leaves
+from lmapps.errors import Busy, ModelInUse, NoSuchModel, SettingsError, ShuttingDown
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 CLOSED = "the server is shutting down: try again when it is back"
@@ -40,20 +41,6 @@ class Description:
     """How many requests hold it."""
 
 
-class _Entry:
-    """A model that was asked for at least once."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.backend: Backend | None = None
-        self.opening: Future[Backend] | None = None
-        self.users = 0
-        self.used = 0
-        """Counts up: the one with the smallest number was not used for longest."""
-        self.bytes = 0
-        """What it takes, or will."""
-
-
 class Models:
     """The models that this process serves. Safe from any thread; loading has threads of its own.
 
@@ -74,8 +61,11 @@ class Models:
     ) -> None:
         self._open, self._needs, self.budget, self._find = open, needs, budget, find
         self._given: dict[str, Source] = {}
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._turn = threading.RLock()
+        self._closing = threading.Lock()
+        self._leaving: list[Backend] = []
+        """Nobody has them any more, but their memory is not given back yet."""
         self._clock = itertools.count(1)
         self._closed = False
         for source in given:
@@ -93,6 +83,11 @@ class Models:
         models = cls([Source(backend.name, str(backend.folder or ""))], lambda _: backend)
         models.load()
         return models
+
+    @property
+    def uses_hub(self) -> bool:
+        """Whether one of those that were named is, or will be, downloaded from the Hub."""
+        return any(source.is_hub for source in self._given.values())
 
     @property
     def names(self) -> list[str]:
@@ -145,8 +140,8 @@ class Models:
             entry = self._entry(name)
             if entry.users or entry.opening:
                 raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
-            leaving = self._let_go(entry)
-        _close(leaving)
+            self._let_go(entry)
+        self._close_leaving()
 
     def add(self, source: Source) -> None:
         """Offer one more. Raises `SettingsError` where there is another one of its name."""
@@ -164,8 +159,9 @@ class Models:
         """End what is under way on every model."""
         with self._turn:
             self._closed = True
-            leaving = [one for entry in self._entries.values() for one in self._let_go(entry)]
-        _close(leaving)
+            for entry in self._entries.values():
+                self._let_go(entry)
+        self._close_leaving()
 
     @property
     def loaded(self) -> list[Backend]:
@@ -177,7 +173,7 @@ class Models:
         return {**self._given, **{n: s for n, s in self._find().items() if n not in self._given}}
 
     def _description(self, source: Source) -> Description:
-        entry = self._entries.get(source.name) or _Entry(source)
+        entry = self._entries.get(source.name) or Entry(source)
         state: ModelState = "loaded" if entry.backend else "not loaded"
         return Description(
             source.name,
@@ -196,9 +192,9 @@ class Models:
             raise NoSuchModel(f"there is no model {name[:200]!r} here; served: {known}")
         return sources[name]
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         source = self._source(name)
-        return self._entries.setdefault(name, _Entry(source))
+        return self._entries.setdefault(name, Entry(source))
 
     @contextmanager
     def _held(self, name: str | None) -> Iterator[Future[Backend]]:
@@ -218,7 +214,7 @@ class Models:
             with self._turn:
                 entry.users -= 1
 
-    def _opening(self, entry: _Entry) -> Future[Backend]:
+    def _opening(self, entry: Entry) -> Future[Backend]:
         """The model's loading, begun where nobody has."""
         if self._closed:
             raise ShuttingDown(CLOSED)
@@ -229,19 +225,28 @@ class Models:
             opening.set_result(entry.backend)
             return opening
         needed = self._needs(entry.source)
-        leaving = self._make_room(entry, needed)
+        others = [other for other in self._entries.values() if other is not entry]
+        leaving = who_leaves(entry, needed, others, self.budget)
+        name = entry.source.name
+        loading = threading.Thread(
+            target=self._load, args=[entry, opening], daemon=True, name=f"loading {name}"
+        )
+        try:
+            loading.start()  # it waits for our turn to be over
+        except RuntimeError as error:  # the system has no thread for it
+            raise Busy(f"the model {name!r} cannot be loaded now: {error}", 5) from None
         entry.opening, entry.bytes = opening, needed
-        threading.Thread(
-            target=self._load, args=[entry, opening, leaving], daemon=True,
-            name=f"loading {entry.source.name}",
-        ).start()  # fmt: skip
+        for other in leaving:
+            self._let_go(other)
         return opening
 
-    def _load(self, entry: _Entry, opening: Future[Backend], leaving: list[Backend]) -> None:
+    def _load(self, entry: Entry, opening: Future[Backend]) -> None:
         """In a thread of its own: whoever waits for it is told how it ended."""
         backend, failure = None, None
+        with self._turn:
+            pass  # what there is to know of it is written down now
         try:
-            _close(leaving)
+            self._close_leaving()
             backend = self._open(entry.source)
         except BaseException as error:
             failure = error
@@ -257,43 +262,15 @@ class Models:
         else:
             opening.set_result(backend)
 
-    def _make_room(self, entry: _Entry, needed: int) -> list[Backend]:
-        """Choose idle models to let go, the one that was not used for longest first."""
-        name, free = entry.source.name, self.budget - needed
-        if free < 0:
-            raise ModelTooLarge(
-                f"the model {name!r} takes about {_gigabytes(needed)}, and models may take "
-                f"{_gigabytes(self.budget)}: choose a smaller one, or allow more with --memory"
-            )
-        others = [other for other in self._entries.values() if other is not entry]
-        taken = sum(other.bytes for other in others)
-        idle = [other for other in others if other.backend and not other.users]
-        leaving = []
-        for other in sorted(idle, key=lambda other: other.used):
-            if taken <= free:
-                break
-            taken -= other.bytes
-            leaving.append(other)
-        if taken > free:
-            busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
-            raise Busy(
-                f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-                "in a moment, or allow more with --memory", 5,
-            )  # fmt: skip
-        return [backend for other in leaving for backend in self._let_go(other)]
-
-    def _let_go(self, entry: _Entry) -> list[Backend]:
-        leaving = [entry.backend] if entry.backend else []
+    def _let_go(self, entry: Entry) -> None:
+        if entry.backend:
+            self._leaving.append(entry.backend)
         entry.backend, entry.bytes = None, 0
-        return leaving
 
-
-def _close(leaving: list[Backend]) -> None:
-    """End them, and give their memory back: nobody else has them any more."""
-    while leaving:
-        leaving.pop().close()
-        give_back()
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    def _close_leaving(self) -> None:
+        """Give back the memory of all that were let go, whoever did it: afterwards what the others
+        take is all that is taken."""
+        with self._closing:
+            while self._leaving:
+                self._leaving.pop().close()
+                give_back()

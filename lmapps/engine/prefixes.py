@@ -68,6 +68,12 @@ class Prefixes:
         self._entries.append(entry)
         return entry, spared[best]
 
+    def spared(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids `find` would spare; changes nothing, so that any thread may ask."""
+        wanted = np.array(prompt_ids, dtype=np.int32)
+        most = max((self._spared(entry, wanted) for entry in list(self._entries)), default=0)
+        return most if most >= AT_LEAST else 0
+
     def keep(
         self,
         ids: Sequence[int],
@@ -84,6 +90,11 @@ class Prefixes:
         self.bytes += entry.bytes
         while self.bytes > self.most_bytes or len(self._entries) > MOST_ENTRIES:
             self._forget(self._entries[0])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.bytes = 0
 
     def _forget(self, entry: Prefix) -> None:
         self._entries = [other for other in self._entries if other is not entry]

@@ -18,6 +18,7 @@ from lmapps.decoding import Decoding
 from lmapps.errors import CheckpointError
 
 Floats = npt.NDArray[np.float64]
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -75,34 +76,71 @@ def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
     logits = logits_V.astype(np.float64)
     shifted = logits - logits.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
-    order = np.argsort(-logprobs, kind="stable")[:top]
+    least = _largest(logprobs, min(top, len(logprobs))) if top else np.inf
+    likely = np.flatnonzero(logprobs >= least)
+    order = likely[np.argsort(-logprobs[likely], kind="stable")][:top]
     ranked = tuple((int(place), float(logprobs[place])) for place in order)
     return Logprob(token_id, float(logprobs[token_id]), ranked)
 
 
 def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
     """Softmax at the temperature, after top-k, top-p (Holtzman et al., 2020) and min-p."""
-    scaled = logits_V / decoding.temperature
-    if 0 < decoding.top_k < len(scaled):
-        least = np.partition(scaled, -decoding.top_k)[-decoding.top_k]
-        scaled = np.where(scaled >= least, scaled, -np.inf)
-    weights = np.exp(scaled - scaled.max())
+    weights = logits_V / decoding.temperature
+    if 0 < decoding.top_k < len(weights):
+        weights[weights < _largest(weights, decoding.top_k)] = -np.inf
+    weights -= weights.max()
+    np.exp(weights, out=weights)
     weights /= weights.sum()
     if decoding.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        before = np.cumsum(weights[order]) - weights[order]
-        weights[order[before >= decoding.top_p]] = 0
+        _keep_most_probable(weights, decoding.top_p)
     if decoding.min_p > 0:
         weights[weights < decoding.min_p * weights.max()] = 0
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    weights /= weights.sum()
+    return weights
+
+
+def _largest(values_V: Floats, number: int) -> float:
+    """The value that so many reach. Where as many blocks reach a value, it is at least that."""
+    blocks = np.maximum.reduceat(values_V, np.arange(0, len(values_V), _BLOCK))
+    if number <= len(blocks):
+        values_V = values_V[values_V >= np.partition(blocks, -number)[-number]]
+    return float(np.partition(values_V, -number)[-number])
+
+
+def _keep_most_probable(weights_V: Floats, top_p: float) -> None:
+    """Zeros, in place, behind the first ids that together reach `top_p`.
+
+    All ids that are rarer than (1 - top_p) / V together do not make up 1 - top_p, so they stand
+    behind: only the others, usually few, are put in order.
+    """
+    likely = np.flatnonzero(weights_V >= (1 - top_p) / len(weights_V))
+    order = likely[np.argsort(-weights_V[likely], kind="stable")]
+    ranked = weights_V[order]
+    is_kept = np.cumsum(ranked) - ranked < top_p
+    weights_V[:] = 0
+    weights_V[order[is_kept]] = ranked[is_kept]
 
 
 def draw(probabilities_V: Floats, rng: random.Random) -> int:
-    """An id by the inverse of the cumulative distribution, in the order of the ids."""
-    cumulative = np.cumsum(probabilities_V)
-    place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    last = int(np.flatnonzero(probabilities_V)[-1])
-    return min(place, last)
+    """An id by the inverse of the cumulative distribution, in the order of the ids.
+
+    First among blocks of ids, then in one: a running sum of the whole vocabulary takes longer than
+    all the rest.
+    """
+    starts = np.arange(0, len(probabilities_V), _BLOCK)
+    blocks = np.add.reduceat(probabilities_V, starts)
+    number, rest = _reached(blocks, rng.random() * blocks.sum())
+    start = number * _BLOCK
+    return start + _reached(probabilities_V[start : start + _BLOCK], rest)[0]
+
+
+def _reached(weights: Floats, target: float) -> tuple[int, float]:
+    """Where the running sum first exceeds the target, and what of the target is left there."""
+    sums = np.cumsum(weights)
+    place = int(np.searchsorted(sums, target, side="right"))
+    if place == len(sums):  # rounding: the sum in another order was larger
+        place = int(np.flatnonzero(weights)[-1])
+    return place, target - (float(sums[place - 1]) if place else 0.0)
 
 
 def _penalize(
@@ -128,12 +166,13 @@ def _completing(generated: Sequence[int], size: int) -> list[int]:
     """The ids that would complete a run of `size` ids that is already there."""
     if not size or len(generated) < size:
         return []
-    tail = list(generated[len(generated) - size + 1 :])
-    starts = range(len(generated) - size + 1)
+    if size == 1:
+        return sorted(set(generated))
+    tail, last = list(generated[len(generated) - size + 1 :]), generated[-1]
     return sorted(
         {
-            generated[start + size - 1]
-            for start in starts
-            if list(generated[start : start + size - 1]) == tail
+            generated[place + 1]
+            for place in range(size - 2, len(generated) - 1)
+            if generated[place] == last and list(generated[place - size + 2 : place + 1]) == tail
         }
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
-from lmapps.engine.sampling import draw, probabilities, sample
+from lmapps.engine.sampling import draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError
 
@@ -89,6 +89,63 @@ def test_the_id_drawn_always_has_a_probability(
     weights = probabilities(np.array(logits), decoding)
     assert weights.sum() == pytest.approx(1)
     assert weights[draw(weights, random.Random(seed))] > 0
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=60), st.floats(0.001, 0.999))
+def test_top_p_keeps_what_sorting_every_id_would(logits: list[float], top_p: float) -> None:
+    weights = np.exp(np.array(logits) - max(logits))
+    weights /= weights.sum()
+    kept_ids, total = set[int](), 0.0
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        if abs(total - top_p) < 1e-9:
+            return  # rounding decides
+        if total < top_p:
+            kept_ids.add(place)
+        total += weights[place]
+    assert set(
+        np.flatnonzero(probabilities(np.array(logits), Decoding(temperature=1, top_p=top_p)))
+    ) == {place for place in kept_ids if weights[place] > 0}
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 99))
+def test_top_k_keeps_what_sorting_every_id_would(size: int, top_k: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
+    least = sorted(logits)[-min(top_k, size)]
+    weights = probabilities(logits, Decoding(temperature=1, top_k=top_k))
+    assert np.flatnonzero(weights).tolist() == np.flatnonzero(logits >= least).tolist()
+
+
+@given(st.integers(1, 700), st.integers(0, 20), st.integers(0, 99))
+def test_the_top_ids_are_told_in_their_order(size: int, top: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
+    order = sorted(range(size), key=lambda place: -logits[place])[:top]
+    assert [place for place, _ in logprob_of(logits, 0, top).top] == order
+
+
+@given(st.integers(1, 700), st.integers(0, 999))
+def test_draws_are_where_the_running_sum_passes_the_random_number(size: int, seed: int) -> None:
+    made = np.random.default_rng(seed)
+    weights = made.random(size) * (made.random(size) < 0.3)
+    weights[made.integers(size)] = 1
+    weights /= weights.sum()
+    point, total = random.Random(seed).random(), 0.0
+    for expected in range(size):
+        total += weights[expected]
+        if abs(total - point) < 1e-9:
+            return  # rounding decides
+        if total > point:
+            break
+    assert draw(weights, random.Random(seed)) == expected
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.integers(1, 5))
+def test_no_repeat_ngram_bans_what_would_make_a_run_of_before(ids: list[int], size: int) -> None:
+    logits = np.array([3.0, 2.0, 1.0, -50.0])
+    runs = {tuple(ids[start : start + size]) for start in range(len(ids) - size + 1)}
+    tail = ids[len(ids) - size + 1 :] if size <= len(ids) else None
+    free = [i for i in range(4) if tail is None or (*tail, i) not in runs]
+    drawn = sample(logits, Decoding(temperature=0, no_repeat_ngram=size), random.Random(0), [], ids)
+    assert drawn == free[0]
 
 
 @given(st.text("ab<>", max_size=30), st.lists(st.text("ab<>", min_size=1, max_size=4), max_size=3))

@@ -24,7 +24,6 @@ from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
 from lmapps.server.api.bodies import CHAT, COMPLETION, described
 from lmapps.server.api.connection import merged, started, stream_response, while_connected
-from lmapps.server.api.monitor import monitor_routes
 from lmapps.server.api.protocol import (
     decoding_of,
     flag_of,
@@ -38,9 +37,8 @@ from lmapps.server.who import who
 
 
 def openai_routes(models: Models) -> APIRouter:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`, and how the models are doing."""
+    """`/v1/models`, `/v1/chat/completions` and `/v1/completions`."""
     routes = APIRouter()
-    routes.include_router(monitor_routes(models))
     started = int(time.time())
 
     def listed(model: Description) -> dict[str, Any]:

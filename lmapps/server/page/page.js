@@ -30,13 +30,68 @@ const lmapps = {
     document.body?.classList.toggle("dark", dark);
   },
 
+  // What this browser remembers of a page, as JSON.
+  remember(key, value) {
+    localStorage.setItem(key, JSON.stringify(value));
+  },
+
+  remembered(key) {
+    try {
+      return JSON.parse(localStorage.getItem(key));
+    } catch {
+      return null; // written by an older page
+    }
+  },
+
   system: window.matchMedia.bind(window),
 
   arrive() {
     const language = lmapps.language();
     document.querySelector("#language").value = language in lmapps.languages ? language : "en";
     lmapps.announce();
-    return [];
+    lmapps.restore();
+  },
+
+  // A page belongs to the process that made it, which alone knows what is open on it. Where another
+  // one answers, after a restart or in the place of one that is gone, the page begins anew there,
+  // with what was typed. A reply under way comes to its end before.
+  lost: false, // whether the process is gone, or did not answer
+  follow(process) {
+    lmapps.lost = process !== null && process !== String(window.gradio_config?.app_id);
+    const replies = [...document.querySelectorAll("button.stop-reply")];
+    if (lmapps.lost && !replies.some((button) => !button.disabled)) location.reload();
+  },
+
+  boxes() {
+    const all = [...document.querySelectorAll("textarea, input[type=text]")];
+    return all.filter((box) => box.offsetParent && !box.readOnly && box.closest("[id]"));
+  },
+
+  keep() {
+    if (!lmapps.lost) return;
+    const typed = lmapps.boxes().map((box) => [box.closest("[id]").id, box.value]);
+    const tab = document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId;
+    sessionStorage.setItem("lmapps-typed", JSON.stringify({ tab, typed }));
+  },
+
+  restore() {
+    const kept = JSON.parse(sessionStorage.getItem("lmapps-typed") ?? "null");
+    sessionStorage.removeItem("lmapps-typed");
+    if (!kept) return;
+    document.querySelector(`[role="tab"][data-tab-id="${kept.tab}"]`)?.click();
+    const typed = new Map(kept.typed.filter(([, text]) => text));
+    let tries = 50; // what is in a tab is there a moment after it was opened
+    const filling = setInterval(() => {
+      for (const box of lmapps.boxes()) {
+        const { id } = box.closest("[id]");
+        if (!box.value && typed.has(id)) {
+          box.value = typed.get(id);
+          box.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        typed.delete(id);
+      }
+      if (!typed.size || !--tries) clearInterval(filling);
+    }, 100);
   },
 
   // Gradio gives its components no roles for what changes by itself.
@@ -45,6 +100,10 @@ const lmapps = {
       line.setAttribute("role", "status");
     for (const reply of document.querySelectorAll(".reply:not([aria-live])"))
       reply.setAttribute("aria-live", "polite");
+    for (const talk of document.querySelectorAll(".bubble-wrap:not([data-followed])")) {
+      talk.dataset.followed = "";
+      lmapps.takeAlong(talk);
+    }
     for (const empty of document.querySelectorAll("div.empty[aria-label]:not([role])"))
       empty.setAttribute("role", "img");
   },
@@ -55,6 +114,31 @@ const lmapps = {
     const { top, bottom } = reply?.getBoundingClientRect() ?? {};
     if (top > innerHeight - 120 || bottom < 0)
       reply.scrollIntoView({ block: "start", behavior: "smooth" });
+  },
+
+  // A conversation that grows is followed by whoever looks at its end, and by nobody else.
+  takeAlong(talk) {
+    const atEnd = () => talk.scrollHeight - talk.scrollTop - talk.clientHeight < 8;
+    const asked = () => {
+      const all = talk.querySelectorAll(".user.message");
+      return all.length + (all[all.length - 1]?.textContent ?? "");
+    };
+    let follows = true, place = talk.scrollTop, questions = asked();
+    const grown = () => {
+      if (asked() !== questions) follows = true; // it was sent just now, or is another one
+      questions = asked();
+      if (follows && !atEnd()) talk.scrollTop = talk.scrollHeight;
+    };
+    talk.addEventListener("scroll", () => {
+      if (atEnd()) follows = true;
+      else if (talk.scrollTop < place) follows = false;
+      place = talk.scrollTop;
+    });
+    new MutationObserver(grown).observe(talk, {
+      childList: true, subtree: true, characterData: true,
+    });
+    new ResizeObserver(grown).observe(talk); // of a tab that is opened
+    grown();
   },
 
   stop(event) {
@@ -82,6 +166,7 @@ const lmapps = {
 
   lmapps.paint();
   document.addEventListener("keydown", lmapps.stop);
+  window.addEventListener("pagehide", lmapps.keep);
   document.addEventListener("change", ({ target }) => {
     if (target.id === "language") lmapps.choose(target.value);
   });

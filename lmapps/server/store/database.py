@@ -16,6 +16,8 @@ from lmapps.paths import home
 
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
+CONNECTIONS = 16
+"""To PostgreSQL, that one process keeps; under load it takes as many again."""
 READS = "lmapps_reads"
 """The execution option of a connection that only reads."""
 
@@ -114,7 +116,8 @@ def _engine(url: sql.URL) -> sql.Engine:
         return engine
     if url.get_backend_name() == "postgresql":  # one that was started again is found again
         wait = {"connect_timeout": BUSY_SECONDS}
-        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait)
+        many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
+        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
     return sql.create_engine(url, pool_pre_ping=True)
 
 
