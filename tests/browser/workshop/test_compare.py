@@ -94,9 +94,10 @@ def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
         served.wait_until_idle()
     finally:
         served.seconds_per_step = 0.005
-    said = [shown(page, f"#compared-{number}") for number in range(2)]
+    places = [f"#compared-{number} .cm-content" for number in range(2)]
+    said = [shown(page, place) for place in places]
     page.wait_for_timeout(300)
-    assert said == [shown(page, f"#compared-{number}") for number in range(2)]
+    assert said == [shown(page, place) for place in places]
     assert not button(page, "None is better").count(), "half a reply is not voted on"
     button(page, "Compare").click()
     wait_until_pressable(page, "None is better")

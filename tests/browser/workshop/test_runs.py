@@ -104,7 +104,7 @@ def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
     button(page, "Compare with before").click()
     told(page, "#run-status", "old is still there")
     table = seen(page, "#run-scores")
-    for text in ("old", "liked", "0.125", "0.750"):
+    for text in ("old", "liked", "0.125", "0.75"):
         table.get_by_text(text).first.wait_for()
     assert str(kept / "held_out.jsonl") in " ".join(called[0])
     button(page, "Chat with it").click()
@@ -116,10 +116,12 @@ def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
 
 
 def test_what_two_viewers_do_to_a_run_both_see(visit: Visit, quick: Started) -> None:
-    page, phone = (open_tab(visit(width=width), "Training") for width in (1280, 390))
+    page = open_tab(visit(), "Training")
     fill(page, "#pasted", "The cat sat on the mat. " * 60)
     fill(page, "#run-name", "shared")
     button(page, "Start").click()
+    told(page, "#new-run-status", "shared trains now")
+    phone = open_tab(visit(width=390), "Training")
     for viewer in (page, phone):
         stands(viewer, "Training")
         told(viewer, "#run-view", "left")
