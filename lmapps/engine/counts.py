@@ -44,6 +44,8 @@ class Counts:
         """Seconds from a request's arrival to its first token."""
         self.seconds_between_ends = 0.0
         """From one request's end to the next one's, averaged over about the last ten."""
+        self.trouble: tuple[float, str] | None = None
+        """When (of the monotonic clock) a request failed last that could not help it, and why."""
         self._last_end: float | None = None
 
     def end(self, finish: str, now: float) -> None:

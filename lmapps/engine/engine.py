@@ -6,12 +6,9 @@ import asyncio
 import atexit
 import math
 import queue
-import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Self, cast
-
-import torch
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.about import About, about_own
@@ -19,6 +16,7 @@ from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation, explain
+from lmapps.engine.loop import Loop, engine_failed
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
@@ -64,11 +62,7 @@ class Engine:
         rows = Slots(model, slots, step)
         self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
         self._grammars = Grammars(checkpoint.tokenizer)
-        self._arrived: list[Request] = []
-        self._wake = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-        self._thread.start()
+        self._loop = Loop(self._scheduler)
         atexit.register(self.close)  # the interpreter must not end in the middle of a step
 
     def __enter__(self) -> Self:
@@ -80,10 +74,7 @@ class Engine:
     def close(self) -> None:
         """End what is under way and stop the thread."""
         atexit.unregister(self.close)
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join()
+        self._loop.close()
 
     @property
     def about(self) -> About:
@@ -126,11 +117,18 @@ class Engine:
 
     def why_not_ready(self) -> str | None:
         """Why a request that comes now would be refused; None where it would not."""
-        if self._closed or not self._thread.is_alive():
-            return "the server is shutting down: try again when it is back"
+        if self._loop.is_closed:
+            return ShuttingDown.told
+        if reason := self.broken:
+            return str(engine_failed(reason))
         if self.waiting >= self.queue:
             return f"{self.waiting} requests are waiting already: try again in a moment"
         return None
+
+    @property
+    def broken(self) -> str | None:
+        """Why nobody is answered any more, though it was not closed; None where it goes on."""
+        return self._loop.broken
 
     @property
     def running(self) -> int:
@@ -140,7 +138,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests that wait for a slot."""
-        return len(self._scheduler.waiting) + len(self._arrived)
+        return len(self._scheduler.waiting) + len(self._loop.arrived)
 
     @property
     def prefix_bytes(self) -> int:
@@ -184,7 +182,7 @@ class Engine:
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
         token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
-        schema, `Busy` where the queue is full.
+        schema, `Busy` where the queue is full, `EngineFailed` where nobody is answered.
         """
         if not prompt_ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -203,17 +201,10 @@ class Engine:
         limit = min(decoding.max_new_tokens, room)
         constraint = constraint or self._grammars.constraint(decoding)
         request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
-        with self._wake:
-            reason = self.why_not_ready()
-            if self._closed and reason:
-                raise ShuttingDown(reason)
-            if reason:
-                self.counts.refused += 1
-                raise Busy(reason, self._patience())
-            self._check_share(user)
+        with self._loop.turn:
+            self._check_may_queue(user)
             self.counts.accepted += 1
-            self._arrived.append(request)
-            self._wake.notify()
+            self._loop.put(request)
         return request
 
     async def stream(
@@ -262,20 +253,22 @@ class Engine:
             raise deltas[-1].error
         return joined(deltas)
 
-    def _loop(self) -> None:
-        with torch.inference_mode():
-            while self._take_arrivals():
-                try:
-                    self._scheduler.step()
-                except Exception as error:  # the request boundary
-                    self._scheduler.fail(error)
-        self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
+    def _check_may_queue(self, user: User) -> None:
+        """Raises `ShuttingDown`, `EngineFailed` or `Busy`."""
+        if self._loop.is_closed:
+            raise ShuttingDown()
+        if reason := self.broken:
+            raise engine_failed(reason)
+        if reason := self.why_not_ready():
+            self.counts.refused += 1
+            raise Busy(reason, self._patience())
+        self._check_share(user)
 
     def _check_share(self, user: User) -> None:
         """Nobody fills the queue alone. Raises `Busy`."""
         if user is None:
             return
-        queued = [*self._arrived, *list(self._scheduler.waiting)]
+        queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
         mine = sum(owner_of(request.user) == owner_of(user) for request in queued)
         if mine >= share(self.queue):
             self.counts.refused += 1
@@ -288,12 +281,3 @@ class Engine:
         """Seconds in which about a quarter of those who wait will have had their turn."""
         seconds = self.waiting / 4 * self.counts.seconds_between_ends
         return min(LONGEST_PATIENCE, max(1, math.ceil(seconds)))
-
-    def _take_arrivals(self) -> bool:
-        """Sleep while there is nothing to do; False when the engine is closed."""
-        with self._wake:
-            while self._scheduler.idle and not self._arrived and not self._closed:
-                self._wake.wait()
-            self._scheduler.waiting.extend(self._arrived)
-            self._arrived.clear()
-            return not self._closed

@@ -8,50 +8,22 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
+from lmapps.engine.entry import DEATH_SECONDS, MOST_DEATHS, Description, Entry
 from lmapps.engine.memory import give_back
-from lmapps.errors import Busy, ModelInUse, ModelTooLarge, NoSuchModel, SettingsError, ShuttingDown
-
-ModelState = Literal["loaded", "loading", "not loaded"]
-CLOSED = "the server is shutting down: try again when it is back"
-
-
-@dataclass(frozen=True)
-class Description:
-    """One model as a person sees it in a list."""
-
-    name: str
-    place: str
-    """The folder that it comes from."""
-    state: ModelState
-    about: About
-    """What it is, while it is loaded."""
-    context: int | None
-    """The longest prompt and reply together, in tokens, while it is loaded."""
-    bytes: int
-    """Memory that it takes now."""
-    users: int
-    """How many requests hold it."""
-
-
-class _Entry:
-    """A model that was asked for at least once."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.backend: Backend | None = None
-        self.opening: Future[Backend] | None = None
-        self.users = 0
-        self.used = 0
-        """Counts up: the one with the smallest number was not used for longest."""
-        self.bytes = 0
-        """What it takes, or will."""
+from lmapps.errors import (
+    Busy,
+    EngineFailed,
+    LmappsError,
+    ModelInUse,
+    ModelTooLarge,
+    NoSuchModel,
+    SettingsError,
+    ShuttingDown,
+)
 
 
 class Models:
@@ -74,7 +46,7 @@ class Models:
     ) -> None:
         self._open, self._needs, self.budget, self._find = open, needs, budget, find
         self._given: dict[str, Source] = {}
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._turn = threading.RLock()
         self._clock = itertools.count(1)
         self._closed = False
@@ -112,15 +84,18 @@ class Models:
         with self._turn:
             entry = self._entry(self.default)
             if self._closed:
-                return CLOSED
+                return ShuttingDown.told
             if entry.opening:
                 return f"the model {self.default!r} is being loaded: try again in a moment"
+            if entry.is_hopeless:
+                return str(_hopeless(entry))
             return entry.backend.why_not_ready() if entry.backend else None
 
     def describe(self) -> list[Description]:
         """Every model, the default first."""
         with self._turn:
-            return [self._description(source) for source in self._sources().values()]
+            sources = self._sources().values()
+            return [(self._entries.get(s.name) or Entry(s)).describe() for s in sources]
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[Backend]:
@@ -146,7 +121,33 @@ class Models:
             if entry.users or entry.opening:
                 raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
             leaving = self._let_go(entry)
+            entry.forgive()
         _close(leaving)
+
+    def mend(self) -> None:
+        """Start every engine again that has ended by itself; whoever waited for it is told. Whoever
+        runs a server calls it about every second."""
+        with self._turn:
+            entries = [] if self._closed else list(self._entries.values())
+            leaving = list[Backend]()
+            for entry in entries:
+                if entry.backend and entry.backend.broken:
+                    entry.died(entry.backend.broken)
+                    leaving += self._let_go(entry)
+        _close(leaving)
+        with self._turn:
+            for entry in entries:
+                if entry.waits and not self._closed:
+                    try:
+                        self._opening(entry)
+                    except LmappsError as error:
+                        entry.died(str(error))
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the default model cannot be started again; None where it goes on."""
+        entry = self._entries.get(self.default)
+        return str(_hopeless(entry)) if entry and entry.is_hopeless else None
 
     def add(self, source: Source) -> None:
         """Offer one more. Raises `SettingsError` where there is another one of its name."""
@@ -176,19 +177,6 @@ class Models:
     def _sources(self) -> dict[str, Source]:
         return {**self._given, **{n: s for n, s in self._find().items() if n not in self._given}}
 
-    def _description(self, source: Source) -> Description:
-        entry = self._entries.get(source.name) or _Entry(source)
-        state: ModelState = "loaded" if entry.backend else "not loaded"
-        return Description(
-            source.name,
-            source.place,
-            "loading" if entry.opening else state,
-            entry.backend.about if entry.backend else About(),
-            entry.backend.context if entry.backend else None,
-            entry.backend.bytes if entry.backend else 0,
-            entry.users,
-        )
-
     def _source(self, name: str) -> Source:
         sources = self._sources()
         if name not in sources:
@@ -196,9 +184,9 @@ class Models:
             raise NoSuchModel(f"there is no model {name[:200]!r} here; served: {known}")
         return sources[name]
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         source = self._source(name)
-        return self._entries.setdefault(name, _Entry(source))
+        return self._entries.setdefault(name, Entry(source))
 
     @contextmanager
     def _held(self, name: str | None) -> Iterator[Future[Backend]]:
@@ -218,16 +206,18 @@ class Models:
             with self._turn:
                 entry.users -= 1
 
-    def _opening(self, entry: _Entry) -> Future[Backend]:
+    def _opening(self, entry: Entry) -> Future[Backend]:
         """The model's loading, begun where nobody has."""
         if self._closed:
-            raise ShuttingDown(CLOSED)
+            raise ShuttingDown()
         if entry.opening:
             return entry.opening
         opening: Future[Backend] = Future()
         if entry.backend:
             opening.set_result(entry.backend)
             return opening
+        if entry.is_hopeless:
+            raise _hopeless(entry)
         needed = self._needs(entry.source)
         leaving = self._make_room(entry, needed)
         entry.opening, entry.bytes = opening, needed
@@ -237,7 +227,7 @@ class Models:
         ).start()  # fmt: skip
         return opening
 
-    def _load(self, entry: _Entry, opening: Future[Backend], leaving: list[Backend]) -> None:
+    def _load(self, entry: Entry, opening: Future[Backend], leaving: list[Backend]) -> None:
         """In a thread of its own: whoever waits for it is told how it ended."""
         backend, failure = None, None
         try:
@@ -249,15 +239,16 @@ class Models:
             is_late = self._closed
             entry.opening, entry.backend = None, None if is_late else backend
             entry.bytes = entry.backend.bytes if entry.backend else 0
+            entry.came(failure)
         if backend and is_late:
             backend.close()
-            failure = ShuttingDown(CLOSED)
+            failure = ShuttingDown()
         if failure or backend is None:
             opening.set_exception(failure or AssertionError("opened, or failed"))
         else:
             opening.set_result(backend)
 
-    def _make_room(self, entry: _Entry, needed: int) -> list[Backend]:
+    def _make_room(self, entry: Entry, needed: int) -> list[Backend]:
         """Choose idle models to let go, the one that was not used for longest first."""
         name, free = entry.source.name, self.budget - needed
         if free < 0:
@@ -282,7 +273,7 @@ class Models:
             )  # fmt: skip
         return [backend for other in leaving for backend in self._let_go(other)]
 
-    def _let_go(self, entry: _Entry) -> list[Backend]:
+    def _let_go(self, entry: Entry) -> list[Backend]:
         leaving = [entry.backend] if entry.backend else []
         entry.backend, entry.bytes = None, 0
         return leaving
@@ -293,6 +284,13 @@ def _close(leaving: list[Backend]) -> None:
     while leaving:
         leaving.pop().close()
         give_back()
+
+
+def _hopeless(entry: Entry) -> EngineFailed:
+    return EngineFailed(
+        f"the model {entry.source.name!r} failed {MOST_DEATHS} times within {DEATH_SECONDS:g} "
+        f"seconds ({entry.failure}): the server's log says more"
+    )
 
 
 def _gigabytes(size: float) -> str:

@@ -85,6 +85,11 @@ class Prefixes:
         while self.bytes > self.most_bytes or len(self._entries) > MOST_ENTRIES:
             self._forget(self._entries[0])
 
+    def clear(self) -> None:
+        """Forget all of them: their memory is needed."""
+        self._entries.clear()
+        self.bytes = 0
+
     def _forget(self, entry: Prefix) -> None:
         self._entries = [other for other in self._entries if other is not entry]
         self.bytes -= entry.bytes

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
 from lmapps import __version__
 from lmapps.discovery import Found, Library
@@ -19,18 +19,20 @@ from lmapps.engine.backends.source import (
     source_of,
 )
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, LmappsError
+from lmapps.errors import CheckpointError, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.server.accounts.access import Access, access_of
 from lmapps.server.accounts.door import Door, Pages
 from lmapps.server.api.apps import app_routes, described
+from lmapps.server.api.monitor import monitor_routes
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
 from lmapps.server.api.runs import runs_routes
 from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
+from lmapps.server.health import Health
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
@@ -41,7 +43,8 @@ PATIENCE_SECONDS = 1.0
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens."""
+    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens, an
+    engine that fails again and again `EngineFailed` at the end."""
     from lmapps.server.gate.server import Server
 
     store = Store(settings.database)
@@ -64,8 +67,11 @@ def serve(settings: ServeSettings) -> None:
     if others:
         say(f"on request also {', '.join(others)}")
     set_up(settings.log, settings.log_prompts)
+    server = Server(app, models, settings.grace)
     with library.watched(say):
-        Server(app, models, settings.grace).run(sockets=[listening])
+        server.run(sockets=[listening])
+    if server.gave_up:
+        raise EngineFailed(f"{server.gave_up}; the server has stopped, so that it is started anew")
 
 
 def models_of(settings: ServeSettings, access: Access) -> Models:
@@ -106,8 +112,9 @@ def create_app(
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import VERSION
+    from lmapps.server.page.trouble import told_beside
 
-    runs = Runs()
+    runs, health = Runs(), Health(models, store.database)
     pages = pages_of(models, found, store, access, runs)
 
     @asynccontextmanager
@@ -124,13 +131,15 @@ def create_app(
     app.add_middleware(Door, users=access.users, quotas=access.quotas, admins=access.admins)
     app.add_middleware(Gate, hosts=Hosts(hosts))  # the last one is the outermost
     app.include_router(openai_routes(models))
+    app.include_router(monitor_routes(models, health))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
-    async def version() -> int:
+    async def version(request: Request, response: Response) -> int:
+        response.headers.update(told_beside(request, await health.parts()))
         return found.version
 
     describe = app.openapi

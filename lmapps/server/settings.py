@@ -43,7 +43,7 @@ class ServeSettings:
     )
     log: str = setting("info", f"how much is logged: {', '.join(LEVELS)}", among=LEVELS)
     log_prompts: bool = setting(
-        False, "whether the log may quote what people wrote, where something fails on it"
+        False, "whether the log may quote what people wrote, where a plugin fails on it"
     )
     grace: float = setting(
         30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600

@@ -63,6 +63,7 @@ class OpenAIBackend:
     bytes = 0
     prefix_bytes = 0
     waiting = 0
+    broken = None
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class OpenAIBackend:
 
     def why_not_ready(self) -> str | None:
         if self._closed:
-            return "the server is shutting down: try again when it is back"
+            return ShuttingDown.told
         if self.running >= self.queue:
             return f"{self.running} requests are under way already: try again in a moment"
         return None
@@ -177,8 +178,10 @@ class OpenAIBackend:
                     finish = delta.finish or finish
                     self._count(delta)
                     yield delta
-        except LmappsError:
+        except LmappsError as error:
             finish = "error"
+            if isinstance(error, ModelServerError):
+                self.counts.trouble = time.monotonic(), str(error)
             raise
         finally:
             self.running -= 1

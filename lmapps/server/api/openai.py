@@ -17,14 +17,14 @@ from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
 from lmapps.engine.compiling import in_time
 from lmapps.engine.context import fit_conversation
-from lmapps.engine.models import Description, Models
+from lmapps.engine.entry import Description
+from lmapps.engine.models import Models
 from lmapps.engine.reply import joined
 from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
 from lmapps.server.api.bodies import CHAT, COMPLETION, described
 from lmapps.server.api.connection import merged, started, stream_response, while_connected
-from lmapps.server.api.monitor import monitor_routes
 from lmapps.server.api.protocol import (
     decoding_of,
     flag_of,
@@ -38,9 +38,8 @@ from lmapps.server.who import who
 
 
 def openai_routes(models: Models) -> APIRouter:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`, and how the models are doing."""
+    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`."""
     routes = APIRouter()
-    routes.include_router(monitor_routes(models))
     started = int(time.time())
 
     def listed(model: Description) -> dict[str, Any]:

@@ -36,8 +36,9 @@ ASK = f"""async (seen) => {{
     if (document.hidden) return seen;
     try {{
         const answer = await fetch("{VERSION}");
+        lmapps.answered(answer);
         return answer.ok ? await answer.text() : seen;
-    }} catch {{ return seen; }}
+    }} catch {{ lmapps.answered(null); return seen; }}
 }}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import os
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy import Connection
@@ -14,10 +19,15 @@ from sqlalchemy import Connection
 from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
 
+P, T = ParamSpec("P"), TypeVar("T")
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
-READS = "lmapps_reads"
-"""The execution option of a connection that only reads."""
+SHORT_SECONDS = 0.5
+"""How long it waits where the last one has waited in vain: else all wait behind each other."""
+READS, WAITS = "lmapps_reads", "lmapps_waits"
+"""Execution options: of a connection that only reads, and how many seconds one waits."""
+VERSION = sql.table("alembic_version", sql.column("version_num"))
+"""Where Alembic keeps which version the tables are of."""
 
 
 class Database:
@@ -33,13 +43,15 @@ class Database:
     def __init__(self, url: str = "") -> None:
         self.place = url.rpartition("@")[2] or str(home())
         """The URL without its password, for a sentence."""
-        with self._reported():
+        self._failed = {"reading": "", "writing": ""}
+        with self._reported("writing"):
             self.url = located(url)
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
             _make_private(self.url)
             self._writer = _engine(self.url)
             self._reader = self._writer.execution_options(**{READS: True})
+            self._hurried = self._writer.execution_options(**{WAITS: SHORT_SECONDS})
             from lmapps.server.store.migrate import migrate
 
             migrate(self._reader, self._writer, self.place)
@@ -48,26 +60,45 @@ class Database:
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def trouble(self) -> str:
+        """Why it could not be read or written the last time, as a sentence; '' = it could."""
+        return self._failed["writing"] or self._failed["reading"]
+
+    def check(self) -> None:
+        """Find out whether it can be used, and whether a `trouble` is over. Writes nothing as long
+        as there is none; waits for nobody for long."""
+        with suppress(StorageError), self._reported("reading"), self._reader.connect() as reader:
+            reader.execute(sql.select(VERSION.c.version_num)).all()
+        with suppress(StorageError), self._reported("writing"), self._hurried.begin() as writer:
+            if self._failed["writing"]:  # one that is full, too, can be opened for writing
+                same = {VERSION.c.version_num: VERSION.c.version_num}
+                writer.execute(VERSION.update().values(same))
+        if self.trouble:
+            self._writer.dispose()  # of a file that is gone, none must be open when it is put back
+
     def close(self) -> None:
         self._writer.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that changes nothing."""
-        with self._reported(), self._reader.connect() as connection:
+        with self._reported("reading"), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection whose changes are kept together at the end, or not at all."""
-        with self._reported(), self._writer.begin() as connection:
+        writer = self._hurried if self._failed["writing"] else self._writer
+        with self._reported("writing"), writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _reported(self, use: str) -> Iterator[None]:
         """A database's failure becomes a sentence, without the password in its URL."""
         try:
             yield
+            self._failed[use] = ""
         except ImportError as error:
             package = "'lmapps[postgres]'" if error.name == "psycopg" else repr(error.name)
             raise StorageError(
@@ -76,10 +107,28 @@ class Database:
             ) from None
         except (sql.exc.SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise StorageError(
+            told = (
                 f"the database {self.place} cannot be used ({reason}): check that it is there, "
                 "can be written, and has room"
-            ) from None
+            )
+            if _is_its_own(error):
+                self._failed[use] = told
+            raise StorageError(told) from None
+
+
+def _is_its_own(error: Exception) -> bool:
+    """Whether the database does not work, rather than one statement."""
+    return isinstance(error, OSError | sql.exc.OperationalError | sql.exc.TimeoutError)
+
+
+_THREADS = ThreadPoolExecutor(8, thread_name_prefix="database")
+
+
+async def apart(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Work with a database in a thread, since it may wait for another process, a disk or a server
+    that is gone; in threads for nothing else, so that it holds up nothing else."""
+    bound = partial(contextvars.copy_context().run, work, *args, **named)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, bound)
 
 
 def check_owner(owner: str) -> None:
@@ -111,6 +160,8 @@ def _engine(url: sql.URL) -> sql.Engine:
         engine = sql.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         sql.event.listen(engine, "connect", _tune_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)
+        if url.database and url.database != ":memory:" and not url.query:
+            _watch(engine, Path(url.database))
         return engine
     if url.get_backend_name() == "postgresql":  # one that was started again is found again
         wait = {"connect_timeout": BUSY_SECONDS}
@@ -130,5 +181,37 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Whoever will write waits for its turn at the beginning: one who has read already and then
     wants to write is refused at once where another wrote in between."""
-    reads = connection.get_execution_options().get(READS, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get(READS, False):
+        wait = int(1000 * options.get(WAITS, BUSY_SECONDS))
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
+    connection.exec_driver_sql("BEGIN" if options.get(READS, False) else "BEGIN IMMEDIATE")
+
+
+def _watch(engine: sql.Engine, file: Path) -> None:
+    """Notice that the file was deleted or replaced while it is open: SQLite would go on writing
+    into the old one, which is nowhere any more, and make an empty one in its place."""
+
+    def look(*_: Any) -> None:
+        if not file.is_file():
+            raise sqlite3.OperationalError("its file is not there any more")
+
+    def note(_: Any, record: Any) -> None:
+        record.info["file"] = _identity(file)
+
+    def compare(_: Any, record: Any, __: Any) -> None:
+        if record.info.get("file") != _identity(file):
+            raise sql.exc.InvalidatePoolError
+
+    sql.event.listen(engine, "do_connect", look)
+    sql.event.listen(engine, "connect", note)
+    sql.event.listen(engine, "checkout", compare)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever it is called."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from lmapps.errors import StorageError
 from lmapps.server.page.live import View
 from lmapps.server.store.conversation import Turn
+from lmapps.server.store.database import apart
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Runs
 from lmapps.server.store.store import Store
@@ -49,25 +52,42 @@ async def saved(
 
     made_of  what is known by then of how the reply was made
 
-    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. The writes
-    take about a millisecond and are not sent to another thread, where a late one could overtake
-    the last.
+    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. Each write is
+    waited for, so that a late one never overtakes the last; where one fails in the middle, the
+    reply goes on and the next one keeps all of it.
     """
-    view, begun, last_saved = View(), False, 0.0
+    view, begun, last_saved, under_way = View(), False, 0.0, asyncio.Future[None]()
+    under_way.set_result(None)
+
+    def begin() -> None:
+        nonlocal begun
+        keeper.begin()
+        begun = True
+
+    async def keep(work: Callable[..., None], *args: Any) -> None:
+        nonlocal under_way
+        under_way = asyncio.ensure_future(apart(work, *args))
+        await asyncio.shield(under_way)
+
     try:
         async with aclosing(stream) as news:
             async for view in news:
                 if not begun and view.text:
-                    keeper.begin()
-                    begun = True
+                    await keep(begin)
                 if begun and (view.done or time.monotonic() - last_saved >= SAVE_SECONDS):
                     finish = ("error" if view.failed else "stop") if view.done else None
-                    keeper.grow(view.text, finish, made_of(view))
+                    try:
+                        await keep(keeper.grow, view.text, finish, made_of(view))
+                    except StorageError:
+                        if view.done:
+                            raise
                     last_saved = time.monotonic()
                 yield view
     finally:
+        await asyncio.wait({under_way})
         if begun and not view.done:
-            keeper.grow(view.text, "cancelled", made_of(view))
+            with suppress(StorageError):  # nobody is there any more to be told
+                await keep(keeper.grow, view.text, "cancelled", made_of(view))
 
 
 def made_with(made: Made, view: View) -> Made:

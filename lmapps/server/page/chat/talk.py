@@ -30,6 +30,7 @@ from lmapps.server.store.conversation import (
     as_messages,
     conversation_from,
 )
+from lmapps.server.store.database import apart
 from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store, Summary
 
@@ -122,14 +123,14 @@ class Talk:
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
-        place = self._say(place, place.leaf, text)
+        place = await apart(self._say, place, place.leaf, text)
         async with aclosing(self._answer(place, way)) as news:
             async for seen in news:
                 yield seen
 
     async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
-        asked = [turn for turn in self._path(place) if turn.role == "user"]
+        asked = [turn for turn in await apart(self._path, place) if turn.role == "user"]
         if not asked:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
@@ -143,16 +144,15 @@ class Talk:
     ) -> AsyncGenerator[Seen, None]:
         """Another version of turn `index` (of those shown): a message is answered again, and a
         corrected reply is kept as the person's."""
-        turn = self._shown(place)[index]
+        turn = (await apart(self._shown, place))[index]
         if turn.role == "user" and text.strip():
-            place = self._say(place, turn.parent, text)
+            place = await apart(self._say, place, turn.parent, text)
             async with aclosing(self._answer(place, way)) as news:
                 async for seen in news:
                     yield seen
         elif text.strip():
-            corrected = self.store.add(
-                place.owner, _there(place), turn.parent, turn.role, text, "person"
-            )
+            said = place.owner, _there(place), turn.parent, turn.role, text
+            corrected = await apart(self.store.add, *said, "person")
             place = replace(place, leaf=corrected.id)
             yield self._seen(place, self._load(place), status=word("Your correction is kept."))
         else:
@@ -227,13 +227,12 @@ class Talk:
 
     async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
-        whole = self._load(place)
+        whole = await apart(self._load, place)
         before = self._seen(place, whole, busy=True)
         yield replace(before, title=whole.title, listed=self.listed(place), message="")
         values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
         stream = views(self.models, self.plugin, values, way.choose, way.model)
-        kept = KeptTurn(self.store, place)
-        made_of = partial(made_with, way.made(self.plugin))
+        kept, made_of = KeptTurn(self.store, place), partial(made_with, way.made(self.plugin))
         number, asked = 1 + sum(turn.role == "assistant" for turn in whole.path(place.leaf)), None
         async with aclosing(saved(stream, kept, made_of)) as news:
             async for view in news:
@@ -247,7 +246,8 @@ class Talk:
                     continue
                 now = replace(place, leaf=kept.turn.id)
                 if view.done:
-                    yield self._seen(now, self._load(now), status=view.status, inside=seen.inside)
+                    whole = await apart(self._load, now)
+                    yield self._seen(now, whole, status=view.status, inside=seen.inside)
                     continue
                 reply = replace(kept.turn, content=view.text)
                 turns = [*(before.turns or ()), reply][-place.shown :]
