@@ -63,8 +63,9 @@ def write_model(shape: str, folder: Path) -> int:
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.05)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*CONTROL_TOKENS, *letters, *(f"Ġword{n}" for n in range(vocab))][:vocab]
-    raw = RawTokenizer(models.BPE({word: n for n, word in enumerate(words)}, []))
+    words = [*CONTROL_TOKENS, *letters, "Ġw", *(f"Ġword{n}" for n in range(vocab))][:vocab]
+    one_merge = [("Ġ", "w")]  # llama.cpp takes no vocabulary without any
+    raw = RawTokenizer(models.BPE({word: n for n, word in enumerate(words)}, one_merge))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(word, special=True) for word in CONTROL_TOKENS])

@@ -82,27 +82,42 @@ def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
 
 def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
     """Softmax at the temperature, after top-k, top-p (Holtzman et al., 2020) and min-p."""
-    scaled = logits_V / decoding.temperature
-    if 0 < decoding.top_k < len(scaled):
-        least = np.partition(scaled, -decoding.top_k)[-decoding.top_k]
-        scaled = np.where(scaled >= least, scaled, -np.inf)
-    weights = np.exp(scaled - scaled.max())
+    weights = logits_V / decoding.temperature
+    if 0 < decoding.top_k < len(weights):
+        least = np.partition(weights, -decoding.top_k)[-decoding.top_k]
+        weights[weights < least] = -np.inf
+    weights -= weights.max()
+    np.exp(weights, out=weights)
     weights /= weights.sum()
     if decoding.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        before = np.cumsum(weights[order]) - weights[order]
-        weights[order[before >= decoding.top_p]] = 0
+        _keep_most_probable(weights, decoding.top_p)
     if decoding.min_p > 0:
         weights[weights < decoding.min_p * weights.max()] = 0
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    weights /= weights.sum()
+    return weights
+
+
+def _keep_most_probable(weights_V: Floats, top_p: float) -> None:
+    """Zeros, in place, behind the first ids that together reach `top_p`.
+
+    All ids that are rarer than (1 - top_p) / V together do not make up 1 - top_p, so they stand
+    behind: only the others, usually few, are put in order.
+    """
+    likely = np.flatnonzero(weights_V >= (1 - top_p) / len(weights_V))
+    order = likely[np.argsort(-weights_V[likely], kind="stable")]
+    ranked = weights_V[order]
+    is_kept = np.cumsum(ranked) - ranked < top_p
+    weights_V[:] = 0
+    weights_V[order[is_kept]] = ranked[is_kept]
 
 
 def draw(probabilities_V: Floats, rng: random.Random) -> int:
     """An id by the inverse of the cumulative distribution, in the order of the ids."""
     cumulative = np.cumsum(probabilities_V)
     place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    last = int(np.flatnonzero(probabilities_V)[-1])
-    return min(place, last)
+    if place == len(cumulative):  # the product was rounded up to the whole
+        place = int(np.flatnonzero(probabilities_V)[-1])
+    return place
 
 
 def _penalize(
@@ -128,12 +143,13 @@ def _completing(generated: Sequence[int], size: int) -> list[int]:
     """The ids that would complete a run of `size` ids that is already there."""
     if not size or len(generated) < size:
         return []
-    tail = list(generated[len(generated) - size + 1 :])
-    starts = range(len(generated) - size + 1)
+    if size == 1:
+        return sorted(set(generated))
+    tail, last = list(generated[len(generated) - size + 1 :]), generated[-1]
     return sorted(
         {
-            generated[start + size - 1]
-            for start in starts
-            if list(generated[start : start + size - 1]) == tail
+            generated[place + 1]
+            for place in range(size - 2, len(generated) - 1)
+            if generated[place] == last and list(generated[place - size + 2 : place + 1]) == tail
         }
     )

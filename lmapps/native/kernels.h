@@ -24,7 +24,7 @@ struct Matrix {
   int rows = 0, inputs = 0, units = 0;
   uint32_t *packed = nullptr;
   float *scale = nullptr;        // int8: of each row
-  const float *bias = nullptr;   // or none
+  float *bias = nullptr;         // or none
 };
 
 struct Columns {                 // activations, made ready for one kind of matrix

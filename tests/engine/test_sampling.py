@@ -91,6 +91,32 @@ def test_the_id_drawn_always_has_a_probability(
     assert weights[draw(weights, random.Random(seed))] > 0
 
 
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=60), st.floats(0.001, 0.999))
+def test_top_p_keeps_what_sorting_every_id_would(logits: list[float], top_p: float) -> None:
+    weights = np.exp(np.array(logits) - max(logits))
+    weights /= weights.sum()
+    kept_ids, total = set[int](), 0.0
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        if abs(total - top_p) < 1e-9:
+            return  # rounding decides
+        if total < top_p:
+            kept_ids.add(place)
+        total += weights[place]
+    assert set(
+        np.flatnonzero(probabilities(np.array(logits), Decoding(temperature=1, top_p=top_p)))
+    ) == {place for place in kept_ids if weights[place] > 0}
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.integers(1, 5))
+def test_no_repeat_ngram_bans_what_would_make_a_run_of_before(ids: list[int], size: int) -> None:
+    logits = np.array([3.0, 2.0, 1.0, -50.0])
+    runs = {tuple(ids[start : start + size]) for start in range(len(ids) - size + 1)}
+    tail = ids[len(ids) - size + 1 :] if size <= len(ids) else None
+    free = [i for i in range(4) if tail is None or (*tail, i) not in runs]
+    drawn = sample(logits, Decoding(temperature=0, no_repeat_ngram=size), random.Random(0), [], ids)
+    assert drawn == free[0]
+
+
 @given(st.text("ab<>", max_size=30), st.lists(st.text("ab<>", min_size=1, max_size=4), max_size=3))
 def test_a_stop_string_never_shows_however_the_text_is_cut(text: str, stops: list[str]) -> None:
     places = [text.find(stop) for stop in stops if stop in text]
