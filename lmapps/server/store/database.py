@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
 SHORT_SECONDS = 0.5
@@ -74,8 +75,6 @@ class Database:
             if self._failed["writing"]:  # one that is full, too, can be opened for writing
                 same = {VERSION.c.version_num: VERSION.c.version_num}
                 writer.execute(VERSION.update().values(same))
-        if self.trouble:
-            self._writer.dispose()  # of a file that is gone, none must be open when it is put back
 
     def close(self) -> None:
         self._writer.dispose()
@@ -189,26 +188,34 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _watch(engine: sql.Engine, file: Path) -> None:
-    """Notice that the file was deleted or replaced while it is open: SQLite would go on writing
-    into the old one, which is nowhere any more, and make an empty one in its place."""
+    """Notice that the file was deleted, moved or exchanged while it is open: SQLite would go on
+    writing into the old one, which is nowhere any more, make an empty one in its place, or put
+    what it has not written yet into another one."""
+    opened = list[Identity]()
 
     def look(*_: Any) -> None:
-        if not file.is_file():
+        found = _identity(file)
+        if found and not opened:
+            opened.append(found)
+        if opened and found is None:
             raise sqlite3.OperationalError("its file is not there any more")
+        if opened and found != opened[0]:
+            raise sqlite3.OperationalError(
+                "another file stands in its place: start the server again"
+            )
 
-    def note(_: Any, record: Any) -> None:
-        record.info["file"] = _identity(file)
-
-    def compare(_: Any, record: Any, __: Any) -> None:
-        if record.info.get("file") != _identity(file):
-            raise sql.exc.InvalidatePoolError
+    def compare(*_: Any) -> None:
+        if opened != [_identity(file)]:
+            raise sql.exc.DisconnectionError  # the pool connects anew, where `look` says why
 
     sql.event.listen(engine, "do_connect", look)
-    sql.event.listen(engine, "connect", note)
     sql.event.listen(engine, "checkout", compare)
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+Identity = tuple[int, int]
+
+
+def _identity(file: Path) -> Identity | None:
     """Which file it is, whatever it is called."""
     try:
         found = file.stat()
