@@ -101,6 +101,10 @@ class Library:
         self._entries: dict[str, _Entry] = {}
         self.look()
 
+    def look_for_packages(self) -> None:
+        """See the packages that were installed meanwhile, at the next look."""
+        self._points = list(entry_points(group=GROUP))
+
     def look(self) -> list[str]:
         """Load what has changed since the last look. Returns sentences about it."""
         entries, begun = {}, list[_Entry]()

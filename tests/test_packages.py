@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "plugins.md").read_text()
+
+
+def imported() -> Iterator[tuple[str, str]]:
+    """Every package of others that our code imports, wherever in a file, and the file."""
+    for file in sorted((ROOT / "lmapps").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and name != "lmapps":
+                    yield name, str(file.relative_to(ROOT))
+
+
+def test_every_package_that_is_imported_is_listed_as_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        listed += extra
+    names = {canonicalize_name(Requirement(line).name) for line in listed}
+    distributions, unlisted = packages_distributions(), dict[str, str]()
+    for module, file in imported():
+        if not {canonicalize_name(one) for one in distributions.get(module, [module])} & names:
+            unlisted[module] = file
+    assert not unlisted, "a package that another one happens to bring may be gone tomorrow"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from lmapps.server.configured import add_settings, settings_of
 
@@ -20,5 +21,5 @@ def main(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     from lmapps.server.serve import serve
 
-    serve(settings)
+    serve(settings, partial(settings_of, args))
     return 0

@@ -18,6 +18,7 @@ from lmapps.decoding import Decoding
 from lmapps.errors import CheckpointError
 
 Floats = npt.NDArray[np.float64]
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
     """Softmax at the temperature, after top-k, top-p (Holtzman et al., 2020) and min-p."""
     weights = logits_V / decoding.temperature
     if 0 < decoding.top_k < len(weights):
-        least = np.partition(weights, -decoding.top_k)[-decoding.top_k]
-        weights[weights < least] = -np.inf
+        weights[weights < _largest(weights, decoding.top_k)] = -np.inf
     weights -= weights.max()
     np.exp(weights, out=weights)
     weights /= weights.sum()
@@ -95,6 +95,14 @@ def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
         weights[weights < decoding.min_p * weights.max()] = 0
     weights /= weights.sum()
     return weights
+
+
+def _largest(values_V: Floats, number: int) -> float:
+    """The value that so many reach. Where as many blocks reach a value, it is at least that."""
+    blocks = np.maximum.reduceat(values_V, np.arange(0, len(values_V), _BLOCK))
+    if number <= len(blocks):
+        values_V = values_V[values_V >= np.partition(blocks, -number)[-number]]
+    return float(np.partition(values_V, -number)[-number])
 
 
 def _keep_most_probable(weights_V: Floats, top_p: float) -> None:
@@ -112,12 +120,25 @@ def _keep_most_probable(weights_V: Floats, top_p: float) -> None:
 
 
 def draw(probabilities_V: Floats, rng: random.Random) -> int:
-    """An id by the inverse of the cumulative distribution, in the order of the ids."""
-    cumulative = np.cumsum(probabilities_V)
-    place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    if place == len(cumulative):  # the product was rounded up to the whole
-        place = int(np.flatnonzero(probabilities_V)[-1])
-    return place
+    """An id by the inverse of the cumulative distribution, in the order of the ids.
+
+    First among blocks of ids, then in one: a running sum of the whole vocabulary takes longer than
+    all the rest.
+    """
+    starts = np.arange(0, len(probabilities_V), _BLOCK)
+    blocks = np.add.reduceat(probabilities_V, starts)
+    number, rest = _reached(blocks, rng.random() * blocks.sum())
+    start = number * _BLOCK
+    return start + _reached(probabilities_V[start : start + _BLOCK], rest)[0]
+
+
+def _reached(weights: Floats, target: float) -> tuple[int, float]:
+    """Where the running sum first exceeds the target, and what of the target is left there."""
+    sums = np.cumsum(weights)
+    place = int(np.searchsorted(sums, target, side="right"))
+    if place == len(sums):  # rounding: the sum in another order was larger
+        place = int(np.flatnonzero(weights)[-1])
+    return place, target - (float(sums[place - 1]) if place else 0.0)
 
 
 def _penalize(

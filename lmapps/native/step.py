@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lmapps.errors import SettingsError
@@ -104,6 +103,7 @@ class NativeStep:
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
         threads = threads or min(torch.get_num_threads(), _cores())
+        self._embedding_VH = model.embedding.weight.detach().float().numpy()
         self._handle, self.bytes = self._new(level, WEIGHTS.index(weights), threads), 0
         # Not at the interpreter's end, when the engine's thread may be in the middle of a step.
         weakref.finalize(self, self._library.lmapps_free, self._handle).atexit = False
@@ -125,27 +125,31 @@ class NativeStep:
         return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
+        # NumPy, where torch would do as well: each of torch's operations lets another thread have
+        # the interpreter, and waits to get it back.
         rows, tokens = ids_BT.shape
         # The library trusts what it is given, so nothing here may be an assert, which -O takes out.
         if rows != len(state.lengths):
             raise ValueError(f"{rows} rows of ids for {len(state.lengths)} of state")
         if not rows * tokens:
             raise ValueError(f"there are no ids to go on with: shape {tuple(ids_BT.shape)}")
-        shortest, longest = int(state.lengths.min()), int(state.lengths.max()) + tokens
-        if shortest < 0 or longest > state.capacity:
-            raise ValueError(f"tokens {shortest} to {longest} in a state of {state.capacity}")
         pointers = self._pointers.get(state)
         if pointers is None:
             pointers = self._pointers[state] = _Pointers(self.model, state)
-        # The embedding layer checks the ids; what it gives is ours to write in.
-        x_BTH = F.embedding(ids_BT, self.model.embedding.weight).float().contiguous()
-        logits_BV = torch.empty(rows, self.config.vocab_size)
+        lengths, ids = pointers.lengths, ids_BT.numpy()
+        shortest, longest = int(lengths.min()), int(lengths.max()) + tokens
+        if shortest < 0 or longest > state.capacity:
+            raise ValueError(f"tokens {shortest} to {longest} in a state of {state.capacity}")
+        if ids.min() < 0:
+            raise IndexError(f"id {ids.min()} is none of the {len(self._embedding_VH)}")
+        x_BTH = self._embedding_VH[ids]  # a copy, which is the library's to write in
+        logits_BV = np.empty((rows, self.config.vocab_size), np.float32)
         self._library.lmapps_step(
-            self._handle, x_BTH.data_ptr(), rows, tokens, pointers.parts, pointers.is_bfloat16,
-            state.capacity, state.lengths.data_ptr(), logits_BV.data_ptr(),
+            self._handle, x_BTH.ctypes.data, rows, tokens, pointers.parts, pointers.is_bfloat16,
+            state.capacity, lengths.ctypes.data, logits_BV.ctypes.data,
         )  # fmt: skip
-        state.lengths += tokens
-        return logits_BV
+        lengths += tokens
+        return torch.from_numpy(logits_BV)
 
     def _new(self, level: int, kind: int, threads: int) -> int:
         c = self.config
@@ -236,6 +240,7 @@ class _Pointers:
         lengths = state.lengths
         _require(lengths.dtype == torch.int64 and lengths.is_contiguous(), "lengths not in int64")
         _require(not is_cache or state.capacity <= c.context, "more places than positions")
+        self.lengths = lengths.numpy()  # the same memory
         self.is_bfloat16 = int(torch.bfloat16 in types)
         self.parts = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
 

@@ -29,6 +29,7 @@ OTHERS = {FILE, "LMAPPS_HOME", "LMAPPS_NATIVE"}
 """Variables of the environment that are no settings of the server."""
 DEST = "setting_"
 """Apart from a command's own words: `lmapps users limits` has limits too."""
+LIVE = ", live"
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -74,12 +75,12 @@ def settings_of(
 
 
 def documented(settings: ServeSettings) -> str:
-    """Every setting as a TOML file has it, each under what it means."""
+    """Every setting as a TOML file has it, each under what it means and its name in the
+    environment; `live` ones count from the next reload on, the others from the next start."""
     parts = []
     for item in fields(settings):
-        about = textwrap.fill(
-            item.metadata["help"], 98, initial_indent="# ", subsequent_indent="# "
-        )
+        told = f"{item.metadata['help']} [{variable(item.name)}{LIVE * item.metadata['live']}]"
+        about = textwrap.fill(told, 98, initial_indent="# ", subsequent_indent="# ")
         parts.append(f"{about}\n{item.name} = {_as_toml(getattr(settings, item.name))}\n")
     return "\n".join(parts)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+import secrets
+import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from lmapps import __version__
 from lmapps.discovery import Found, Library
@@ -32,7 +36,9 @@ from lmapps.server.api.runs import runs_routes
 from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
+from lmapps.server.gate.traffic import Traffic
 from lmapps.server.health import Health
+from lmapps.server.reload import Read, Reload, on_signal
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
@@ -40,11 +46,17 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+TURN_SECONDS = 0.0005
+"""How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
+engine beside a busy page would wait for most of its time."""
 
 
-def serve(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings, read: Read | None = None) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens, an
-    engine that fails again and again `EngineFailed` at the end."""
+    engine that fails again and again `EngineFailed` at the end.
+
+    read  reads the settings again, at SIGHUP
+    """
     from lmapps.server.gate.server import Server
 
     store = Store(settings.database)
@@ -56,18 +68,30 @@ def serve(settings: ServeSettings) -> None:
     is_usual = settings.checkpoint == ServeSettings.checkpoint
     if is_usual and not find_checkpoint(settings.checkpoint[0]).exists():
         say(f"there is no model yet: {settings.url} says how to get one (Ctrl-C stops the server)")
-        wait_for_checkpoint(find_default, waiting_app(library.found, settings.hosts), listening)
+        waiting = waiting_app(library.found, settings.hosts, settings.root_path)
+        wait_for_checkpoint(find_default, waiting, listening)
         library.look()
     models = models_of(settings, access)
     default = models.load()
-    app = create_app(models, library.found, store, access, settings.hosts)
+    hosts = Hosts(settings.hosts)
+    app = create_app(models, library.found, store, access, hosts, settings.root_path)
     say(f"{default.name}: {default.about}; decoding: {default.step_name}")
     others = [name for name in models.names if name != default.name]
     say(f"lmapps serves {default.name} at {settings.url} (Ctrl-C stops it)")
     if others:
         say(f"on request also {', '.join(others)}")
-    set_up(settings.log, settings.log_prompts)
-    server = Server(app, models, settings.grace)
+    server = Server(app, models, forwarded_allow_ips=list(settings.proxies))
+
+    def apply(settings: ServeSettings) -> None:
+        set_up(settings.log, settings.log_prompts, settings.log_format)
+        hosts.rename(settings.hosts)
+        server.grace, models.budget = settings.grace, settings.memory_bytes
+        access.limit(settings)
+        library.look_for_packages()
+
+    apply(settings)
+    on_signal(Reload(settings, read or (lambda: settings), [apply]))
+    sys.setswitchinterval(TURN_SECONDS)
     with library.watched(say):
         server.run(sockets=[listening])
     if server.gave_up:
@@ -105,16 +129,17 @@ def create_app(
     found: Found,
     store: Store,
     access: Access = Access(),  # noqa: B008
-    hosts: Sequence[str] = (),
+    hosts: Hosts | None = None,
+    root_path: str = "",
 ) -> FastAPI:
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.accounts.pages import account_routes
-    from lmapps.server.page.places import VERSION
+    from lmapps.server.page.places import PROCESS, VERSION
     from lmapps.server.page.trouble import told_beside
 
-    runs, health = Runs(), Health(models, store.database)
+    runs, traffic, health = Runs(), Traffic(), Health(models, store.database)
     pages = pages_of(models, found, store, access, runs)
 
     @asynccontextmanager
@@ -129,18 +154,19 @@ def create_app(
     app.router.lifespan_context = lifespan
     app.add_exception_handler(LmappsError, on_error)
     app.add_middleware(Door, users=access.users, quotas=access.quotas, admins=access.admins)
-    app.add_middleware(Gate, hosts=Hosts(hosts))  # the last one is the outermost
+    gate: dict[str, Any] = {"root_path": root_path, "traffic": traffic}
+    app.add_middleware(Gate, hosts=hosts or Hosts(), **gate)  # the last one is the outermost
     app.include_router(openai_routes(models))
-    app.include_router(monitor_routes(models, health))
+    app.include_router(monitor_routes(models, health, traffic))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
-    async def version(request: Request, response: Response) -> int:
-        response.headers.update(told_beside(request, await health.parts()))
-        return found.version
+    async def version(request: Request) -> JSONResponse:
+        told = told_beside(request, await health.parts())
+        return JSONResponse(found.version, headers={PROCESS: str(pages.id), **told})
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
@@ -153,10 +179,13 @@ def pages_of(models: Models, found: Found, store: Store, access: Access, runs: R
     from lmapps.server.page.look import mount
     from lmapps.server.page.page import build_page
 
+    id = secrets.randbits(48)  # JavaScript has no whole numbers of more than 53 bits
+
     def page(for_admins: bool) -> FastAPI:
         blocks = build_page(found, models, store, for_admins, access.users is not None, runs)
+        blocks.app_id = id
         inside = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         return mount(inside, blocks, found.plugins.values())
 
     kinds = (True, False) if access.users else (access.admins,)
-    return Pages({for_admins: page(for_admins) for for_admins in kinds})
+    return Pages({for_admins: page(for_admins) for for_admins in kinds}, id)

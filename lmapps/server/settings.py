@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,17 +12,25 @@ from typing import Any
 
 from lmapps.errors import SettingsError
 from lmapps.native import WEIGHTS
-from lmapps.server.gate.log import LEVELS
+from lmapps.server.gate.log import FORMATS, LEVELS
 
 
 def setting(
-    default: Any, help: str, *, low: float | None = None, high: float = 0, among: Sequence[str] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float = 0,
+    among: Sequence[str] = (),
+    live: bool = False,
 ) -> Any:
     """A setting: what it is without being set, what it means, and which values it takes.
 
-    Its type is its default's. `docs/operations.md` and `lmapps serve --help` show the text.
+    Its type is its default's. `docs/operations.md` and `lmapps serve --help` show the text. `live`:
+    a running server takes another value over when it is told to read its settings again.
     """
-    return field(default=default, metadata={"help": help, "range": (low, high), "among": among})
+    takes = {"range": (low, high), "among": among}
+    return field(default=default, metadata={"help": help, "live": live, "takes": takes})
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,28 @@ class ServeSettings:
         False, "let everybody in who reaches an address of a network, though nobody has an account"
     )
     hosts: tuple[str, ...] = setting(
-        (), "names by which the server may be called, as behind a proxy: lm.example.org"
+        (), "names by which the server may be called, as behind a proxy: lm.example.org", live=True
     )
-    log: str = setting("info", f"how much is logged: {', '.join(LEVELS)}", among=LEVELS)
+    root_path: str = setting(
+        "", "the path under which a proxy shows the server, as /lmapps; '' = at the root"
+    )
+    proxies: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        "addresses and networks (10.0.0.0/8) of proxies, which are believed when they say whom "
+        "they pass on and whether over TLS",
+    )
+    log: str = setting("info", f"how much is logged: {', '.join(LEVELS)}", among=LEVELS, live=True)
+    log_format: str = setting(
+        "words", "how a line of the log is written: words (key=value) or json", among=FORMATS,
+        live=True,
+    )  # fmt: skip
     log_prompts: bool = setting(
-        False, "whether the log may quote what people wrote, where a plugin fails on it"
+        False, "whether the log may quote what people wrote, where a plugin fails on it", live=True
     )
     grace: float = setting(
-        30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600
-    )
+        30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600,
+        live=True,
+    )  # fmt: skip
     database: str = setting(
         "", "SQLAlchemy URL of conversations and accounts; '' = lmapps.db in the data folder"
     )
@@ -63,22 +85,29 @@ class ServeSettings:
     )  # fmt: skip
     memory: float = setting(
         0.0, "GiB that loaded models may take together; 0 = half of the machine's memory",
-        low=0, high=2**20,
+        low=0, high=2**20, live=True,
     )  # fmt: skip
     requests_a_minute: int = setting(
         0, "requests that a user may make in a minute, where `lmapps users limits` says nothing "
-        "else; 0 = as many as they like", low=0, high=2**31 - 1,
+        "else; 0 = as many as they like", low=0, high=2**31 - 1, live=True,
     )  # fmt: skip
     tokens_a_day: int = setting(
         0,
         "tokens of replies that a user may get in a day (UTC), the same way; 0 = no limit",
         low=0,
         high=2**31 - 1,
+        live=True,
     )
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check(item.name, getattr(self, item.name), item.default, **item.metadata)
+            _check(item.name, getattr(self, item.name), item.default, **item.metadata["takes"])
+        for proxy in self.proxies:
+            _check_network(proxy)
+        if self.root_path and not re.fullmatch(r"(/[\w.~-]+)+", self.root_path, re.A):
+            raise SettingsError(
+                f"root_path begins with / and does not end so, as /lmapps, got {self.root_path!r}"
+            )
         if not self.checkpoint:
             raise SettingsError("checkpoint must name at least one model, got none")
 
@@ -124,7 +153,6 @@ def _check(
     name: str,
     value: Any,
     default: Any,
-    help: str,
     range: tuple[float | None, float],
     among: Sequence[str],
 ) -> None:
@@ -139,6 +167,13 @@ def _check(
         raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
     if among and value not in among:
         raise SettingsError(f"{name} must be one of {', '.join(among)}, got {value!r}")
+
+
+def _check_network(proxy: str) -> None:
+    try:
+        ipaddress.ip_network(proxy)
+    except ValueError as error:
+        raise SettingsError(f"proxies must be addresses or networks: {error}") from None
 
 
 def _is_v6(host: str) -> bool:

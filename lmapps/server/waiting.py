@@ -73,11 +73,11 @@ def wait_for_checkpoint(
     return found[0]
 
 
-def waiting_app(found: Found, hosts: Sequence[str] = ()) -> FastAPI:
+def waiting_app(found: Found, hosts: Sequence[str] = (), root_path: str = "") -> FastAPI:
     """Every address answers 503: the page in words for a person, the rest as an error."""
     place = home() / "checkpoints" / "default"
     app = FastAPI(title="lmapps", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Gate, hosts=Hosts(hosts))
+    app.add_middleware(Gate, hosts=Hosts(hosts), root_path=root_path)
     sentence = NoModel(
         f"there is no model yet: train one with `lmapps train --data FILES --out {place}`, or "
         "start with `lmapps serve --checkpoint FOLDER`"

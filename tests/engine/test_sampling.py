@@ -107,6 +107,30 @@ def test_top_p_keeps_what_sorting_every_id_would(logits: list[float], top_p: flo
     ) == {place for place in kept_ids if weights[place] > 0}
 
 
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 99))
+def test_top_k_keeps_what_sorting_every_id_would(size: int, top_k: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
+    least = sorted(logits)[-min(top_k, size)]
+    weights = probabilities(logits, Decoding(temperature=1, top_k=top_k))
+    assert np.flatnonzero(weights).tolist() == np.flatnonzero(logits >= least).tolist()
+
+
+@given(st.integers(1, 700), st.integers(0, 999))
+def test_draws_are_where_the_running_sum_passes_the_random_number(size: int, seed: int) -> None:
+    made = np.random.default_rng(seed)
+    weights = made.random(size) * (made.random(size) < 0.3)
+    weights[made.integers(size)] = 1
+    weights /= weights.sum()
+    point, total = random.Random(seed).random(), 0.0
+    for expected in range(size):
+        total += weights[expected]
+        if abs(total - point) < 1e-9:
+            return  # rounding decides
+        if total > point:
+            break
+    assert draw(weights, random.Random(seed)) == expected
+
+
 @given(st.lists(st.integers(0, 2), max_size=12), st.integers(1, 5))
 def test_no_repeat_ngram_bans_what_would_make_a_run_of_before(ids: list[int], size: int) -> None:
     logits = np.array([3.0, 2.0, 1.0, -50.0])

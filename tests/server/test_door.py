@@ -81,7 +81,7 @@ PATHS = [
     "/config", "/gradio_api/info", "/gradio_api/queue/join",
     "/gradio_api/queue/data?session_hash=x",
     "/gradio_api/call/send", "/gradio_api/file=/etc/passwd", "/gradio_api/upload", "/account",
-    "/gradio_api/heartbeat/x", "/plugins/version", "/account/usage", "/account/keys", "/logout",
+    "/gradio_api/heartbeat/x", "/plugins/version/", "/account/usage", "/account/keys", "/logout",
     "/login/", "//login", "/health/", "/LOGIN", "/assets/index.js", "/runs/version",
 ]  # fmt: skip
 
@@ -111,6 +111,18 @@ def test_a_few_addresses_answer_everybody_and_take_nobody_for_an_admin(
     answer = served.client().get(path)
     assert answer.status_code == 200
     assert path == "/login" or answer.json()["is_admin"] is False
+
+
+def test_what_every_open_page_asks_each_second_asks_nothing_of_the_database(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(token: str) -> None:
+        pytest.fail("a look-up each second, for each page that is open")
+
+    ann = served.logged_in("ann")
+    monkeypatch.setattr(served.users, "of_session", refused)
+    for path in ("/plugins/version", "/gradio_api/app_id"):
+        assert ann.get(path).json()["is_admin"] is False
 
 
 def test_a_session_and_a_key_say_who_it_is_whatever_the_request_says(served: Served) -> None:

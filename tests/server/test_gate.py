@@ -106,7 +106,7 @@ def test_no_endpoint_answers_a_foreign_page_or_a_foreign_name(
     [
         *("proxy=http://127.0.0.1/", "file=http://127.0.0.1:1/", "file=HTTPS://evil.example/x"),
         *("call/predict", "call/v2/predict", "api/predict", "component_server", "vibe-code"),
-        *("process_recording", "stream/x/y/1/playlist.m3u8", "app_id", "openapi.json", "runs"),
+        *("process_recording", "stream/x/y/1/playlist.m3u8", "app_ids", "openapi.json", "runs"),
     ],
 )
 def test_what_our_page_does_not_ask_of_gradio_is_not_there(served: Any, path: str) -> None:
@@ -292,6 +292,21 @@ def test_a_line_of_the_log_is_one_line_and_keeps_secrets_and_prompts() -> None:
     assert "\n" not in line and 'message="two\\nlines a b"' in line and "status=200" in line
     assert "what I asked" not in line
     assert 'private="what I asked"' in Lines(with_prompts=True).format(record)
+
+
+def test_a_line_of_the_log_as_json_has_the_same_in_it() -> None:
+    record = logging.LogRecord("lmapps.x", logging.INFO, "f", 1, 'said "hi"\n', (), None)
+    fields = {"status": 200, "seconds": 0.51239, "token": "hunter22", "url": 'pass="a:hunter22@'}
+    secret = {"reason": 'password="hunter22\\" and more'}
+    record.__dict__ |= {"fields": fields | secret, "private": "what I asked", "request": "r1"}
+    line = Lines(form="json").format(record)
+    told = json.loads(line)
+    assert "\n" not in line and "what I asked" not in line
+    assert (
+        told["message"] == 'said "hi"\n' and told["request"] == "r1" and told["from"] == "lmapps.x"
+    )
+    assert (told["status"], told["seconds"], told["token"]) == (200, 0.5124, "***")
+    assert "hunter22" not in told["reason"] and told["level"] == "info" and told["time"][-1] == "Z"
 
 
 @pytest.mark.parametrize(

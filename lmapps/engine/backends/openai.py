@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.about import About, about_remote
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
+from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
     RETRIED,
+    USUAL_CONTEXT,
     RemotePrompt,
+    Temporary,
     body_of,
+    context_of,
     deltas_of,
     refusal,
     seconds_to_wait,
@@ -35,35 +39,28 @@ if TYPE_CHECKING:
     import httpx
 
 RETRIES = 3
-"""So often a request is sent again, as long as nothing of its reply has come."""
+"""So often a request is sent again to every server, as long as nothing of its reply has come."""
 FIRST_WAIT = 0.5
 """Seconds before the first of these; each time twice as long."""
-CONNECT_SECONDS, READ_SECONDS = 10.0, 300.0
+CONNECT_SECONDS, READ_SECONDS = 5.0, 300.0
 """The longest that a server may take to answer at all, and between two pieces of a reply."""
-USUAL_CONTEXT = 8192
-"""Where a server does not tell its model's."""
-_CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length")
-"""Where servers tell it (vLLM, SGLang and we; OpenRouter; Groq; LM Studio)."""
 
 
 class OpenAIBackend:
-    """One model of another server, which schedules, samples and constrains by itself.
+    """One model of another server, which schedules, samples and constrains by itself; or of
+    several servers, which all have it (see fleet.py).
 
     Each request has a connection of its own; closing it is what cancels the reply there. Tokens
     are estimated beforehand (see estimate.py) and told by the server afterwards.
 
-    url    of its API, up to and with /v1
+    url    of its API, up to and with /v1; of several servers, with commas between them
     model  what the server calls the model
     key    sent as a bearer token; '' = none
     queue  how many requests may be under way
     """
 
-    tokenizer = None
-    folder = None
-    bytes = 0
-    prefix_bytes = 0
-    waiting = 0
-    broken = None
+    tokenizer = folder = broken = None
+    bytes = prefix_bytes = waiting = 0
 
     def __init__(
         self,
@@ -75,47 +72,37 @@ class OpenAIBackend:
         key: str = "",
         queue: int = 256,
     ) -> None:
-        self.name, self.url, self.model, self.context = name, url.rstrip("/"), model, context
+        self.name, self.model, self.context = name, model, context
+        self.fleet = Fleet(urls_of(url))
         self.queue, self.counts, self.running = queue, Counts(), 0
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._trusted = ssl.create_default_context() if url.startswith("https") else False
+        self._trusted = ssl.create_default_context() if "https://" in url else False
         self._closed = False
 
     @classmethod
     def connect(
         cls, name: str, url: str, model: str = "", key: str = "", queue: int = 256
     ) -> OpenAIBackend:
-        """Ask the server for its models; without a name its first one is taken.
+        """Ask the servers for their models; without a name the first one's first is taken.
 
-        Raises `ModelServerError` where it does not answer, or has no such model.
+        Raises `ModelServerError` where none answers, and where one that does has no such model.
         """
-        import httpx
-
-        client = cls(name, url, model, key=key, queue=queue)
-        try:
-            response = httpx.get(
-                f"{client.url}/models", headers=client._headers, timeout=CONNECT_SECONDS
-            )
-            listed = response.json()["data"] if response.status_code == 200 else []
-            known = {str(one["id"]): one for one in listed}
-        except httpx.TransportError as error:
-            raise client._unreachable(error) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            known = {}
-        if response.status_code not in (200, 404):
-            raise refusal(name, response.status_code, response.text, {})
-        if not (known or model):
-            raise ModelServerError(
-                f"{client.url}/models is no list of models: is the URL that of an API like "
-                "OpenAI's, up to and with /v1? A server without a list needs URL#MODEL"
-            )
-        if model and known and model not in known:
-            raise ModelServerError(
-                f"{client.url} has no model {model!r}; it has {', '.join(map(repr, known))}"
-            )
-        client.model = model or next(iter(known))
-        client.context = _context(known.get(client.model, {}))
+        client, answered = cls(name, url, model, key=key, queue=queue), 0
+        for server in client.fleet.servers:
+            try:
+                client._learn(server, is_first=not answered)
+                answered += 1
+            except Temporary as failure:
+                client.fleet.failed(server)
+                gone = failure.error
+        if not answered:
+            raise gone
         return client
+
+    @property
+    def url(self) -> str:
+        """Of its server, or of all of them, for a sentence."""
+        return ", ".join(server.url for server in self.fleet.servers)
 
     @property
     def about(self) -> About:
@@ -125,12 +112,15 @@ class OpenAIBackend:
     def step_name(self) -> str:
         return f"by the server at {self.url}"
 
+    @property
+    def servers_up(self) -> dict[str, bool]:
+        """Which of its servers are asked now."""
+        return {one.url: one not in self.fleet.resting for one in self.fleet.servers}
+
     def why_not_ready(self) -> str | None:
-        if self._closed:
-            return ShuttingDown.told
-        if self.running >= self.queue:
-            return f"{self.running} requests are under way already: try again in a moment"
-        return None
+        if len(self.fleet.resting) == len(self.fleet.servers):
+            return f"the model {self.name!r} is not reached at {self.url}: try again in a moment"
+        return self._why_not()
 
     def render(self, messages: Sequence[Message]) -> RemotePrompt:
         check_messages(messages)
@@ -165,10 +155,11 @@ class OpenAIBackend:
         Raises `Busy` or `ModelServerError` where the server goes on refusing, and `InputError`
         where it says that the request is wrong.
         """
-        if reason := self.why_not_ready():
+        if reason := self._why_not():
             self.counts.refused += not self._closed
             raise ShuttingDown(reason) if self._closed else Busy(reason)
-        body = body_of(self.url, self.model, prompt, decoding, user, self.context)
+        url = self.fleet.servers[0].url
+        body = body_of(url, self.model, prompt, decoding, user, self.context)
         self.counts.accepted += 1
         self.running += 1
         finish = "cancelled"
@@ -194,62 +185,109 @@ class OpenAIBackend:
     def close(self) -> None:
         self._closed = True
 
+    def _why_not(self) -> str | None:
+        """Why a request is not even sent."""
+        if self._closed:
+            return ShuttingDown.told
+        if self.running >= self.queue:
+            return f"{self.running} requests are under way already: try again in a moment"
+        return None
+
+    def _learn(self, server: Server, is_first: bool) -> None:
+        """Which model a server has, and what its context is."""
+        import httpx
+
+        try:
+            response = httpx.get(
+                f"{server.url}/models", headers=self._headers, timeout=CONNECT_SECONDS
+            )
+            listed = response.json()["data"] if response.status_code == 200 else []
+            known = {str(one["id"]): one for one in listed}
+        except httpx.TransportError as error:
+            raise Temporary(self._unreachable(server, error)) from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            known = {}
+        if response.status_code not in (200, 404):
+            raise refusal(self.name, response.status_code, response.text, {})
+        if not (known or self.model):
+            raise ModelServerError(
+                f"{server.url}/models is no list of models: is the URL that of an API like "
+                "OpenAI's, up to and with /v1? A server without a list needs URL#MODEL"
+            )
+        if self.model and known and self.model not in known:
+            raise ModelServerError(
+                f"{server.url} has no model {self.model!r}; it has {', '.join(map(repr, known))}"
+            )
+        self.model = self.model or next(iter(known))
+        told = context_of(known.get(self.model, {}))
+        self.context = told if is_first else min(told, self.context)
+
     async def _tried(
         self, prompt: RemotePrompt, body: dict[str, Any], user: User
     ) -> AsyncGenerator[Delta, None]:
-        """The reply; while nothing of it has come, the request is sent again a few times."""
+        """The reply; while nothing of it has come, one server after the other is asked, and then,
+        after a while, all of them again, a few times."""
         began, has_begun = time.monotonic(), False
         for attempt in range(RETRIES + 1):
-            try:
-                async with aclosing(self._once(prompt, body)) as deltas:
-                    async for delta in deltas:
-                        if delta.text and not has_begun:
-                            has_begun = True
-                            self.counts.first_token.add(time.monotonic() - began)
-                        is_late = time.monotonic() - began > LONGEST_SECONDS
-                        if is_late and user is not None and not delta.finish:
-                            yield Delta(delta.text, finish="length")
-                            return
-                        yield delta
-                return
-            except _Temporary as failure:
-                if has_begun or attempt == RETRIES:
-                    raise failure.error from None
-                await asyncio.sleep(failure.wait or FIRST_WAIT * 2**attempt)
+            for server in self.fleet.in_order(user):
+                try:
+                    async with aclosing(self._once(server, prompt, body)) as deltas:
+                        async for delta in deltas:
+                            if delta.text and not has_begun:
+                                has_begun = True
+                                self.counts.first_token.add(time.monotonic() - began)
+                            is_late = time.monotonic() - began > LONGEST_SECONDS
+                            if is_late and user is not None and not delta.finish:
+                                yield Delta(delta.text, finish="length")
+                                return
+                            yield delta
+                    return
+                except Temporary as failure:
+                    if has_begun:
+                        told = f"the reply broke off, ask again: {failure}"
+                        raise ModelServerError(told) from None
+                    last = failure
+            if attempt == RETRIES:
+                raise last.error
+            await asyncio.sleep(last.wait or FIRST_WAIT * 2**attempt)
 
     async def _once(
-        self, prompt: RemotePrompt, body: dict[str, Any]
+        self, server: Server, prompt: RemotePrompt, body: dict[str, Any]
     ) -> AsyncGenerator[Delta, None]:
         """One try, over a connection that is closed with it."""
         import httpx
 
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-        path = "completions" if prompt.is_text else "chat/completions"
+        url = f"{server.url}/{'completions' if prompt.is_text else 'chat/completions'}"
         client = httpx.AsyncClient(headers=self._headers, timeout=timeout, verify=self._trusted)
+        server.running += 1
         try:
-            async with (
-                client,
-                client.stream("POST", f"{self.url}/{path}", json=body) as response,
-            ):
+            async with client, client.stream("POST", url, json=body) as response:
+                self.fleet.answered(server)
                 if response.status_code != 200:
                     raise await self._refused(response)
                 async with aclosing(deltas_of(self.name, response.aiter_lines(), prompt)) as deltas:
                     async for delta in deltas:
                         yield delta
         except httpx.TransportError as error:
-            raise _Temporary(self._unreachable(error)) from None
+            self.fleet.failed(server)
+            raise Temporary(self._unreachable(server, error)) from None
+        except Busy as error:  # it waited there in a queue, and the server ends
+            raise Temporary(error) from None
+        finally:
+            server.running -= 1
 
     async def _refused(self, response: httpx.Response) -> Exception:
         text = (await response.aread()).decode(errors="replace")
         error = refusal(self.name, response.status_code, text, response.headers)
         if response.status_code in RETRIED:
-            return _Temporary(error, seconds_to_wait(response.headers))
+            return Temporary(error, seconds_to_wait(response.headers))
         return error
 
-    def _unreachable(self, error: Exception) -> ModelServerError:
+    def _unreachable(self, server: Server, error: Exception) -> ModelServerError:
         kind = type(error).__name__
         return ModelServerError(
-            f"the server of the model {self.name!r} at {self.url} does not answer "
+            f"the server of the model {self.name!r} at {server.url} does not answer "
             f"({str(error) or kind}): is it running?"
         )
 
@@ -259,18 +297,3 @@ class OpenAIBackend:
             self.counts.reused_tokens += delta.usage.reused
             self.counts.read_tokens += delta.usage.prompt_tokens - delta.usage.reused
             self.counts.generated_tokens += delta.usage.completion_tokens
-
-
-class _Temporary(Exception):
-    """A failure that may be gone the next time."""
-
-    def __init__(self, error: LmappsError, wait: float = 0.0) -> None:
-        super().__init__(str(error))
-        self.error, self.wait = error, wait
-
-
-def _context(told: dict[str, Any]) -> int:
-    """A model's context, as far as its server tells."""
-    meta = told.get("meta") if isinstance(told.get("meta"), dict) else {}
-    places = [told.get(name) for name in _CONTEXTS] + [(meta or {}).get("n_ctx_train")]
-    return next((size for size in places if isinstance(size, int) and size > 1), USUAL_CONTEXT)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from lmapps.engine.backends.fleet import urls_of
 from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.paths import checkpoint_folders, find_checkpoint
 
@@ -28,8 +29,8 @@ class Source:
 
     name: str
     place: str
-    """A folder; `hf:OWNER/NAME`; or the URL of a server's API, with `#MODEL` where it has several.
-    """
+    """A folder; `hf:OWNER/NAME`; or the URL of a server's API, or of several that have the same
+    model, with commas between them, and with `#MODEL` where they have several."""
 
     @property
     def is_url(self) -> bool:
@@ -76,13 +77,9 @@ def source_of(word: str) -> Source:
     name, place = named.groups() if named else ("", word)
     source = Source(name, place)
     if source.is_url:
-        parts = _parts_of(place)
-        if parts.username or parts.password:
-            raise SettingsError(
-                f"the URL of {parts.hostname} holds a password, which everybody on this machine "
-                f"sees: leave it out, and set the environment variable {KEY}NAME to the key"
-            )
-        return Source(name or parts.fragment or parts.netloc, place)
+        first, *others = map(_parts_of, urls_of(place))
+        fragment = (others or [first])[-1].fragment
+        return Source(name or fragment or first.netloc, place)
     if source.is_hub:
         model = place.removeprefix(HUB).lstrip("/")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
@@ -95,11 +92,16 @@ def source_of(word: str) -> Source:
 def _parts_of(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        if parts.port or parts.hostname:
-            return parts
-        reason = "it names no server"
+        reason = "" if parts.port or parts.hostname else "it names no server"
     except ValueError as error:
         reason = str(error)
+    if not reason and (parts.username or parts.password):
+        raise SettingsError(
+            f"the URL of {parts.hostname} holds a password, which everybody on this machine "
+            f"sees: leave it out, and set the environment variable {KEY}NAME to the key"
+        )
+    if not reason:
+        return parts
     raise SettingsError(
         f"{url!r:.200} is no URL ({reason}): write http://HOST:PORT/v1, up to and with /v1"
     )

@@ -18,12 +18,16 @@ RETRIED = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
 LONGEST_WAIT = 20.0
 """The most seconds that are waited before the next try, whatever a server asks for."""
+USUAL_CONTEXT = 8192
+"""Tokens, where a server does not tell its model's."""
 POSITION = ": position "
 """A comment in a stream of ours: the place in the queue. Other clients skip comments."""
 
 # Settings that OpenAI's API has not, but servers around it know by this name (ours, vLLM, SGLang).
 _EXTRA = ("top_k", "min_p", "repetition_penalty", "no_repeat_ngram", "regex")
 _USUAL = Decoding()
+_CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""Where servers tell their models' (vLLM, SGLang and we; OpenRouter; Groq; LM Studio)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,14 @@ class RemotePrompt:
     def is_text(self) -> bool:
         """Whether it is no conversation."""
         return isinstance(self.asked, str) or not isinstance(self.asked[0], dict)
+
+
+class Temporary(Exception):
+    """A failure that may be gone the next time, or at the next server."""
+
+    def __init__(self, error: LmappsError, wait: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error, self.wait = error, wait
 
 
 def body_of(
@@ -111,6 +123,13 @@ async def deltas_of(
     yield Delta(finish=finish, usage=usage or Usage(len(prompt), pieces))
 
 
+def context_of(told: dict[str, Any]) -> int:
+    """A model's context, as far as its server tells."""
+    meta = told.get("meta") if isinstance(told.get("meta"), dict) else {}
+    places = [told.get(name) for name in _CONTEXTS] + [(meta or {}).get("n_ctx_train")]
+    return next((size for size in places if isinstance(size, int) and size > 1), USUAL_CONTEXT)
+
+
 def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> LmappsError:
     """What an answer that is no reply means for whoever asked here."""
     said = f"the server of the model {name!r} says: {_message(text) or f'HTTP {status}'}"
@@ -143,8 +162,9 @@ def _event(name: str, data: str) -> dict[str, Any]:
         raise ModelServerError(f"the server of the model {name!r} sent no JSON: {data[:100]!r}")
     error = event.get("error")
     if error:
-        kind = error.get("type") if isinstance(error, dict) else ""
-        raise refusal(name, 400 if kind == "invalid_request_error" else 500, data, {})
+        told = error if isinstance(error, dict) else {}
+        status = 400 if told.get("type") == "invalid_request_error" else 500
+        raise refusal(name, 503 if told.get("code") == "ShuttingDown" else status, data, {})
     return event
 
 

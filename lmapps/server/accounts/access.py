@@ -26,6 +26,11 @@ class Access:
         """The backend, counting what it does for accounts."""
         return self.quotas.metered(backend) if self.quotas else backend
 
+    def limit(self, settings: ServeSettings) -> None:
+        """What a user may have from now on, where nothing else is set for them."""
+        if self.quotas:
+            self.quotas.limits = _limits(settings)
+
     def close(self) -> None:
         if self.quotas:
             self.quotas.close()
@@ -36,11 +41,14 @@ def access_of(settings: ServeSettings, database: Database) -> Access:
     server would be open to a network without anybody having said so."""
     users = Users(database)
     if users.exist:
-        limits = Limits(settings.requests_a_minute, settings.tokens_a_day)
-        return Access(users, Quotas(database, limits), admins=False)
+        return Access(users, Quotas(database, _limits(settings)), admins=False)
     if not settings.is_local and not settings.public:
         raise SettingsError(
             f"with --host {settings.host} everybody in the network could use this server: make an "
             "account first (`lmapps users add NAME`), or say --public if that is meant"
         )
     return Access(admins=not settings.public)
+
+
+def _limits(settings: ServeSettings) -> Limits:
+    return Limits(settings.requests_a_minute, settings.tokens_a_day)

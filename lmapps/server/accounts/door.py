@@ -31,6 +31,9 @@ from lmapps.server.who import ACCOUNT, IS_ADMIN
 COOKIE = "lmapps_session"
 OPEN = {"/login", "/health", "/ready"}
 """Addresses that answer everybody: how to come in, and for whoever watches the server."""
+UNASKED = {"/plugins/version", "/gradio_api/app_id"}
+"""Addresses that answer everybody the same two numbers: every open page asks each second, and who
+it is would be asked of the database as often."""
 COUNTED = ("/v1/", "/apps/")
 """Addresses whose answers say what is left of the quotas."""
 ADMINS = {"/metrics"}
@@ -80,6 +83,9 @@ class Door:
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        if path in UNASKED:
+            await self._app({**scope, IS_ADMIN: False}, receive, send)
+            return
         try:
             account = await self._account(HTTPConnection(scope))
             if path in OPEN and account is None:
@@ -148,10 +154,11 @@ class Pages:
     and events there is nothing on it.
 
     pages  by whether they are an admin's; where there is one only, it is everybody's
+    id     by which a page knows the process that made it
     """
 
-    def __init__(self, pages: Mapping[bool, FastAPI]) -> None:
-        self._pages = pages
+    def __init__(self, pages: Mapping[bool, FastAPI], id: int = 0) -> None:
+        self._pages, self.id = pages, id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_admin = scope.get(IS_ADMIN, True)

@@ -89,7 +89,7 @@ class Quotas:
     def __init__(
         self, database: Database, limits: Limits, clock: Callable[[], float] = time.time
     ) -> None:
-        self._database, self._limits, self._clock = database, limits, clock
+        self._database, self.limits, self._clock = database, limits, clock
         self._made: Counter[Subject] = Counter()
         self._turn, self._ended = threading.Lock(), threading.Event()
         self._writing = threading.Thread(target=self._write, name="quotas", daemon=True)
@@ -152,7 +152,7 @@ class Quotas:
         return [self._usage(subject, row) for subject, row in rows if row]
 
     def _usage(self, subject: Subject, row: Any) -> Usage:
-        ours = self._limits if subject[0] is USERS else Limits()
+        ours = self.limits if subject[0] is USERS else Limits()
         now = self._clock()
         return Usage(
             row.requests if row.minute == self._now(MINUTE) else 0,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,6 +19,7 @@ from lmapps import __version__
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.counts import SECONDS, Counts, Histogram
 from lmapps.engine.models import Models
+from lmapps.server.gate.traffic import Traffic
 from lmapps.server.health import Health, worst
 from lmapps.server.who import who
 
@@ -38,11 +39,10 @@ COUNTERS: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
 )
 
 
-def monitor_routes(models: Models, health: Health) -> APIRouter:
+def monitor_routes(models: Models, health: Health, traffic: Traffic) -> APIRouter:
     """`/health`, `/ready` and `/metrics`."""
     routes = APIRouter()
-    registry = CollectorRegistry()
-    registry.register(ModelsCollector(models))
+    traffic.registry.register(ModelsCollector(models))
 
     @routes.get("/health", responses={"503": {"description": "a part has failed: see parts"}})
     async def how(request: Request) -> Response:
@@ -71,7 +71,7 @@ def monitor_routes(models: Models, health: Health) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(traffic.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
@@ -103,6 +103,14 @@ class ModelsCollector(Collector):
             for model in models:
                 counter.add_metric([model.name], count(model.counts))
             yield counter
+        servers = GaugeMetricFamily(
+            "lmapps_model_server_up", "whether a server of a remote model answers; 0: it rests",
+            labels=["model", "server"],
+        )  # fmt: skip
+        for model in models:
+            for server, is_up in getattr(model, "servers_up", {}).items():
+                servers.add_metric([model.name, server], is_up)
+        yield servers
         first = HistogramMetricFamily(
             "lmapps_time_to_first_token_seconds", "from a request's arrival to its first token",
             labels=["model"],

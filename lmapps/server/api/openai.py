@@ -38,7 +38,7 @@ from lmapps.server.who import who
 
 
 def openai_routes(models: Models) -> APIRouter:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`."""
+    """`/v1/models`, `/v1/chat/completions` and `/v1/completions`."""
     routes = APIRouter()
     started = int(time.time())
 

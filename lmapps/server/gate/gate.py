@@ -26,6 +26,7 @@ from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import REQUEST
+from lmapps.server.gate.traffic import Traffic
 
 LOG = logging.getLogger("lmapps.requests")
 MOST_BYTES = 32_000_000
@@ -36,7 +37,7 @@ QUIET = ("assets", "monitor", "live")
 """Areas whose requests are logged only where they fail: there is one every second."""
 USED_OF_GRADIO = re.compile(
     r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
-    r"|cancel|reset/?|theme\.css|info/?|startup-events)$",
+    r"|cancel|reset/?|theme\.css|info/?|startup-events|app_id)$",
     re.I,
 )
 """What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
@@ -63,23 +64,42 @@ class NoSuchAddress(InputError):
 
 
 class Gate:
-    """See above. `hosts` says by which names the server may be called."""
+    """See above.
 
-    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
-        self.app, self.hosts = app, hosts
+    hosts      by which names the server may be called
+    root_path  the path under which a proxy shows it, which the proxy may leave in a request or
+               take out
+    traffic    is told of every request
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Hosts, root_path: str = "", traffic: Traffic | None = None
+    ) -> None:
+        self.app, self.hosts, self.root_path = app, hosts, root_path
+        self.traffic = traffic or Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            visit = Visit(scope, receive, send)
+            visit = Visit(self._under_root(scope), receive, send)
             token = REQUEST.set(visit.id)
+            self.traffic.begun()
             try:
                 await visit.answer(self.app, self.hosts)
             finally:
                 REQUEST.reset(token)
+                self.traffic.ended(scope["method"], visit.path, visit.status, visit.waited)
         else:  # nothing of ours speaks over a websocket
             await send({"type": "websocket.close", "code": 1008})
+
+    def _under_root(self, scope: Scope) -> Scope:
+        """The request with the whole path, of which `root_path` is the beginning (ASGI)."""
+        root, path = self.root_path, scope["path"]
+        if not root:
+            return scope
+        is_whole = path == root or path.startswith(f"{root}/")
+        return {**scope, "root_path": root, "path": path if is_whole else root + path}
 
 
 class Visit:
@@ -93,6 +113,8 @@ class Visit:
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         self.area = area_of(self.path)
         self.began = time.monotonic()
+        self.waited: float | None = None
+        """Seconds until the answer began."""
         self.status = 0
         """Of the answer; 0 as long as none has begun."""
         self.sent = 0
@@ -187,7 +209,7 @@ class Visit:
             await self._start(message, None if self.area == "assets" else POLICY_OF_DATA)
 
     async def _start(self, message: Message, policy: bytes | None) -> None:
-        self.status = message["status"]
+        self.status, self.waited = message["status"], time.monotonic() - self.began
         headers = secured(list(message["headers"]), policy)
         headers.append((b"x-request-id", self.id.encode()))
         await self._send({**message, "headers": headers})

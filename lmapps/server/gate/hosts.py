@@ -37,6 +37,11 @@ class Hosts:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = set[str]()
+        self.rename(names)
+
+    def rename(self, names: Iterable[str]) -> None:
+        """Other names from now on."""
         own = socket.gethostname().lower()
         self._names = {own, f"{own}.local", *(name.strip().lower() for name in names)} - {""}
 

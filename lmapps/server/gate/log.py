@@ -1,8 +1,9 @@
-"""What the server has to tell -> one line each on standard error, as key=value, with the request.
+"""What the server has to tell -> one line each on standard error, with the request's name.
 
-A line is for a person and for a machine (`logfmt`): values with spaces are quoted as in JSON, a
-traceback is one value. Passwords and keys are crossed out, whatever wrote them; what a person
-typed is left out unless it is asked for.
+As words a line is for a person and for a machine (key=value, `logfmt`): values with spaces are
+quoted as in JSON, a traceback is one value. As JSON it is an object with the same keys. Passwords
+and keys are crossed out, whatever wrote them; what a person typed is left out unless it is asked
+for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 REQUEST: ContextVar[str] = ContextVar("request", default="")
 """The name of the request that is being answered."""
 LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("words", "json")
 
 _SECRETS = (
     (re.compile(r"(://[^/\s:@'\"]*):[^/\s@'\"]+@"), r"\1:***@"),  # a password inside a URL
@@ -38,9 +40,9 @@ class Lines(logging.Formatter):
     """A record -> its line. `extra={"fields": {...}}` adds keys, `extra={"private": "..."}` what
     may quote a person, which is left out unless `with_prompts`."""
 
-    def __init__(self, with_prompts: bool = False) -> None:
+    def __init__(self, with_prompts: bool = False, form: str = "words") -> None:
         super().__init__()
-        self.with_prompts = with_prompts
+        self.with_prompts, self.form = with_prompts, form
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -58,6 +60,9 @@ class Lines(logging.Formatter):
             pairs["private"] = record.private
         if record.exc_info:
             pairs["traceback"] = self.formatException(record.exc_info)
+        if self.form == "json":
+            told = {key: _told(key, value) for key, value in pairs.items()}
+            return json.dumps(told, ensure_ascii=False)
         return without_secrets(" ".join(f"{key}={_value(value)}" for key, value in pairs.items()))
 
 
@@ -68,10 +73,10 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def set_up(level: str = "info", with_prompts: bool = False) -> None:
-    """Log what lmapps and the HTTP server have to tell to standard error."""
+def set_up(level: str = "info", with_prompts: bool = False, form: str = "words") -> None:
+    """Log what lmapps and the HTTP server have to tell to standard error, from now on so."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(with_prompts))
+    handler.setFormatter(Lines(with_prompts, form))
     for name, least in (("lmapps", level), ("uvicorn", "error")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -83,6 +88,15 @@ def set_up(level: str = "info", with_prompts: bool = False) -> None:
 def _told_elsewhere(record: logging.LogRecord) -> bool:
     """What uvicorn says of requests that the gate has logged with their names."""
     return not record.msg.startswith(("Exception in ASGI", "ASGI callable", "Cancel %s running"))
+
+
+def _told(key: str, value: Any) -> Any:
+    """A value as JSON has it; a text without secrets, of which the key may be the name."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if value is None or isinstance(value, int):
+        return value
+    return without_secrets(f"{key}={value}").removeprefix(f"{key}=")
 
 
 def _value(value: Any) -> str:

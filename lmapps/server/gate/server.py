@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
             )
         )  # fmt: skip
         Connection.most = most_connections()
-        self._work, self._grace = work, grace
+        self._work, self.grace = work, grace
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -89,8 +89,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         work.refuse()
-        LOG.info("stopping", extra={"fields": {"under_way": _left(work), "grace": self._grace}})
-        end = time.monotonic() + self._grace
+        LOG.info("stopping", extra={"fields": {"under_way": _left(work), "grace": self.grace}})
+        end = time.monotonic() + self.grace
         while _left(work) and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
         if self.force_exit:

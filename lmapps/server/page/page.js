@@ -36,7 +36,50 @@ const lmapps = {
     const language = lmapps.language();
     document.querySelector("#language").value = language in lmapps.languages ? language : "en";
     lmapps.announce();
+    lmapps.restore();
     return [];
+  },
+
+  // A page belongs to the process that made it, which alone knows what is open on it. Where another
+  // one answers, after a restart or in the place of one that is gone, the page begins anew there,
+  // with what was typed. A reply under way comes to its end before.
+  lost: false, // whether the process is gone, or did not answer
+  follow(process) {
+    lmapps.lost = process !== null && process !== String(window.gradio_config?.app_id);
+    const replies = [...document.querySelectorAll("button.stop-reply")];
+    if (lmapps.lost && !replies.some((button) => !button.disabled)) location.reload();
+  },
+
+  boxes() {
+    const all = [...document.querySelectorAll("textarea, input[type=text]")];
+    return all.filter((box) => box.offsetParent && !box.readOnly && box.closest("[id]"));
+  },
+
+  keep() {
+    if (!lmapps.lost) return;
+    const typed = lmapps.boxes().map((box) => [box.closest("[id]").id, box.value]);
+    const tab = document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId;
+    sessionStorage.setItem("lmapps-typed", JSON.stringify({ tab, typed }));
+  },
+
+  restore() {
+    const kept = JSON.parse(sessionStorage.getItem("lmapps-typed") ?? "null");
+    sessionStorage.removeItem("lmapps-typed");
+    if (!kept) return;
+    document.querySelector(`[role="tab"][data-tab-id="${kept.tab}"]`)?.click();
+    const typed = new Map(kept.typed.filter(([, text]) => text));
+    let tries = 50; // what is in a tab is there a moment after it was opened
+    const filling = setInterval(() => {
+      for (const box of lmapps.boxes()) {
+        const { id } = box.closest("[id]");
+        if (!box.value && typed.has(id)) {
+          box.value = typed.get(id);
+          box.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        typed.delete(id);
+      }
+      if (!typed.size || !--tries) clearInterval(filling);
+    }, 100);
   },
 
   // Gradio gives its components no roles for what changes by itself.
@@ -98,6 +141,7 @@ const lmapps = {
 
   lmapps.paint();
   document.addEventListener("keydown", lmapps.stop);
+  window.addEventListener("pagehide", lmapps.keep);
   document.addEventListener("change", ({ target }) => {
     if (target.id === "language") lmapps.choose(target.value);
   });

@@ -30,6 +30,8 @@ LOOK_SECONDS = 1.0
 """How often an open page asks whether something has changed."""
 VERSION = "plugins/version"
 """The address, beside the page, of the version that is found now."""
+PROCESS = "x-lmapps-process"
+"""The header of that answer by which a page learns that another process answers it: `page.js`."""
 
 # Asked without Gradio's queue, since every page that somebody sees does so every second.
 ASK = f"""async (seen) => {{
@@ -37,8 +39,9 @@ ASK = f"""async (seen) => {{
     try {{
         const answer = await fetch("{VERSION}");
         lmapps.answered(answer);
+        lmapps.follow(answer.headers.get("{PROCESS}"));
         return answer.ok ? await answer.text() : seen;
-    }} catch {{ lmapps.answered(null); return seen; }}
+    }} catch {{ lmapps.lost = true; lmapps.answered(null); return seen; }}
 }}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
