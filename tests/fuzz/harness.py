@@ -12,6 +12,7 @@ import io
 import json
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def recipe(data: bytes) -> None:
     from lmapps.training.settings import TrainSettings, read_recipe
 
     file = _file("it.toml", data)
+    _file("a.txt", b"A text.")
     try:
         TrainSettings.from_values(read_recipe(file))
     except LmappsError:
@@ -65,9 +67,13 @@ def recipe(data: bytes) -> None:
 
 def plugin(data: bytes) -> None:
     """A plugin that is data: TOML."""
+    from lmapps.loading import failure_of
     from lmapps.toml_plugin import read_toml_plugin
 
-    read_toml_plugin(_file("it.toml", data))
+    try:
+        read_toml_plugin(_file("it.toml", data))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        assert str(failure_of("it.toml", error))
 
 
 def template(data: bytes) -> None:
