@@ -45,6 +45,12 @@ WRONG: list[dict[str, Any]] = [
     {"response_format": {"type": "xml"}}, {"regex": "("}, {"model": "another"},
     {"messages": [{"role": "user", "content": "long " * 20_000}]},
 ]  # fmt: skip
+KINDS = (
+    "stream", "stream", "whole", "several", "json", "drop", "hang up", "wrong", "app", "metrics",
+)  # fmt: skip
+IDLE_SECONDS = 2
+"""A client closes a connection after so long; the server does after five, perhaps just when the
+next request is on its way."""
 OTHERS = ("second", "third")
 """Models that one in ten asks for; the same checkpoint under other names."""
 MEMORY_SLACK = 1.1
@@ -89,16 +95,19 @@ class Soak:
         """One person who asks again and again, in many ways."""
         rng = random.Random(self.rng.random())
         talk: list[dict[str, str]] = []
-        async with httpx.AsyncClient(base_url=self.url, timeout=120) as http:
+        limits = httpx.Limits(keepalive_expiry=IDLE_SECONDS)
+        async with httpx.AsyncClient(base_url=self.url, timeout=120, limits=limits) as http:
             while time.monotonic() < until:
                 talk = talk[-6:] if rng.random() < 0.8 else []
-                body = self._body(rng, talk, number)
+                body, began = self._body(rng, talk, number), time.monotonic()
+                kind = rng.choice(KINDS)
                 try:
-                    await self._ask(http, rng, body, talk)
+                    await self._ask(http, rng, kind, body, talk)
                 except httpx.TimeoutException:
                     self.outcomes["hung up"] += 1
                 except httpx.HTTPError as error:
-                    self.faults.append(f"{type(error).__name__}: {error} for {str(body)[:200]}")
+                    after = f"after {time.monotonic() - began:.1f} s"
+                    self.faults.append(f"{kind}: {error!r} {after} for {str(body)[-200:]}")
                 await asyncio.sleep(rng.random() * 0.05)
 
     def _body(self, rng: random.Random, talk: list[dict[str, str]], number: int) -> dict[str, Any]:
@@ -112,11 +121,11 @@ class Soak:
         }
 
     async def _ask(
-        self, http: httpx.AsyncClient, rng: random.Random, body: dict[str, Any], talk: list[Any]
-    ) -> None:
+        self, http: httpx.AsyncClient, rng: random.Random, kind: str, body: dict[str, Any],
+        talk: list[Any],
+    ) -> None:  # fmt: skip
         path = "/v1/chat/completions"
-        match rng.choice(["stream", "stream", "whole", "several", "json", "drop", "hang up",
-                          "wrong", "app", "metrics"]):  # fmt: skip
+        match kind:
             case "stream":
                 await self._stream(http, body, None)
             case "drop":

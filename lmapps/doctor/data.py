@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lmapps.discovery import discover
 from lmapps.doctor.finding import Finding
-from lmapps.doctor.machine import existing, memory_of_container, memory_of_machine
+from lmapps.doctor.machine import existing
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.failures import remembered
+from lmapps.machine import memory_limit, total_memory
 from lmapps.paths import find_checkpoint, home, plugin_folders
 
 OVER_A_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "afs", "ceph", "lustre")
@@ -78,7 +79,7 @@ def _checkpoint(name: str) -> Finding:
             f"{folder}: {config.body}, {config.parameters / 1e6:.2f}M parameters, "
             f"context {config.context}"
         )
-        memory = memory_of_container() or memory_of_machine()
+        memory = memory_limit() or total_memory()
         if memory and 4 * config.parameters > memory:
             way_out = "choose a smaller one, or `lmapps serve --weights int8` on a larger machine"
             return Finding("checkpoint", f"{told}: larger than memory", way_out, fatal=True)

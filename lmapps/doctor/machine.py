@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lmapps.doctor.finding import Finding
+from lmapps.machine import memory_limit, total_memory
 from lmapps.paths import home
 
 SUPPORTED = (3, 11), (3, 12)
@@ -21,7 +22,6 @@ LEAST_FILES = 1024
 BUILT = 1_790_000_000
 """Seconds since 1970, in 2026: no clock of a machine that has this version says less."""
 LOCAL_NAMES = ("localhost", "127.0.0.1")
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def look_at_machine(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
@@ -57,10 +57,10 @@ def _processor(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _memory() -> Finding:
-    total = memory_of_machine()
+    total = total_memory()
     if total is None:
         return Finding("memory", "not known on this system")
-    limit = memory_of_container()
+    limit = memory_limit()
     inside = f" of {total / 2**30:.1f} GiB, by the container's limit" if limit else ""
     told = f"{(limit or total) / 2**30:.1f} GiB{inside}"
     if (limit or total) >= LEAST_MEMORY:
@@ -69,23 +69,6 @@ def _memory() -> Finding:
         "raise the container's limit" if limit else "use a larger machine"
     )
     return Finding("memory", told, way_out)
-
-
-def memory_of_machine() -> int | None:
-    """Bytes."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def memory_of_container() -> int | None:
-    """Bytes that the cgroup may have, where that is less than the machine's."""
-    try:
-        limit = int(CGROUP.read_text())
-    except (OSError, ValueError):  # none, or "max"
-        return None
-    total = memory_of_machine()
-    return limit if total is None or limit < total else None
 
 
 def _disk() -> Iterator[Finding]:

@@ -58,7 +58,7 @@ def _devices() -> Iterator[Finding]:
     """What training and serving will run on, in which precision."""
     import torch
 
-    from lmapps.engine.backends.source import best_device
+    from lmapps.engine.devices import AUTO, precision, serving_devices
     from lmapps.training.start import mixed_precision
 
     for number in range(torch.cuda.device_count()):
@@ -73,12 +73,13 @@ def _devices() -> Iterator[Finding]:
             else "the driver is too old"
         )
         yield Finding("GPU", told, f"{build}: see pytorch.org for the one that fits")
-    device = best_device()
+    devices = serving_devices()
+    device = ", ".join(devices)
     threads = f" with {torch.get_num_threads()} threads" if device == "cpu" else ""
-    yield Finding("serving", f"on {device}{threads}, fp32")
+    yield Finding("serving", f"on {device}{threads}, {precision(AUTO, devices)}")
     yield _decoding(device)
-    precision = {"no": "fp32"}.get(mixed_precision("auto"), mixed_precision("auto"))
-    yield Finding("training", f"on {device}{threads}, {precision}")
+    mixed = {"no": "fp32"}.get(mixed_precision("auto"), mixed_precision("auto"))
+    yield Finding("training", f"on {device}{threads}, {mixed}")
 
 
 def has_nvidia() -> bool:

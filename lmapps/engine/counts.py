@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds of the histogram's classes; one more class takes what is slower."""
+
+
+SUMS = (
+    "accepted", "refused", "passes", "prompt_tokens", "reused_tokens", "read_tokens",
+    "generated_tokens",
+)  # fmt: skip
 
 
 class Histogram:
@@ -47,6 +54,21 @@ class Counts:
         self.trouble: tuple[float, str] | None = None
         """When (of the monotonic clock) a request failed last that could not help it, and why."""
         self._last_end: float | None = None
+
+    @classmethod
+    def of(cls, several: Sequence[Counts]) -> Counts:
+        """What several models have done together."""
+        total = cls()
+        for name in SUMS:
+            setattr(total, name, sum(getattr(one, name) for one in several))
+        for one in several:
+            total.finished.update(one.finished)
+            total.first_token.sum += one.first_token.sum
+            pairs = zip(total.first_token.counts, one.first_token.counts, strict=True)
+            total.first_token.counts = [mine + theirs for mine, theirs in pairs]
+        gaps = [one.seconds_between_ends for one in several if one.seconds_between_ends]
+        total.seconds_between_ends = 1 / sum(1 / gap for gap in gaps) if gaps else 0.0
+        return total
 
     def end(self, finish: str, now: float) -> None:
         """Count a request that ended at that time, in seconds."""

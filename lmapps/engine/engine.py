@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import math
 import queue
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
 from lmapps.decoding import Decoding
+from lmapps.engine.admission import check_share, longest_reply, patience
 from lmapps.engine.backends.about import About, about_own
 from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation, explain
 from lmapps.engine.loop import Loop, engine_failed
+from lmapps.engine.mail import Box, Mail
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.scoring import Score, scored
 from lmapps.engine.served import Served
 from lmapps.engine.slots import Slots
-from lmapps.engine.turns import User, owner_of, share
-from lmapps.errors import Busy, DecodingError, InputError, PromptTooLong, ShuttingDown
+from lmapps.engine.turns import User
+from lmapps.errors import Busy, InputError, ShuttingDown
 from lmapps.messages import Message
 from lmapps.model.language_model import LanguageModel
 from lmapps.native.step import Step, choose_step
 from lmapps.text.tokenizer import Tokenizer
-
-LONGEST_PATIENCE = 60
-"""The most seconds that somebody is told to wait before trying again."""
 
 
 class Engine:
@@ -60,9 +58,10 @@ class Engine:
         model = checkpoint.model
         step = step or choose_step(cast(LanguageModel, model), weights)
         rows = Slots(model, slots, step)
-        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size)
+        self._mail = Mail()
+        self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size, self._mail.send)
         self._grammars = Grammars(checkpoint.tokenizer)
-        self._loop = Loop(self._scheduler)
+        self._loop = Loop(self._scheduler, model.device)
         atexit.register(self.close)  # the interpreter must not end in the middle of a step
 
     def __enter__(self) -> Self:
@@ -116,7 +115,15 @@ class Engine:
         return self._scheduler.counts
 
     def why_not_ready(self) -> str | None:
-        """Why a request that comes now would be refused; None where it would not."""
+        """Why a request that comes now would be refused, or would wait for the engine to be made
+        ready; None where it would not."""
+        if reason := self._refusal():
+            return reason
+        if preparing := self._loop.preparing:
+            return f"the model {self.name!r} is being made ready ({preparing}): try again soon"
+        return None
+
+    def _refusal(self) -> str | None:
         if self._loop.is_closed:
             return ShuttingDown.told
         if reason := self.broken:
@@ -144,6 +151,10 @@ class Engine:
     def prefix_bytes(self) -> int:
         """Memory of the states that are kept for prompts that begin in the same way."""
         return self._scheduler.slots.prefixes.bytes
+
+    def known(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids of a prompt need not be read again, as it seems now; from any thread."""
+        return self._scheduler.slots.prefixes.spared(prompt_ids)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation, up to where the reply begins."""
@@ -184,25 +195,12 @@ class Engine:
         token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
         schema, `Busy` where the queue is full, `EngineFailed` where nobody is answered.
         """
-        if not prompt_ids:
-            raise InputError("the prompt is empty: give at least one token")
-        room = self.context - len(prompt_ids)
-        if room < 1:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt_ids)} tokens, the model takes at most "
-                f"{self.context - 1}: shorten it"
-            )
         vocab_size = self.tokenizer.vocab_size
-        if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
-            raise DecodingError(
-                f"an id in logit_bias must be between 0 and {vocab_size - 1}, got "
-                f"{decoding.logit_bias[-1][0]}"
-            )
-        limit = min(decoding.max_new_tokens, room)
+        limit = longest_reply(prompt_ids, decoding, self.context, vocab_size)
         constraint = constraint or self._grammars.constraint(decoding)
         request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
         with self._loop.turn:
-            self._check_may_queue(user)
+            self._check(user)
             self.counts.accepted += 1
             self._loop.put(request)
         return request
@@ -212,20 +210,17 @@ class Engine:
         constraint: Constraint | None = None,
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
-        loop = asyncio.get_running_loop()
-        deltas: asyncio.Queue[Delta] = asyncio.Queue()
-
-        def deliver(delta: Delta) -> None:
-            loop.call_soon_threadsafe(deltas.put_nowait, delta)
-
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
             constraint = await in_time(lambda: self._grammars.constraint(decoding))
-        request = self.submit(prompt_ids, decoding, deliver, user, constraint)
+        box = Box()
+        request = self.submit(prompt_ids, decoding, self._mail.to(box), user, constraint)
         try:
             finished = False
             while not finished:
-                delta = await deltas.get()
+                delta = await box.get()
                 if delta.error:
+                    if delta.ids:
+                        yield replace(delta, finish=None, error=None)
                     raise delta.error
                 yield delta
                 finished = delta.finish is not None
@@ -253,31 +248,19 @@ class Engine:
             raise deltas[-1].error
         return joined(deltas)
 
-    def _check_may_queue(self, user: User) -> None:
-        """Raises `ShuttingDown`, `EngineFailed` or `Busy`."""
+    def _check(self, user: User) -> None:
+        """Raises `ShuttingDown`, `EngineFailed`, or `Busy` where too many wait, or too many of one
+        person."""
         if self._loop.is_closed:
             raise ShuttingDown()
-        if reason := self.broken:
-            raise engine_failed(reason)
-        if reason := self.why_not_ready():
+        if broken := self.broken:
+            raise engine_failed(broken)
+        reason, wait = self._refusal(), patience(self.waiting, self.counts)
+        try:
+            if reason:
+                raise Busy(reason, wait)
+            queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
+            check_share(user, (request.user for request in queued), self.queue, wait)
+        except Busy:
             self.counts.refused += 1
-            raise Busy(reason, self._patience())
-        self._check_share(user)
-
-    def _check_share(self, user: User) -> None:
-        """Nobody fills the queue alone. Raises `Busy`."""
-        if user is None:
-            return
-        queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
-        mine = sum(owner_of(request.user) == owner_of(user) for request in queued)
-        if mine >= share(self.queue):
-            self.counts.refused += 1
-            raise Busy(
-                f"{mine} of your requests are waiting already: try again in a moment",
-                self._patience(),
-            )
-
-    def _patience(self) -> int:
-        """Seconds in which about a quarter of those who wait will have had their turn."""
-        seconds = self.waiting / 4 * self.counts.seconds_between_ends
-        return min(LONGEST_PATIENCE, max(1, math.ceil(seconds)))
+            raise

@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from lmapps.engine.devices import current
 from lmapps.engine.request import Request
 from lmapps.engine.scheduler import Scheduler
 from lmapps.errors import EngineFailed, ShuttingDown
@@ -25,12 +26,14 @@ class Loop:
     on: every prompt is read from its beginning again.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, device: torch.device) -> None:
+        self._scheduler, self._device = scheduler, device
         self.turn = threading.Condition()
         """Held by whoever puts a request in, from before it is checked."""
         self.arrived: list[Request] = []
         self.is_closed = False
+        self.preparing: str | None = "its thread begins"
+        """What is done before the first step; requests wait meanwhile."""
         self._reason = ""
         self._failures = self._well = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -59,13 +62,22 @@ class Loop:
 
     def _run(self) -> None:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), current(self._device):
+                self._warm_up()
                 while self._take_arrivals():
                     self._step()
         except BaseException as error:  # whatever it is, nobody is left waiting
             LOG.critical("the engine has ended", exc_info=error)
             self._reason = f"{type(error).__name__}: {error}"
             self._end_all(engine_failed(self._reason))
+
+    def _warm_up(self) -> None:
+        """What takes long the first time is done before anybody waits for it."""
+        for preparing in self._scheduler.slots.warm_up():
+            self.preparing = preparing
+            if self.is_closed:
+                return
+        self.preparing = None
 
     def _step(self) -> None:
         """One round. Raises where several fail one after another."""

@@ -14,12 +14,12 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
 from lmapps.engine.entry import DEATH_SECONDS, MOST_DEATHS, Description, Entry
 from lmapps.engine.memory import give_back
+from lmapps.engine.room import who_leaves
 from lmapps.errors import (
     Busy,
     EngineFailed,
     LmappsError,
     ModelInUse,
-    ModelTooLarge,
     NoSuchModel,
     SettingsError,
     ShuttingDown,
@@ -48,6 +48,9 @@ class Models:
         self._given: dict[str, Source] = {}
         self._entries: dict[str, Entry] = {}
         self._turn = threading.RLock()
+        self._closing = threading.Lock()
+        self._leaving: list[Backend] = []
+        """Nobody has them any more, but their memory is not given back yet."""
         self._clock = itertools.count(1)
         self._closed = False
         for source in given:
@@ -65,6 +68,11 @@ class Models:
         models = cls([Source(backend.name, str(backend.folder or ""))], lambda _: backend)
         models.load()
         return models
+
+    @property
+    def uses_hub(self) -> bool:
+        """Whether one of those that were named is, or will be, downloaded from the Hub."""
+        return any(source.is_hub for source in self._given.values())
 
     @property
     def names(self) -> list[str]:
@@ -120,21 +128,22 @@ class Models:
             entry = self._entry(name)
             if entry.users or entry.opening:
                 raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
-            leaving = self._let_go(entry)
+            self._let_go(entry)
             entry.forgive()
-        _close(leaving)
+        self._close_leaving()
 
     def mend(self) -> None:
         """Start every engine again that has ended by itself; whoever waited for it is told. Whoever
         runs a server calls it about every second."""
         with self._turn:
             entries = [] if self._closed else list(self._entries.values())
-            leaving = list[Backend]()
-            for entry in entries:
-                if entry.backend and entry.backend.broken:
-                    entry.died(entry.backend.broken)
-                    leaving += self._let_go(entry)
-        _close(leaving)
+            dead = [entry for entry in entries if entry.backend and entry.backend.broken]
+            for entry in dead:
+                assert entry.backend is not None
+                entry.died(entry.backend.broken or "")
+                self._let_go(entry)
+        if dead:
+            self._close_leaving()
         with self._turn:
             for entry in entries:
                 if entry.waits and not self._closed:
@@ -165,8 +174,9 @@ class Models:
         """End what is under way on every model."""
         with self._turn:
             self._closed = True
-            leaving = [one for entry in self._entries.values() for one in self._let_go(entry)]
-        _close(leaving)
+            for entry in self._entries.values():
+                self._let_go(entry)
+        self._close_leaving()
 
     @property
     def loaded(self) -> list[Backend]:
@@ -219,19 +229,28 @@ class Models:
         if entry.is_hopeless:
             raise _hopeless(entry)
         needed = self._needs(entry.source)
-        leaving = self._make_room(entry, needed)
+        others = [other for other in self._entries.values() if other is not entry]
+        leaving = who_leaves(entry, needed, others, self.budget)
+        name = entry.source.name
+        loading = threading.Thread(
+            target=self._load, args=[entry, opening], daemon=True, name=f"loading {name}"
+        )
+        try:
+            loading.start()  # it waits for our turn to be over
+        except RuntimeError as error:  # the system has no thread for it
+            raise Busy(f"the model {name!r} cannot be loaded now: {error}", 5) from None
         entry.opening, entry.bytes = opening, needed
-        threading.Thread(
-            target=self._load, args=[entry, opening, leaving], daemon=True,
-            name=f"loading {entry.source.name}",
-        ).start()  # fmt: skip
+        for other in leaving:
+            self._let_go(other)
         return opening
 
-    def _load(self, entry: Entry, opening: Future[Backend], leaving: list[Backend]) -> None:
+    def _load(self, entry: Entry, opening: Future[Backend]) -> None:
         """In a thread of its own: whoever waits for it is told how it ended."""
         backend, failure = None, None
+        with self._turn:
+            pass  # what there is to know of it is written down now
         try:
-            _close(leaving)
+            self._close_leaving()
             backend = self._open(entry.source)
         except BaseException as error:
             failure = error
@@ -248,42 +267,18 @@ class Models:
         else:
             opening.set_result(backend)
 
-    def _make_room(self, entry: Entry, needed: int) -> list[Backend]:
-        """Choose idle models to let go, the one that was not used for longest first."""
-        name, free = entry.source.name, self.budget - needed
-        if free < 0:
-            raise ModelTooLarge(
-                f"the model {name!r} takes about {_gigabytes(needed)}, and models may take "
-                f"{_gigabytes(self.budget)}: choose a smaller one, or allow more with --memory"
-            )
-        others = [other for other in self._entries.values() if other is not entry]
-        taken = sum(other.bytes for other in others)
-        idle = [other for other in others if other.backend and not other.users]
-        leaving = []
-        for other in sorted(idle, key=lambda other: other.used):
-            if taken <= free:
-                break
-            taken -= other.bytes
-            leaving.append(other)
-        if taken > free:
-            busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
-            raise Busy(
-                f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-                "in a moment, or allow more with --memory", 5,
-            )  # fmt: skip
-        return [backend for other in leaving for backend in self._let_go(other)]
-
-    def _let_go(self, entry: Entry) -> list[Backend]:
-        leaving = [entry.backend] if entry.backend else []
+    def _let_go(self, entry: Entry) -> None:
+        if entry.backend:
+            self._leaving.append(entry.backend)
         entry.backend, entry.bytes = None, 0
-        return leaving
 
-
-def _close(leaving: list[Backend]) -> None:
-    """End them, and give their memory back: nobody else has them any more."""
-    while leaving:
-        leaving.pop().close()
-        give_back()
+    def _close_leaving(self) -> None:
+        """Give back the memory of all that were let go, whoever did it: afterwards what the others
+        take is all that is taken."""
+        with self._closing:
+            while self._leaving:
+                self._leaving.pop().close()
+                give_back()
 
 
 def _hopeless(entry: Entry) -> EngineFailed:
@@ -291,7 +286,3 @@ def _hopeless(entry: Entry) -> EngineFailed:
         f"the model {entry.source.name!r} failed {MOST_DEATHS} times within {DEATH_SECONDS:g} "
         f"seconds ({entry.failure}): the server's log says more"
     )
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"

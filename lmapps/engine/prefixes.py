@@ -68,6 +68,12 @@ class Prefixes:
         self._entries.append(entry)
         return entry, spared[best]
 
+    def spared(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids `find` would spare; changes nothing, so that any thread may ask."""
+        wanted = np.array(prompt_ids, dtype=np.int32)
+        most = max((self._spared(entry, wanted) for entry in list(self._entries)), default=0)
+        return most if most >= AT_LEAST else 0
+
     def keep(
         self,
         ids: Sequence[int],
@@ -86,7 +92,7 @@ class Prefixes:
             self._forget(self._entries[0])
 
     def clear(self) -> None:
-        """Forget all of them: their memory is needed."""
+        """Forget everything."""
         self._entries.clear()
         self.bytes = 0
 

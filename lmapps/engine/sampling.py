@@ -76,7 +76,9 @@ def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
     logits = logits_V.astype(np.float64)
     shifted = logits - logits.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
-    order = np.argsort(-logprobs, kind="stable")[:top]
+    least = _largest(logprobs, min(top, len(logprobs))) if top else np.inf
+    likely = np.flatnonzero(logprobs >= least)
+    order = likely[np.argsort(-logprobs[likely], kind="stable")][:top]
     ranked = tuple((int(place), float(logprobs[place])) for place in order)
     return Logprob(token_id, float(logprobs[token_id]), ranked)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lmapps.engine.counts import Counts
+from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.pace import PREFILL_TOKENS, Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of, sample
@@ -26,14 +27,20 @@ USERS_REMEMBERED = 4096
 class Scheduler:
     """Requests in, a batch that everybody joins and leaves at any step. One thread only.
 
+    send   called when requests have been told something, before a step that takes its time
     clock  seconds from any beginning; a test may count something else
     """
 
     def __init__(
-        self, slots: Slots, vocab_size: int, clock: Callable[[], float] = time.monotonic
+        self,
+        slots: Slots,
+        vocab_size: int,
+        send: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.slots = slots
         self.vocab_size = vocab_size
+        self.send = send
         self.clock = clock
         self.waiting: list[Request] = []
         """In the order in which they came."""
@@ -56,6 +63,8 @@ class Scheduler:
         started = self.clock()
         read = self._read_prompts(self.pace.tokens if is_beside_others else PREFILL_TOKENS)
         done_reading = self.clock()
+        if read:  # a first token does not wait for what follows
+            self.send()
         logits_BV = self._decode()
         if logits_BV is not None:
             self.counts.passes += 1
@@ -63,6 +72,7 @@ class Scheduler:
         if is_beside_others and read:
             self.pace.took(read, done_reading - started, self.clock() - done_reading)
         self._tell_places()
+        self.send()
 
     def _decode(self) -> npt.NDArray[np.float32] | None:
         """One token further for everybody. Where memory does not suffice, the longest request
@@ -91,6 +101,7 @@ class Scheduler:
         for request in under_way:
             if request.finish is None:
                 self._end(request, "error", error)
+        self.send()
 
     def _holding(self) -> Iterator[Request]:
         """The requests that have a slot, or will have once their prompt is read."""
@@ -237,12 +248,6 @@ def _failed(error: Exception) -> LmappsError:
     )
     failure.__cause__ = error
     return failure
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's, or an allocation that the machine refuses outright."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _no_memory(request: Request) -> Busy:

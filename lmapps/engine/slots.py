@@ -6,11 +6,15 @@ more, the last, is where a prompt is read before its request joins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
+from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
 from lmapps.engine.served import Network
+from lmapps.model.state import State
 from lmapps.native.step import Step
 
 LEAST_PREFIX_BYTES = 64 * 2**20
@@ -40,6 +44,23 @@ class Slots:
         return self.state.bytes() + self.prefixes.most_bytes + self.step.bytes
 
     @property
+    def _reading(self) -> State:
+        """The row where prompts are read."""
+        return self.state.rows(self.count, self.count + 1)
+
+    def warm_up(self) -> Iterator[str]:
+        """Prepare every step of the shapes that there will be, the largest first, since the
+        others find room in its memory; says beforehand which comes."""
+        shapes = self.step.shapes
+        todo = [(self._reading, tokens) for tokens in shapes.tokens]
+        todo += [(self.state.rows(0, rows), 1) for rows in shapes.rows]
+        for number, (rows, tokens) in enumerate(reversed(todo), start=1):
+            yield f"step {number} of {len(todo)}"
+            self.step.prepare(rows, tokens)
+        for row in range(self.count + 1) if todo else ():
+            self.state.clear(row)
+
+    @property
     def free(self) -> int:
         return self.count - len(self.running)
 
@@ -55,14 +76,23 @@ class Slots:
 
     def keep_prompt(self, request: Request, logits_V: torch.Tensor) -> None:
         """Keep the state of the prompt that was just read."""
-        known = None if self.state.divisible else logits_V.clone()
-        self.prefixes.keep(request.prompt_ids, self.state.save(self.count), known)
+        known = None if self.state.divisible else logits_V
+        self._keep(request.prompt_ids, self.count, known)
 
     def keep_reply(self, row: int) -> None:
         """Keep the state of a prompt and its reply; the last id sampled was not read yet."""
         request = self.running[row]
-        ids = [*request.prompt_ids, *request.generated[:-1]]
-        self.prefixes.keep(ids, self.state.save(row))
+        self._keep([*request.prompt_ids, *request.generated[:-1]], row, None)
+
+    def _keep(self, ids: list[int], row: int, logits_V: torch.Tensor | None) -> None:
+        """Where memory does not suffice, what was kept is given up, and nobody's reply."""
+        try:
+            known = None if logits_V is None else logits_V.clone()
+            self.prefixes.keep(ids, self.state.save(row), known)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.prefixes.clear()
 
     def prefill(self, request: Request, most: int) -> torch.Tensor:
         """Read at most so many more ids of a prompt; logits (V,) after the last one read."""
@@ -70,9 +100,10 @@ class Slots:
             self.state.clear(self.count)
         if not self.step.continues:
             most = len(request.prompt_ids)
-        ids = request.prompt_ids[request.prefilled : request.prefilled + most]
-        row = self.state.rows(self.count, self.count + 1)
-        logits_1V = self.step(torch.tensor([ids], device=self.model.device), row)
+        left = len(request.prompt_ids) - request.prefilled
+        piece = self.step.shapes.piece(min(most, left))
+        ids = request.prompt_ids[request.prefilled : request.prefilled + piece]
+        logits_1V = self.step(torch.tensor([ids]), self._reading)
         request.prefilled += len(ids)
         return logits_1V[0]
 
@@ -83,9 +114,14 @@ class Slots:
 
     def decode(self) -> torch.Tensor:
         """One token further in every running row; logits (B, V)."""
-        last_ids = [[request.generated[-1]] for request in self.running]
-        rows = self.state.rows(0, len(self.running))
-        return self.step(torch.tensor(last_ids, device=self.model.device), rows)
+        count = len(self.running)
+        rows = self.state.rows(0, self.step.shapes.padded(count))
+        free = len(rows.lengths) - count
+        last_ids = [[request.generated[-1]] for request in self.running] + [[0]] * free
+        logits_BV = self.step(torch.tensor(last_ids), rows)
+        if free:
+            rows.lengths[count:] = 0  # what was read there is nobody's
+        return logits_BV[:count]
 
     def take_back(self) -> bool:
         """Undo a step that failed in its middle; False where the states cannot tell the steps

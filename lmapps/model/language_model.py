@@ -12,7 +12,7 @@ from lmapps.errors import SettingsError
 from lmapps.model.config import ModelConfig
 from lmapps.model.cross_entropy import linear_cross_entropy
 from lmapps.model.recurrent import RecurrentBody
-from lmapps.model.state import State
+from lmapps.model.state import Reach, State
 from lmapps.model.transformer import TransformerBody
 
 
@@ -65,14 +65,20 @@ class LanguageModel(nn.Module):
         return self.body.new_state(batch, capacity or self.config.context)
 
     def step(
-        self, ids_BT: torch.Tensor, state: State, *, last_only: bool = True
+        self,
+        ids_BT: torch.Tensor,
+        state: State,
+        *,
+        last_only: bool = True,
+        reach: Reach | None = None,
     ) -> tuple[torch.Tensor, State]:
         """Go on from `state` by T tokens in each row.
 
         Returns the logits after the last token, (B, V), or after each, (B, T, V), and the state,
-        which is updated in place.
+        which is updated in place. With a `reach` its lengths are left to the caller, and nothing
+        is asked of the device: such a step can be captured.
         """
-        hidden = self.body(self.embedding(ids_BT), state)
+        hidden = self.body(self.embedding(ids_BT), state, reach=reach)
         return self.head(hidden[:, -1] if last_only else hidden), state
 
     @property

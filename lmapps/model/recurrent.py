@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lmapps.model.config import ModelConfig
-from lmapps.model.state import HiddenState
+from lmapps.model.state import HiddenState, Reach
 
 KINDS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     "rnn": nn.RNN,
@@ -38,8 +38,15 @@ class RecurrentBody(nn.Module):
             dropout=config.dropout if config.num_layers > 1 else 0.0,
         )
 
-    def forward(self, x_BTE: torch.Tensor, state: HiddenState | None = None) -> torch.Tensor:
-        """Outputs of the last layer, (B, T, H). A state is read and written in place."""
+    def forward(
+        self,
+        x_BTE: torch.Tensor,
+        state: HiddenState | None = None,
+        *,
+        reach: Reach | None = None,
+    ) -> torch.Tensor:
+        """Outputs of the last layer, (B, T, H). A state is read and written in place, but for its
+        lengths where a `reach` stands for them."""
         if state is None:
             return self.recurrent(x_BTE)[0]
         parts = zip(*state.layers, strict=True)  # (hidden of each layer), (cell of each layer)
@@ -49,7 +56,8 @@ class RecurrentBody(nn.Module):
         for number, layer in enumerate(state.layers):
             for part, new_LBH in zip(layer, after, strict=True):
                 part.copy_(new_LBH[number])
-        state.lengths += x_BTE.shape[1]
+        if reach is None:
+            state.lengths += x_BTE.shape[1]
         return h_BTH
 
     def new_state(self, batch: int, capacity: int) -> HiddenState:

@@ -8,9 +8,18 @@ K key-value heads, D head width, H hidden width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
+
+
+class Reach(NamedTuple):
+    """Where a step of a fixed shape stands: all that it must know of a state's lengths."""
+
+    lengths_B: torch.Tensor
+    """Tokens seen by each row, where the model is."""
+    span: int
+    """So many places of the cache are looked at; no row is longer afterwards."""
 
 
 class State:

@@ -14,45 +14,70 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmapps.model.config import ModelConfig
-from lmapps.model.state import KeyValueCache
+from lmapps.model.state import KeyValueCache, Reach
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 class Positions:
-    """Where the new tokens of each row stand, worked out once for all layers."""
+    """Where the new tokens of each row stand, worked out once for all layers.
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        T: int,
-        device: torch.device,
-        state: KeyValueCache | None,
-        places_BT: torch.Tensor | None,
-    ):
+    mask         (B, 1, T, S): which tokens each one sees; None where it is all, or those before it
+    places_BT    where keys and values are written, with a state
+    span         so many places of the cache are read
+    """
+
+    def __init__(self, config: ModelConfig, places_BT: torch.Tensor) -> None:
+        device = places_BT.device
         half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
         frequencies = 1.0 / config.rope_theta ** (half / config.head_size)
-        steps_T = torch.arange(T, device=device)
-        self.mask: torch.Tensor | None = None
-        if places_BT is not None:
-            texts_BT = (places_BT == 0).cumsum(1)
-            own_BTS = texts_BT[:, :, None] == texts_BT[:, None, :]
-            self.mask = (own_BTS & (steps_T <= steps_T[:, None]))[:, None]  # (B, 1, T, S)
-        elif state is None:
-            places_BT = steps_T[None]
-        else:
-            places_BT = state.lengths.to(device)[:, None] + steps_T
-            longest = int(state.lengths.max()) + T
-            assert longest <= state.capacity, f"{longest} tokens in a state of {state.capacity}"
-            self.places_BT, self.longest = places_BT, longest
-            self.rows_B1 = torch.arange(len(state.lengths), device=device)[:, None]
-            self.aligned = bool((state.lengths == state.lengths[0]).all())
-            if T > 1 or not self.aligned:
-                keys_S = torch.arange(longest, device=device)
-                self.mask = (keys_S <= places_BT[:, :, None])[:, None]  # (B, 1, T, S)
         angles = places_BT[:, :, None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None]  # (B, 1, T, D)
         self.rotation: Rotation = (angles.cos(), angles.sin())
+        self.mask: torch.Tensor | None = None
+        self.places_BT = places_BT
+        self.rows_B1 = places_BT[:, :1]
+        self.span, self.aligned = 0, False
+
+    @classmethod
+    def of_text(
+        cls, config: ModelConfig, T: int, device: torch.device, places_BT: torch.Tensor | None
+    ) -> Positions:
+        """Without a state: each row one text, or those that `places_BT` tells apart."""
+        steps_T = torch.arange(T, device=device)
+        if places_BT is None:
+            return cls(config, steps_T[None])
+        positions = cls(config, places_BT)
+        texts_BT = (places_BT == 0).cumsum(1)
+        own_BTS = texts_BT[:, :, None] == texts_BT[:, None, :]
+        positions.mask = (own_BTS & (steps_T <= steps_T[:, None]))[:, None]
+        return positions
+
+    @classmethod
+    def in_state(
+        cls, config: ModelConfig, T: int, device: torch.device, state: KeyValueCache
+    ) -> Positions:
+        """After the tokens that each row has seen, as far as the longest row."""
+        span = int(state.lengths.max()) + T
+        assert span <= state.capacity, f"{span} tokens in a state of {state.capacity}"
+        aligned = bool((state.lengths == state.lengths[0]).all())
+        reach = Reach(state.lengths.to(device), span)
+        positions = cls.within(config, T, reach)
+        positions.aligned = aligned
+        if T == 1 and aligned:
+            positions.mask = None
+        return positions
+
+    @classmethod
+    def within(cls, config: ModelConfig, T: int, reach: Reach) -> Positions:
+        """The same with nothing that the host must know but the shapes."""
+        device = reach.lengths_B.device
+        positions = cls(config, reach.lengths_B[:, None] + torch.arange(T, device=device))
+        keys_S = torch.arange(reach.span, device=device)
+        positions.mask = (keys_S <= positions.places_BT[:, :, None])[:, None]
+        positions.rows_B1 = torch.arange(len(reach.lengths_B), device=device)[:, None]
+        positions.span = reach.span
+        return positions
 
 
 class TransformerBody(nn.Module):
@@ -69,17 +94,24 @@ class TransformerBody(nn.Module):
         x_BTH: torch.Tensor,
         state: KeyValueCache | None = None,
         places_BT: torch.Tensor | None = None,
+        reach: Reach | None = None,
     ) -> torch.Tensor:
-        """Outputs (B, T, H). A state is read and written in place.
+        """Outputs (B, T, H). A state is read and written in place; with a `reach` its lengths are
+        neither, so that the work depends on nothing but shapes.
 
         Without a state, `places_BT` says where each token stands in its own text; a 0 begins one
         that sees nothing of the text before it in the row.
         """
-        T = x_BTH.shape[1]
-        positions = Positions(self.config, T, x_BTH.device, state, places_BT)
+        T, device = x_BTH.shape[1], x_BTH.device
+        if state is None:
+            positions = Positions.of_text(self.config, T, device, places_BT)
+        elif reach is None:
+            positions = Positions.in_state(self.config, T, device, state)
+        else:
+            positions = Positions.within(self.config, T, reach)
         for layer in self.layers:
             x_BTH = layer(x_BTH, positions, state)
-        if state is not None:
+        if state is not None and reach is None:
             state.lengths += T
         return self.norm(x_BTH)
 
@@ -143,14 +175,16 @@ class Attention(nn.Module):
         v_BKTD = self.v_proj(x_BTH).view(heads).transpose(1, 2)
         if state is not None:
             k_BKTD, v_BKTD = self._remember(k_BKTD, v_BKTD, positions, state)
-        out_BNTD = F.scaled_dot_product_attention(
-            q_BNTD.to(v_BKTD.dtype),
-            k_BKTD.to(v_BKTD.dtype),
-            v_BKTD,
-            attn_mask=positions.mask,
-            is_causal=state is None and positions.mask is None,
-            enable_gqa=self.grouped,
-        )
+            out_BNTD = attend(q_BNTD.to(v_BKTD.dtype), k_BKTD, v_BKTD, positions.mask)
+        else:
+            out_BNTD = F.scaled_dot_product_attention(
+                q_BNTD.to(v_BKTD.dtype),
+                k_BKTD.to(v_BKTD.dtype),
+                v_BKTD,
+                attn_mask=positions.mask,
+                is_causal=positions.mask is None,
+                enable_gqa=self.grouped,
+            )
         return self.o_proj(out_BNTD.transpose(1, 2).reshape(B, T, -1))
 
     def _remember(
@@ -158,15 +192,15 @@ class Attention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values; return all of them up to the longest row."""
         keys, values = state.layers[self.number]
+        span = positions.span
         for cache, new in ((keys, k_BKTD), (values, v_BKTD)):
             if positions.aligned:
-                start = positions.longest - new.shape[2]
-                cache[:, :, start : positions.longest] = new
+                cache[:, :, span - new.shape[2] : span] = new
             else:
                 cache[positions.rows_B1, :, positions.places_BT] = new.transpose(1, 2).to(
                     cache.dtype
                 )
-        return keys[:, :, : positions.longest], values[:, :, : positions.longest]
+        return keys[:, :, :span], values[:, :, :span]
 
 
 class SwiGLU(nn.Module):
@@ -180,6 +214,19 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x_BTH)) * self.up_proj(x_BTH))
+
+
+def attend(
+    q_BNTD: torch.Tensor, k_BKSD: torch.Tensor, v_BKSD: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention to a cache, (B, N, T, D). The query heads of one key-value head stand as if they
+    were tokens of one head: no key is repeated, and every kernel that takes a mask will do."""
+    B, N, T, D = q_BNTD.shape
+    K = k_BKSD.shape[1]
+    if mask is not None and T > 1 and N != K:
+        mask = mask.repeat(1, 1, N // K, 1)
+    q_BKQD = q_BNTD.reshape(B, K, N // K * T, D)
+    return F.scaled_dot_product_attention(q_BKQD, k_BKSD, v_BKSD, attn_mask=mask).view(B, N, T, D)
 
 
 def rotate(x_BNTD: torch.Tensor, rotation: Rotation) -> torch.Tensor:

@@ -19,10 +19,11 @@ from torch import nn
 from lmapps.errors import SettingsError
 from lmapps.model.config import GATES
 from lmapps.model.language_model import LanguageModel
-from lmapps.model.quantize import rounded
 from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
+from lmapps.native.shapes import Shapes
+from lmapps.native.torch_step import TorchStep
 
 _BODIES = ("transformer", "rnn", "gru", "lstm")  # the order of step.cpp's enum
 
@@ -42,8 +43,15 @@ class Step(Protocol):
     def bytes(self) -> int:
         """Memory of weights of its own, beside the model's."""
 
+    @property
+    def shapes(self) -> Shapes:
+        """The sizes that its steps have."""
+
     def new_state(self, batch: int, capacity: int) -> State:
-        """An empty state that this step can go on from."""
+        """An empty state that this step can go on from; prompts are read in its last row."""
+
+    def prepare(self, state: State, tokens: int) -> None:
+        """Do beforehand what the first step by so many tokens of these rows would do."""
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         """Logits (B, V) after T more tokens in each row."""
@@ -56,28 +64,13 @@ def choose_step(model: LanguageModel, weights: str = "float32") -> Step:
     """
     if weights not in WEIGHTS:
         raise SettingsError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if model.device.type == "cuda":
+        is_transformer = model.config.body == "transformer"  # torch.compile knows no nn.LSTM
+        return TorchStep(model, weights, fixed=True, compiled=is_transformer)
     try:
         return NativeStep(model, weights)
     except Unavailable as reason:
         return TorchStep(model, weights, str(reason))
-
-
-class TorchStep:
-    """The model's own `step`."""
-
-    continues = True
-
-    def __init__(self, model: LanguageModel, weights: str = "float32", reason: str = "") -> None:
-        self.model = model if weights == "float32" else rounded(model, weights)
-        self.name = f"torch, {weights}" + (f" ({reason})" if reason else "")
-        own = self.model.parameters() if self.model is not model else ()
-        self.bytes = sum(part.nbytes for part in own)
-
-    def new_state(self, batch: int, capacity: int) -> State:
-        return self.model.new_state(batch, capacity)
-
-    def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
-        return self.model.step(ids_BT, state)[0]
 
 
 class NativeStep:
@@ -91,6 +84,7 @@ class NativeStep:
     """
 
     continues = True
+    shapes = Shapes()
 
     def __init__(
         self, model: LanguageModel, weights: str = "float32", *, level: int = 0, threads: int = 0
@@ -123,6 +117,9 @@ class NativeStep:
             (_zeros(shape, dtype), _zeros(shape, dtype)) for _ in range(c.num_layers)
         ]
         return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
+
+    def prepare(self, state: State, tokens: int) -> None:
+        """Nothing: the first step is like any other."""
 
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         # NumPy, where torch would do as well: each of torch's operations lets another thread have

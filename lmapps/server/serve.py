@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,12 +18,12 @@ from lmapps import __version__
 from lmapps.discovery import Found, Library
 from lmapps.engine.backends.source import (
     Opening,
-    best_device,
     foreseen_bytes,
     found_sources,
     open_backend,
     source_of,
 )
+from lmapps.engine.devices import memory_for_models, precision, serving_devices
 from lmapps.engine.models import Models
 from lmapps.errors import CheckpointError, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
@@ -46,6 +48,9 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+AT_THE_DOOR = 32
+"""Requests that are asked of the database at the same time whose they are. Python's own number, a
+few more than there are processors, would be too small for a database that is slow."""
 TURN_SECONDS = 0.0005
 """How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
 engine beside a busy page would wait for most of its time."""
@@ -85,7 +90,7 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
     def apply(settings: ServeSettings) -> None:
         set_up(settings.log, settings.log_prompts, settings.log_format)
         hosts.rename(settings.hosts)
-        server.grace, models.budget = settings.grace, settings.memory_bytes
+        server.grace, models.budget = settings.grace, budget_of(settings)
         access.limit(settings)
         library.look_for_packages()
 
@@ -100,21 +105,28 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
 
 def models_of(settings: ServeSettings, access: Access) -> Models:
     """The models that were named, and those that lie in the checkpoint folders."""
-    opening = Opening(settings.slots, settings.queue, settings.weights, best_device())
+    devices = serving_devices()
+    weights = precision(settings.weights, devices)
+    opening = Opening(settings.slots, settings.queue, weights, devices)
     return Models(
         [source_of(word) for word in settings.checkpoint],
         lambda source: access.metered(open_backend(source, opening)),
         lambda source: foreseen_bytes(source, opening),
-        budget=settings.memory_bytes,
+        budget=budget_of(settings),
         find=found_sources,
     )
+
+
+def budget_of(settings: ServeSettings) -> float:
+    """Bytes that all loaded models together may take."""
+    return settings.memory_bytes or memory_for_models(serving_devices())
 
 
 def find_default() -> Checkpoint | None:
     """The default checkpoint, once it is whole."""
     folder = find_checkpoint(ServeSettings.checkpoint[0])
     try:
-        return Checkpoint.load(folder, device=best_device()) if folder.is_dir() else None
+        return Checkpoint.load(folder) if folder.is_dir() else None
     except CheckpointError:  # it is being written
         return None
 
@@ -134,7 +146,8 @@ def create_app(
 ) -> FastAPI:
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not models.uses_hub:  # one that was asked for by name is downloaded whenever it is loaded
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import PROCESS, VERSION
     from lmapps.server.page.trouble import told_beside
@@ -144,6 +157,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_THE_DOOR))
         async with pages.open():
             yield
         models.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lmapps.engine.devices import AUTO
 from lmapps.errors import SettingsError
 from lmapps.native import WEIGHTS
 from lmapps.server.gate.log import FORMATS, LEVELS
@@ -80,11 +80,12 @@ class ServeSettings:
         256, "requests that may wait before others are refused", low=0, high=100_000
     )
     weights: str = setting(
-        "float32", f"precision of the models: {', '.join(WEIGHTS)} (smaller is faster)",
-        among=WEIGHTS,
+        AUTO, f"precision of the models: {', '.join(WEIGHTS)} (smaller is faster), or {AUTO}: "
+        "bfloat16 on a GPU, else float32", among=(AUTO, *WEIGHTS),
     )  # fmt: skip
     memory: float = setting(
-        0.0, "GiB that loaded models may take together; 0 = half of the machine's memory",
+        0.0, "GiB that loaded models may take together; 0 = half of the machine's or container's "
+        "memory, or nine tenths of the GPUs'",
         low=0, high=2**20, live=True,
     )  # fmt: skip
     requests_a_minute: int = setting(
@@ -113,11 +114,8 @@ class ServeSettings:
 
     @property
     def memory_bytes(self) -> float:
-        """What all loaded models together may take."""
-        if self.memory:
-            return self.memory * 2**30
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2 if pages > 0 else float("inf")
+        """What all loaded models together may take; 0 where that is not said."""
+        return self.memory * 2**30
 
     @property
     def url(self) -> str:

@@ -15,6 +15,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmapps.errors import DataError
 from lmapps.text.cleaning import OVERLAP, cleaned, exact_key, pieces, signature, words_of
 from lmapps.text.hub import read_dataset
 from lmapps.text.recipe import Clean, DataRecipe, Source
@@ -174,11 +176,17 @@ def _make_all(jobs: Iterable[Job], processes: int) -> None:
         return
     # Fresh processes: a fork of one with threads may hang.
     context: Any = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running: deque[Future[None]] = deque()
-        for job in jobs:
-            running.append(pool.submit(make_part, job))
-            if len(running) > 2 * processes:  # what is read waits in memory
-                running.popleft().result()
-        for future in running:
-            future.result()
+    try:
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            running: deque[Future[None]] = deque()
+            for job in jobs:
+                running.append(pool.submit(make_part, job))
+                if len(running) > 2 * processes:  # what is read waits in memory
+                    running.popleft().result()
+            for future in running:
+                future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of the {processes} processes that read the data was killed, probably since "
+            "memory ended: close other programs and start again, what was made is kept"
+        ) from None

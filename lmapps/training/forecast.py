@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lmapps.machine import free_memory
 from lmapps.model.config import ModelConfig
 from lmapps.model.cross_entropy import chunk_rows
 from lmapps.model.language_model import LanguageModel
@@ -136,56 +137,9 @@ def room(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    found = [size for size in (_free_of_machine(), _free_of_cgroup()) if size is not None]
+    there = free_memory()
     shares = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(found) // shares + taken(device) if found else None
-
-
-def _free_of_machine() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    numbers = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
-    return numbers.get("MemAvailable")
-
-
-def _free_of_cgroup() -> int | None:
-    """What the nearest limit leaves; pages of files can be given back and do not count."""
-    found = []
-    for folder, limit, usage in _cgroups():
-        try:
-            highest = int((folder / limit).read_text())
-            used = int((folder / usage).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # "max": there is no limit
-            continue
-        files = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
-        found.append(highest - used + files)
-    return min(found, default=None)
-
-
-def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[Path, str, str]]:
-    """This process's cgroups that may limit memory, versions 1 and 2, with the names of files."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            top = root / "memory"
-        elif not controllers:
-            names, top = ("memory.max", "memory.current"), root
-        else:
-            continue
-        folder = top / path.lstrip("/")
-        found += [
-            (place, *names) for place in (folder, *folder.parents) if place.is_relative_to(top)
-        ]
-    return found
+    return None if there is None else there // shares + taken(device)
 
 
 def _optimizer_bytes(model: LanguageModel, settings: TrainSettings) -> int:

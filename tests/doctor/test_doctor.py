@@ -43,7 +43,7 @@ MACHINE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], dict[str, str], s
     "system": (lambda m: m.setattr(sys, "version_info", Version(3, 9)), {}, "install Python"),
     "threads": (lambda m: None, {"OMP_NUM_THREADS": "999"}, "unset it"),
     "memory": (
-        lambda m: m.setattr(machine, "memory_of_container", lambda: 2**29), {}, "raise the"
+        lambda m: m.setattr(machine, "memory_limit", lambda: 2**29), {}, "raise the"
     ),
     "disk": (lambda m: m.setattr(machine.shutil, "disk_usage", full), {}, "LMAPPS_HOME"),
     "temporary": (lambda m: m.setattr(tempfile, "TemporaryFile", refused), {}, "TMPDIR"),
@@ -124,7 +124,7 @@ def test_a_model_larger_than_memory_is_found(
 ) -> None:
     tiny_checkpoint("gru").save(tmp_path / "it")
     assert not data._checkpoint(str(tmp_path / "it")).way_out
-    monkeypatch.setattr(data, "memory_of_container", lambda: 1000)
+    monkeypatch.setattr(data, "memory_limit", lambda: 1000)
     assert "smaller" in data._checkpoint(str(tmp_path / "it")).way_out
 
 

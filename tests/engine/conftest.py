@@ -17,7 +17,7 @@ from lmapps.engine.sampling import adjusted, probabilities
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
 from lmapps.model.language_model import LanguageModel
-from lmapps.native.step import choose_step
+from lmapps.native.step import Step, choose_step
 from lmapps.text.tokenizer import Tokenizer
 
 
@@ -78,12 +78,16 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
 class Steps:
     """A scheduler that is stepped by hand; its clock is the number of the step."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, slots: int) -> None:
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, slots: int, step: Step | None = None
+    ) -> None:
         self.now = 0.0
         self.tokenizer = tokenizer
         self.grammars = Grammars(tokenizer)
         self.scheduler = Scheduler(
-            Slots(model, slots, choose_step(model)), tokenizer.vocab_size, clock=lambda: self.now
+            Slots(model, slots, step or choose_step(model)),
+            tokenizer.vocab_size,
+            clock=lambda: self.now,
         )
 
     def ask(self, prompt_ids: list[int], decoding: Decoding, user: str | None = None) -> Asked:

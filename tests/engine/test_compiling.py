@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lmapps.errors import Busy, DecodingError
 
 
 def test_what_takes_too_long_is_given_up_and_the_shared_threads_are_free(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ) -> None:
     compiling._jobs.cache_clear()
     monkeypatch.setattr(compiling, "LIMIT", 0.05)
@@ -39,6 +40,7 @@ def test_what_takes_too_long_is_given_up_and_the_shared_threads_are_free(
     for error in asyncio.run(all_stuck()):
         assert isinstance(error, DecodingError) and "not read within 0.05 seconds" in str(error)
     gate.set()
+    wait_until(lambda: compiling._jobs().empty())
     monkeypatch.setattr(compiling, "LIMIT", 20)
     assert asyncio.run(in_time(lambda: "there")) == "there" and not ran, "nobody waited for them"
     with pytest.raises(ValueError, match="x"):

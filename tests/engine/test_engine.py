@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from lmapps.engine.request import Delta
 from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
+from lmapps.native.torch_step import TorchStep
 
 PROMPTS = [
     "The cat",
@@ -153,6 +156,34 @@ def test_a_reader_whose_loop_is_gone_frees_its_slot(engine: Engine) -> None:
     wait_until(lambda: engine.running == 0)
 
 
+def test_a_loop_is_woken_at_most_twice_a_step_however_many_wait_in_it(
+    transformer: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = 0
+
+    async def read(engine: Engine, prompt: str) -> None:
+        async for _ in engine.stream(ids_of(engine, prompt), Decoding(max_new_tokens=50)):
+            pass
+
+    async def all_of_them() -> None:
+        nonlocal woken
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal woken
+            woken += 1
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        await asyncio.gather(*(read(engine, prompt) for prompt in PROMPTS))
+
+    with Engine(transformer, slots=8) as engine:
+        asyncio.run(all_of_them())
+        assert engine.counts.generated_tokens == 8 * 50
+        assert woken <= 2 * engine.passes
+
+
 def test_more_requests_than_slots_wait_their_turn_and_hear_their_place(
     transformer: Checkpoint,
 ) -> None:
@@ -267,6 +298,70 @@ def test_out_of_memory_while_a_prompt_is_read_fails_that_request_only(
     assert isinstance(failure, Busy) and "a prompt of 60 tokens" in str(failure)
     wait_until(lambda: engine.running == 0)
     assert engine.counts.finished == {"length": 1, "error": 1}
+
+
+def test_out_of_memory_while_a_state_is_kept_costs_nobody_a_reply(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, decoding = engine._scheduler.slots.state, Decoding(seed=1, max_new_tokens=20)
+    expected = engine.generate([20] * 12, decoding).ids
+    assert engine.prefix_bytes > 0
+
+    def save(row: int) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(state, "save", save)
+    assert engine.generate([21] * 12, decoding).finish == "length"
+    wait_until(lambda: engine.running == 0)
+    assert engine.prefix_bytes == 0, "what was kept is given up first"
+    assert engine.generate([20] * 12, decoding).ids == expected
+
+
+def test_requests_wait_while_steps_are_prepared_and_it_says_what_it_does(
+    transformer: Checkpoint,
+) -> None:
+    step, may_go_on, begun = TorchStep(transformer.model, fixed=True), Event(), Event()
+
+    def prepare(state: Any, tokens: int) -> None:
+        begun.set()
+        assert may_go_on.wait(30)
+
+    step.prepare = prepare  # type: ignore[method-assign]
+    with Engine(transformer, slots=2, step=step, name="slow") as engine:
+        assert begun.wait(30)
+        count = len(step.shapes.rows) + len(step.shapes.tokens)
+        assert engine.why_not_ready() == (
+            f"the model 'slow' is being made ready (step 1 of {count}): try again soon"
+        )
+        arrived: SimpleQueue[Delta] = SimpleQueue()
+        engine.submit([20, 21], Decoding(max_new_tokens=2), arrived.put)
+        assert engine.waiting == 1
+        may_go_on.set()
+        while arrived.get(timeout=30).finish is None:
+            pass
+        assert engine.why_not_ready() is None
+
+
+def test_an_engine_that_is_closed_while_it_is_made_ready_ends_at_once(
+    transformer: Checkpoint,
+) -> None:
+    step, begun, may_go_on = TorchStep(transformer.model, fixed=True), Event(), Event()
+    prepared: list[int] = []
+
+    def prepare(state: Any, tokens: int) -> None:
+        prepared.append(tokens)
+        begun.set()
+        assert may_go_on.wait(30)
+
+    step.prepare = prepare  # type: ignore[method-assign]
+    engine = Engine(transformer, slots=2, step=step)
+    assert begun.wait(30)
+    closing = Thread(target=engine.close)
+    closing.start()
+    wait_until(lambda: engine._closed)
+    may_go_on.set()
+    closing.join(30)
+    assert not closing.is_alive() and len(prepared) == 1
 
 
 @pytest.mark.parametrize("body", ["transformer", "gru"])

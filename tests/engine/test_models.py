@@ -170,6 +170,49 @@ def test_a_loading_that_fails_is_told_to_everybody_and_tried_again(opened: Opene
     assert models.load("b").name == "b"
 
 
+def test_where_no_thread_can_be_had_a_loading_is_refused_and_tried_again(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = models_of(opened)
+    models.load("a")
+    models.load("b")
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(Busy, match="'c' cannot be loaded now"):
+        patched.setattr(threading.Thread, "start", refuse)
+        models.load("c")
+    states = {one.name: (one.state, one.users) for one in models.describe()}
+    assert states == {"a": ("loaded", 0), "b": ("loaded", 0), "c": ("not loaded", 0)}
+    assert models.load("c").name == "c"
+
+
+def test_nothing_is_loaded_while_what_has_left_still_has_its_memory(
+    opened: Opened, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = models_of(opened)
+    models.load("a")
+    models.load("b")
+    may_end, ending = threading.Event(), threading.Event()
+
+    def end_slowly() -> None:
+        ending.set()
+        assert may_end.wait(20)
+        opened.made[0].closed = True
+
+    monkeypatch.setattr(opened.made[0], "close", end_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        freeing = threads.submit(models.free, "a")
+        assert ending.wait(20)
+        loading = threads.submit(models.load, "c")
+        wait_until(lambda: models.describe()[2].state == "loading")
+        assert opened.names == ["a", "b"], "three in memory, where there is room for two"
+        may_end.set()
+        assert loading.result(20).name == "c" and freeing.result(20) is None
+    assert opened.made[0].closed and opened.names == ["a", "b", "c"]
+
+
 def test_a_name_stands_for_one_place(opened: Opened) -> None:
     models = models_of(opened)
     models.add(Source("d", "d"))

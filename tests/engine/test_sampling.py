@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
-from lmapps.engine.sampling import draw, probabilities, sample
+from lmapps.engine.sampling import draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError
 
@@ -113,6 +113,13 @@ def test_top_k_keeps_what_sorting_every_id_would(size: int, top_k: int, seed: in
     least = sorted(logits)[-min(top_k, size)]
     weights = probabilities(logits, Decoding(temperature=1, top_k=top_k))
     assert np.flatnonzero(weights).tolist() == np.flatnonzero(logits >= least).tolist()
+
+
+@given(st.integers(1, 700), st.integers(0, 20), st.integers(0, 99))
+def test_the_top_ids_are_told_in_their_order(size: int, top: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
+    order = sorted(range(size), key=lambda place: -logits[place])[:top]
+    assert [place for place, _ in logprob_of(logits, 0, top).top] == order
 
 
 @given(st.integers(1, 700), st.integers(0, 999))

@@ -13,6 +13,8 @@ from lmapps.decoding import Decoding
 from lmapps.engine.prefixes import Prefixes
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
+from lmapps.native.shapes import Shapes
+from lmapps.native.torch_step import TorchStep
 
 DECODINGS = st.builds(
     Decoding,
@@ -40,6 +42,10 @@ MOVES = st.lists(
     min_size=4,
     max_size=24,
 )
+
+
+FEW_SHAPES = Shapes(rows=(1, 2, 5), tokens=(1, 2, 4, 8), places=(16, 32, 128))
+"""As those of a GPU, but small, so that a short schedule meets many."""
 
 
 @pytest.fixture(scope="module", params=BODIES)
@@ -73,14 +79,18 @@ def alone(steps: Any, prompt: list[int], decoding: Decoding) -> Any:
     return run(steps, [("ask", prompt, decoding, None)])[0]
 
 
-def check(checkpoint: Checkpoint, stepped: Any, same: Callable[..., bool], moves: Any) -> None:
+def check(
+    checkpoint: Checkpoint, stepped: Any, same: Callable[..., bool], moves: Any, step: Any = None
+) -> None:
     class Host:
         pass
 
     host: Any = Host()
     host.checkpoint = checkpoint
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    crowded = stepped(model, tokenizer, 3)
+    crowded = stepped(model, tokenizer, 5 if step else 3, step)
+    if step:
+        step.shapes = FEW_SHAPES
     for asked in run(crowded, moves):
         request = asked.request
         single = alone(stepped(model, tokenizer, 1), request.prompt_ids, request.decoding)
@@ -114,10 +124,25 @@ def test_a_seed_gives_the_same_text_in_any_schedule(
     check(checkpoint, stepped, same_but_for_rounding, moves)
 
 
+@FEW
+@given(moves=MOVES)
+def test_a_seed_gives_the_same_text_in_the_fixed_shapes_of_a_gpu(
+    checkpoint: Checkpoint, stepped: Any, same_but_for_rounding: Callable[..., bool], moves: Any
+) -> None:
+    step = TorchStep(checkpoint.model, fixed=True)
+    check(checkpoint, stepped, same_but_for_rounding, moves, step)
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("fixed", [False, True])
 @settings(FEW, max_examples=500)
 @given(moves=MOVES)
 def test_a_seed_gives_the_same_text_in_many_schedules(
-    checkpoint: Checkpoint, stepped: Any, same_but_for_rounding: Callable[..., bool], moves: Any
+    checkpoint: Checkpoint,
+    stepped: Any,
+    same_but_for_rounding: Callable[..., bool],
+    fixed: bool,
+    moves: Any,
 ) -> None:
-    check(checkpoint, stepped, same_but_for_rounding, moves)
+    step = TorchStep(checkpoint.model, fixed=True) if fixed else None
+    check(checkpoint, stepped, same_but_for_rounding, moves, step)

@@ -176,6 +176,16 @@ def test_a_full_queue_answers_429_and_when_to_come_back(served: Any) -> None:
     assert httpx.get(f"{served.url}/ready").json() == {"ready": True, "reason": None}
 
 
+def test_ready_says_what_is_done_before_the_first_step(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.engine, "_preparing", "step 3 of 28")
+    response = httpx.get(f"{served.url}/ready")
+    assert response.status_code == 503
+    assert "is being made ready (step 3 of 28)" in response.json()["reason"]
+    assert httpx.get(f"{served.url}/health").status_code == 200
+
+
 def test_the_client_tries_again_after_a_429(served: Any) -> None:
     patient = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=3)
     usual, served.engine.queue = served.engine.queue, 0

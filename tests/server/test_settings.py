@@ -108,7 +108,12 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
         ("root_path = '/a/'", {}, "", r"does not end so, as /lmapps, got '/a/'"),
         ("proxies = ['nginx']", {}, "", r"proxies must be addresses or networks: 'nginx'"),
         ("proxies = ['10.0.0.1/8']", {}, "", r"10.0.0.1/8 has host bits set"),
-        ("", {}, "--weights int4", r"--weights: weights must be one of float32, .*got 'int4'"),
+        (
+            "",
+            {},
+            "--weights int4",
+            r"--weights: weights must be one of auto, float32, .*got 'int4'",
+        ),
         ("", {}, "--tokens-a-day x", r"--tokens-a-day: tokens_a_day must be a whole number"),
         ("", {}, "--settings /no/such/file", r"settings file /no/such/file cannot be read"),
     ],

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,3 +226,12 @@ def test_a_recipe_that_leaves_nothing_says_so(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("[clean]\nmin_characters = 99\n[[sources]]\npaths=['t.txt']")
     with pytest.raises(DataError, match=r"leaves no document to train on: .*'too short': 1"):
         build_data(read_data_recipe(tmp_path / "r.toml"), tmp_path / "out", processes=1)
+
+
+def test_a_killed_process_is_told_as_a_sentence_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "make_part", signal.raise_signal)
+    kill: Any = [signal.SIGKILL]
+    with pytest.raises(DataError, match=r"one of the 2 processes .* was killed.*start again"):
+        parts._make_all(kill, 2)

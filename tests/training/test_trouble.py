@@ -144,8 +144,7 @@ def test_adapters_are_foreseen_as_what_is_trained_beside_the_whole_model(
 
 
 def test_memory_of_a_machine_is_shared_by_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecasting, "_free_of_machine", lambda: 1000)
-    monkeypatch.setattr(forecasting, "_free_of_cgroup", lambda: None)
+    monkeypatch.setattr(forecasting, "free_memory", lambda: 1000)
     monkeypatch.setattr(forecasting, "taken", lambda device: 7)
     assert forecasting.room(torch.device("cpu")) == 1007
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

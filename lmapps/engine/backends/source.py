@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from lmapps.engine.backends.fleet import urls_of
+from lmapps.engine.devices import on_gpu
 from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.paths import checkpoint_folders, find_checkpoint
 
@@ -61,7 +62,8 @@ class Opening:
     """Requests that may wait."""
     weights: str = "float32"
     """The precision that it is used in: float32, bfloat16 or int8."""
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+    """Where; each of several GPUs has a copy of a model of ours."""
 
 
 USUAL = Opening()
@@ -124,7 +126,7 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
     `CheckpointError` or `ModelServerError` with the reason where that is not possible, and
     `ModelTooLarge` where memory ends in its middle.
     """
-    from lmapps.engine.scheduler import is_out_of_memory
+    from lmapps.engine.memory import is_out_of_memory
 
     try:
         return _opened(source, opening)
@@ -144,22 +146,44 @@ def _opened(source: Source, opening: Opening) -> Backend:
         url, _, model = source.place.partition("#")
         key = os.environ.get(source.key_name, "")
         return OpenAIBackend.connect(source.name, url, model, key, opening.queue)
-    from lmapps.engine.engine import Engine
-    from lmapps.model.checkpoint import Checkpoint
-
     folder = source.folder or _fetched(source)
     if is_native(folder):
-        checkpoint = Checkpoint.load(folder, device=opening.device)
-        return Engine(
-            checkpoint, slots=opening.slots, queue=opening.queue, weights=opening.weights,
-            name=source.name,
-        )  # fmt: skip
+        return _ours(folder, source.name, opening)
     from lmapps.engine.backends.transformers import load
+    from lmapps.engine.engine import Engine
 
-    foreign = load(folder, opening.device, opening.weights)
+    foreign = load(folder, opening.devices[0], opening.weights)
     return Engine(
         foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step
     )
+
+
+def _ours(folder: Path, name: str, opening: Opening) -> Backend:
+    """An engine on each device, and what places requests where there are several."""
+    import torch
+
+    from lmapps.engine.backends.replicas import Replicas
+    from lmapps.engine.engine import Engine
+    from lmapps.model.checkpoint import Checkpoint
+
+    # On a GPU there is no second copy of the weights: they are read as they will be used.
+    is_bf16 = on_gpu(opening.devices) and opening.weights == "bfloat16"
+    dtype = torch.bfloat16 if is_bf16 else torch.float32
+    engines: list[Engine] = []
+    try:
+        for device in opening.devices:
+            checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
+            engines.append(
+                Engine(
+                    checkpoint, slots=opening.slots, queue=opening.queue,
+                    weights=opening.weights, name=name,
+                )
+            )  # fmt: skip
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
 def is_native(folder: Path) -> bool:
@@ -187,21 +211,16 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         return size * (2 if "16" in str(stored.get("dtype", stored.get("torch_dtype"))) else 1)
     config = understand(stored, folder)
-    width = {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights]
     kept = config.hidden_size * config.num_layers
     if config.body == "transformer":
         kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
-    state = kept * 4 * (opening.slots + 1)
-    return config.parameters * (4 + width) + state + most_prefix_bytes(state)
-
-
-def best_device() -> str:
-    """The accelerator of this machine, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if on_gpu(opening.devices) and opening.weights == "bfloat16":
+        a_weight, number = 2, 2
+    else:
+        a_weight, number = 4 + {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights], 4
+    state = kept * number * (opening.slots + 1)
+    one = config.parameters * a_weight + state + most_prefix_bytes(state)
+    return one * len(opening.devices)
 
 
 def _fetched(source: Source) -> Path:

@@ -2,8 +2,8 @@
 
 The engine schedules, samples, constrains, streams and cancels as it does for our own models; only
 the step is theirs. Each row has a cache of its own, of whatever kind the model makes, so that
-every architecture works; rows are stepped one after the other. Shape legend: B rows, T positions,
-V vocabulary, K key-value heads, S places, D head width.
+every architecture works. Rows whose caches are keys and values of every token are decoded together,
+others one after the other. Shape legend: B rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from lmapps.engine.backends.cache_rows import CacheRows
 from lmapps.errors import CheckpointError, LmappsError, SettingsError
 from lmapps.model.folder import read_json
 from lmapps.model.state import State
+from lmapps.native.shapes import Shapes
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
 
@@ -117,7 +119,7 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
             f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
             "model of it, or only with code of its own, which is never run"
         )
-    options: dict[str, Any] = {"device_map": "auto"} if device == "cuda" else {}
+    options: dict[str, Any] = {"device_map": "auto"} if device.startswith("cuda") else {}
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
@@ -135,9 +137,10 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
 
 
 class TransformersStep:
-    """One step of a foreign model: each row with its own cache."""
+    """One step of a foreign model."""
 
     bytes = 0
+    shapes = Shapes()
 
     def __init__(self, model: ForeignModel) -> None:
         self._model = model.inner
@@ -148,6 +151,7 @@ class TransformersStep:
             raise CheckpointError(f"models of type {kind!r} keep no cache, so cannot be served")
         self._cache_name = known[0]
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+        self._takes_positions = "position_ids" in names
         self.name = f"transformers, {self._model.dtype}".replace("torch.", "")
         with torch.inference_mode():
             _, self._example = self._forward(torch.zeros(1, 1, dtype=torch.long), None)
@@ -164,78 +168,47 @@ class TransformersStep:
             batch, capacity, self.divisible, self._model.config, size * grows * CACHES_COUNTED
         )
 
+    def prepare(self, state: State, tokens: int) -> None:
+        """Nothing is known of their shapes."""
+
     def __call__(self, ids_BT: torch.Tensor, state: State) -> torch.Tensor:
         """Logits (B, V) after T more tokens in each row."""
         assert isinstance(state, CacheRows)
+        rows, tokens = ids_BT.shape
+        if rows > 1 and tokens == 1 and self.divisible:
+            return self._together(ids_BT, state)
         logits = []
         for row, ids_T in enumerate(ids_BT):
             # Before: where memory ends in its middle, some of the row's layers are further.
-            state.lengths[row] += ids_BT.shape[1]
-            logits_1V, state[row] = self._forward(ids_T[None], state[row])
+            state.lengths[row] += tokens
+            cache = state.own(row, int(state.lengths[row]) - tokens)
+            logits_1V, state[row] = self._forward(ids_T[None], cache)
             logits.append(logits_1V)
         return torch.cat(logits)
 
-    def _forward(self, ids_1T: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        ids_1T = ids_1T.to(self._model.get_input_embeddings().weight.device)
-        given = {self._cache_name: cache} if cache is not None else {}
-        outputs = self._model(input_ids=ids_1T, use_cache=True, **given, **self._options)
+    def _together(self, ids_B1: torch.Tensor, state: CacheRows) -> torch.Tensor:
+        """One token further in every row, in one pass: shorter rows are filled up at the left, as
+        transformers' own `generate` does for several prompts."""
+        lengths_B = state.lengths.clone()
+        batch = state.joined(lengths_B)
+        state.lengths += 1
+        filled = int(lengths_B.max()) - lengths_B
+        mask_BS = (torch.arange(int(lengths_B.max()) + 1) >= filled[:, None]).long()
+        more = {"attention_mask": mask_BS}
+        if self._takes_positions:
+            more["position_ids"] = lengths_B[:, None]
+        logits_BV, _ = self._forward(ids_B1, batch, **more)
+        return logits_BV
+
+    def _forward(
+        self, ids_BT: torch.Tensor, cache: Any, **more: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        device = self._model.get_input_embeddings().weight.device
+        given = {name: part.to(device) for name, part in {"input_ids": ids_BT, **more}.items()}
+        if cache is not None:
+            given[self._cache_name] = cache
+        outputs = self._model(**given, use_cache=True, **self._options)
         return outputs.logits[:, -1].float(), outputs[self._cache_name]
-
-
-class CacheRows(State):
-    """Rows of caches that transformers made; a row without one is empty.
-
-    A cache that only grows by new tensors (`DynamicLayer`) can be kept and cut without a copy.
-    """
-
-    def __init__(self, count: int, capacity: int, divisible: bool, config: Any, size: int) -> None:
-        super().__init__([], torch.zeros(count, dtype=torch.int64), capacity)
-        self.divisible = self.can_be_kept = divisible
-        self._caches: list[Any] = [None] * count
-        self._start, self._config, self._size = 0, config, size
-
-    def __getitem__(self, row: int) -> Any:
-        return self._caches[self._start + row]
-
-    def __setitem__(self, row: int, cache: Any) -> None:
-        self._caches[self._start + row] = cache
-
-    def rows(self, start: int, stop: int) -> Self:
-        view = type(self)(0, self.capacity, self.divisible, self._config, self._size)
-        view._caches, view._start = self._caches, self._start + start
-        view.lengths = self.lengths[start:stop]
-        return view
-
-    def move(self, source: int, target: int) -> None:
-        """The row that is left has nothing: who moves has gone from there."""
-        self.lengths[target] = self.lengths[source]
-        self[target], self[source] = self[source], None
-
-    def clear(self, row: int) -> None:
-        self.lengths[row] = 0
-        self[row] = None
-
-    def save(self, row: int) -> list[torch.Tensor]:
-        """Keys and values of each layer, (1, K, S, D); they are never written to again."""
-        if not self.can_be_kept:
-            return []
-        return [part for layer in self[row].layers for part in (layer.keys, layer.values)]
-
-    def restore(self, row: int, saved: list[torch.Tensor], length: int) -> None:
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self._config)
-        for number, (keys, values) in enumerate(zip(saved[::2], saved[1::2], strict=True)):
-            cache.update(keys[:, :, :length], values[:, :, :length], number)
-        self.lengths[row] = length
-        self[row] = cache
-
-    def cut(self, row: int, length: int) -> None:
-        self.restore(row, self.save(row), length)
-
-    def bytes(self) -> int:
-        """What is counted for it; caches grow as they are used."""
-        return self._size
 
 
 def _tensors(layer: Any) -> Iterator[torch.Tensor]:

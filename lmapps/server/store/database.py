@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import Connection
@@ -19,10 +15,10 @@ from sqlalchemy import Connection
 from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
 
-P = ParamSpec("P")
-T = TypeVar("T")
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
+CONNECTIONS = 16
+"""To PostgreSQL, that one process keeps; under load it takes as many again."""
 SHORT_SECONDS = 0.5
 """How long it waits where the last one has waited in vain: else all wait behind each other."""
 READS, WAITS = "lmapps_reads", "lmapps_waits"
@@ -120,16 +116,6 @@ def _is_its_own(error: Exception) -> bool:
     return isinstance(error, OSError | sql.exc.OperationalError | sql.exc.TimeoutError)
 
 
-_THREADS = ThreadPoolExecutor(8, thread_name_prefix="database")
-
-
-async def apart(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """Work with a database in a thread, since it may wait for another process, a disk or a server
-    that is gone; in threads for nothing else, so that it holds up nothing else."""
-    bound = partial(contextvars.copy_context().run, work, *args, **named)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, bound)
-
-
 def check_owner(owner: str) -> None:
     """Raises for nobody's: what they keep would be everybody's who is not known."""
     if not owner:
@@ -164,7 +150,8 @@ def _engine(url: sql.URL) -> sql.Engine:
         return engine
     if url.get_backend_name() == "postgresql":  # one that was started again is found again
         wait = {"connect_timeout": BUSY_SECONDS}
-        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait)
+        many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
+        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
     return sql.create_engine(url, pool_pre_ping=True)
 
 

@@ -20,6 +20,7 @@ from lmapps.server.page.chat.saved import KeptRun, made_with, saved
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import View, views
 from lmapps.server.page.way import Way, changed
+from lmapps.server.store.aside import aside
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Run, Runs
 
@@ -79,7 +80,7 @@ class Writing:
         """How a run's reply came about; see `look_into`. Raises `InputError`."""
         if run is None:
             raise InputError(word("there is no reply yet: write one first"))
-        kept = self.open(owner, run)
+        kept = await aside(self.open, owner, run)
         made, given = kept.made, kept.made.asked
         if given is None:
             return Inside(made)

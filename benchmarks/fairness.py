@@ -1,0 +1,177 @@
+"""One client that sends without pause beside 31 others -> how long these wait for a first token.
+
+    python benchmarks/fairness.py --rounds 3 --seconds 40
+
+A real server in a process of its own, 31 clients from addresses of their own (127.0.0.2 and on)
+that ask, read the reply, and think for a while; in every second turn one more that always has 64
+requests under way, and asks again as soon as one ends or is refused. The table has the others' time
+to the first token without it and with it. The exit status is 1 where the 95th percentile with it is
+more than twice that without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import httpx
+import machine
+
+OTHERS = 31
+FLOOD = 64
+"""Requests that the one client always has under way."""
+MOST_TIMES = 2.0
+
+
+def words(rng: random.Random) -> str:
+    return " ".join(rng.choice(("rain", "the cat", "why", "a tree", "tell me")) for _ in range(20))
+
+
+def body(rng: random.Random, tokens: int) -> dict[str, Any]:
+    asked = [{"role": "user", "content": words(rng)}]
+    return {"messages": asked, "max_tokens": tokens, "stream": True, "temperature": 0.8}
+
+
+class Turn:
+    """One stretch of traffic, and what the others waited, in seconds."""
+
+    def __init__(self, url: str, seconds: float, pause: float, tokens: int, seed: int) -> None:
+        self.url, self.pause, self.tokens = url, pause, tokens
+        self.until = time.monotonic() + seconds
+        self.random = random.Random(seed)
+        self.waited: list[float] = []
+        self.refused = 0
+        self.sent = 0
+        """By the one client that never pauses."""
+
+    def client(self, number: int) -> httpx.AsyncClient:
+        """From an address of its own: the server's shares are those of addresses."""
+        transport = httpx.AsyncHTTPTransport(
+            local_address=f"127.0.0.{number + 2}", limits=httpx.Limits(max_connections=FLOOD)
+        )
+        return httpx.AsyncClient(transport=transport, base_url=self.url, timeout=600)
+
+    async def other(self, number: int) -> None:
+        rng = random.Random(self.random.random())
+        async with self.client(number) as http:
+            await asyncio.sleep(rng.random() * self.pause)
+            while time.monotonic() < self.until:
+                started = time.monotonic()
+                first = await self._read(http, body(rng, self.tokens))
+                if first is None:
+                    self.refused += 1
+                else:
+                    self.waited.append(first - started)
+                await asyncio.sleep(rng.expovariate(1 / self.pause))
+
+    async def flood(self) -> None:
+        async with self.client(OTHERS) as http:
+            await asyncio.gather(*(self._without_pause(http) for _ in range(FLOOD)))
+
+    async def _without_pause(self, http: httpx.AsyncClient) -> None:
+        rng = random.Random(self.random.random())
+        while time.monotonic() < self.until:
+            self.sent += 1
+            await self._read(http, body(rng, 4 * self.tokens))
+
+    async def _read(self, http: httpx.AsyncClient, asked: dict[str, Any]) -> float | None:
+        """When the first text came; None where the request was refused."""
+        first = None
+        async with http.stream("POST", "/v1/chat/completions", json=asked) as response:
+            if response.status_code != 200:
+                await response.aread()
+                return None
+            async for line in response.aiter_lines():
+                if first is None and line.startswith("data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and choices[0]["delta"].get("content"):
+                        first = time.monotonic()
+        return first or time.monotonic()
+
+
+async def run(turn: Turn, with_flood: bool) -> None:
+    tasks = [turn.other(number) for number in range(OTHERS)]
+    await asyncio.gather(*tasks, *([turn.flood()] if with_flood else []))
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def serve(checkpoint: str, port: int, slots: int, folder: str) -> subprocess.Popen[bytes]:
+    """`lmapps serve`, once it is ready."""
+    command = [
+        sys.executable, "-m", "lmapps", "serve", "--checkpoint", checkpoint, "--port", str(port),
+        "--slots", str(slots), "--log", "error", "--database", f"sqlite:///{folder}/fairness.db",
+    ]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
+                return server
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    server.kill()
+    sys.exit("the server was not ready in two minutes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--pause", type=float, default=2, help="mean seconds of thinking")
+    parser.add_argument("--tokens", type=int, default=32, help="of a reply; four times for the one")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--port", type=int, default=8155)
+    args = parser.parse_args()
+    kinds = ("without", "with")
+    waited: dict[str, list[float]] = {kind: [] for kind in kinds}
+    refused: dict[str, int] = dict.fromkeys(kinds, 0)
+    sent = 0
+    with tempfile.TemporaryDirectory() as folder:
+        server = serve(args.checkpoint, args.port, args.slots, folder)
+        try:
+            for number in range(args.rounds + 1):  # the first is not counted
+                for kind in kinds:
+                    url = f"http://127.0.0.1:{args.port}"
+                    turn = Turn(url, args.seconds, args.pause, args.tokens, number)
+                    asyncio.run(run(turn, kind == "with"))
+                    if number:
+                        waited[kind] += turn.waited
+                        refused[kind] += turn.refused
+                        sent += turn.sent
+                    print(f"{kind}: done, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        finally:
+            server.terminate()
+            server.wait(60)
+    rows = [
+        [
+            kind, len(waited[kind]), refused[kind],
+            *(f"{1000 * percentile(waited[kind], share):.0f}" for share in (0.5, 0.95, 0.99)),
+        ]
+        for kind in kinds
+    ]  # fmt: skip
+    header = ["", "requests of the others", "refused", "median, ms", "95%, ms", "99%, ms"]
+    print(machine.table(header, rows))
+    times = percentile(waited["with"], 0.95) / percentile(waited["without"], 0.95)
+    print(f"\n95%: {times:.2f} times as long beside a client that sent {sent} requests")
+    result = {
+        "machine": machine.describe(os.cpu_count() or 1), "settings": vars(args), "times": times,
+        "waited": waited, "refused": refused, "sent": sent,
+    }  # fmt: skip
+    print(f"written to {machine.write('fairness', result)}")
+    sys.exit(0 if times <= MOST_TIMES else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Copies of one model, each with an engine of its own -> one backend that places requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+from lmapps.decoding import Decoding
+from lmapps.engine.backends.about import About
+from lmapps.engine.counts import Counts
+from lmapps.engine.engine import Engine
+from lmapps.engine.explanation import Explanation
+from lmapps.engine.reply import Reply
+from lmapps.engine.request import Delta
+from lmapps.engine.scoring import Score
+from lmapps.engine.turns import User
+from lmapps.messages import Message
+from lmapps.text.tokenizer import Tokenizer
+
+NEAR = 2
+"""A copy that knows the beginning of a prompt may have so many requests more than the one with the
+fewest: reading again costs about as much as a little company."""
+
+
+class Replicas:
+    """The same checkpoint on several GPUs behind one name.
+
+    A request goes to the copy with the fewest requests, or to one nearly as free that has read
+    the beginning of its prompt already; never to one that would refuse it while others would not.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = list(engines)
+        self._first = self.engines[0]
+
+    def placed(self, prompt_ids: Sequence[int]) -> Engine:
+        """Where a prompt is answered."""
+        able = [engine for engine in self.engines if not engine.why_not_ready()] or self.engines
+        loads = {engine: engine.running + engine.waiting for engine in able}
+        least = min(loads.values())
+        near = [engine for engine in able if loads[engine] <= least + NEAR]
+        return max(near, key=lambda engine: (engine.known(prompt_ids), -loads[engine]))
+
+    @property
+    def name(self) -> str:
+        return self._first.name
+
+    @property
+    def about(self) -> About:
+        return self._first.about
+
+    @property
+    def step_name(self) -> str:
+        return "; ".join(engine.step_name for engine in self.engines)
+
+    @property
+    def context(self) -> int:
+        return self._first.context
+
+    @property
+    def folder(self) -> Path | None:
+        return self._first.folder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._first.tokenizer
+
+    @property
+    def bytes(self) -> int:
+        return sum(engine.bytes for engine in self.engines)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return sum(engine.prefix_bytes for engine in self.engines)
+
+    @property
+    def counts(self) -> Counts:
+        """Of all copies together, as they are at this moment."""
+        return Counts.of([engine.counts for engine in self.engines])
+
+    @property
+    def running(self) -> int:
+        return sum(engine.running for engine in self.engines)
+
+    @property
+    def waiting(self) -> int:
+        return sum(engine.waiting for engine in self.engines)
+
+    @property
+    def broken(self) -> str | None:
+        """Why a copy answers nobody any more: then all are begun anew."""
+        return next((engine.broken for engine in self.engines if engine.broken), None)
+
+    def why_not_ready(self) -> str | None:
+        """Why no copy would take a request."""
+        reasons = [engine.why_not_ready() for engine in self.engines]
+        return reasons[0] if all(reasons) else None
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return self._first.render(messages)
+
+    def read(self, text: str | list[int]) -> list[int]:
+        return self._first.read(text)
+
+    def measure(self, text: str) -> int:
+        return self._first.measure(text)
+
+    def explain(
+        self, messages: Sequence[Message], decoding: Decoding, prompts: int = 1
+    ) -> Explanation:
+        return self._first.explain(messages, decoding, prompts)
+
+    def stream(
+        self, prompt_ids: list[int], decoding: Decoding, user: User = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas of the copy where it is placed. Closing the iterator cancels."""
+        return self.placed(prompt_ids).stream(prompt_ids, decoding, user)
+
+    async def complete(self, prompt_ids: list[int], decoding: Decoding, user: User = None) -> Reply:
+        return await self.placed(prompt_ids).complete(prompt_ids, decoding, user)
+
+    async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
+        return await self.placed(self.render(messages)).score(messages, reply, user)
+
+    def close(self) -> None:
+        """End what is under way on every copy."""
+        for engine in self.engines:
+            engine.close()
