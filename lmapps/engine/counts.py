@@ -67,6 +67,7 @@ class Counts:
             pairs = zip(total.first_token.counts, one.first_token.counts, strict=True)
             total.first_token.counts = [mine + theirs for mine, theirs in pairs]
         gaps = [one.seconds_between_ends for one in several if one.seconds_between_ends]
+        total.trouble = max((one.trouble for one in several if one.trouble), default=None)
         total.seconds_between_ends = 1 / sum(1 / gap for gap in gaps) if gaps else 0.0
         return total
 
