@@ -32,14 +32,24 @@ class Work(Protocol):
     def describe(self) -> Sequence[Any]:
         """Each model, with its `users`: requests that have not ended."""
 
+    def mend(self) -> None:
+        """Start again what has ended by itself."""
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why that does not help any more."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's, with an order of ending.
 
     A first signal (SIGTERM or Ctrl-C): nobody new is let in, whoever has a stream gets it to its
     end, at most `grace` seconds long; then what is left is ended with a reason. A second signal
-    ends everything at once.
+    ends everything at once. Where an engine fails again and again it ends by itself, as after a
+    first signal, and `gave_up` says why.
     """
+
+    gave_up: str | None = None
 
     def __init__(
         self,
@@ -61,6 +71,14 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls it ten times a second."""
+        if self._work and counter % 10 == 0 and not self.should_exit:
+            self._work.mend()
+            self.gave_up = self._work.hopeless
+            self.should_exit = self.gave_up is not None
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._work:
