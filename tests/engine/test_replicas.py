@@ -157,7 +157,7 @@ def test_a_copy_that_cannot_be_opened_leaves_no_thread_of_another(
     monkeypatch.setattr(Engine, "__init__", note)
     with pytest.raises(Exception, match="not enough memory to load the model 'once'"):
         open_backend(Source("once", str(tmp_path / "once")), Opening(devices=("cpu", "cuda:1")))
-    assert len(opened) == 1 and not opened[0]._thread.is_alive()
+    assert len(opened) == 1 and not opened[0]._loop._thread.is_alive()
 
 
 def test_each_gpu_has_a_copy_in_bf16_and_memory_is_foreseen_for_all(

@@ -87,6 +87,11 @@ class Replicas:
     def waiting(self) -> int:
         return sum(engine.waiting for engine in self.engines)
 
+    @property
+    def broken(self) -> str | None:
+        """Why a copy answers nobody any more: then all are begun anew."""
+        return next((engine.broken for engine in self.engines if engine.broken), None)
+
     def why_not_ready(self) -> str | None:
         """Why no copy would take a request."""
         reasons = [engine.why_not_ready() for engine in self.engines]
