@@ -141,6 +141,30 @@ const lmapps = {
     grown();
   },
 
+  gone: GONE, // by code: what is told where the server does not answer
+  missed: 0,
+
+  // One calm line while something does not work (trouble.py). One answer alone may get lost.
+  answered(answer) {
+    const isThere = answer && answer.status < 500;
+    lmapps.missed = isThere ? 0 : lmapps.missed + 1;
+    const told = answer?.headers.get("x-lmapps-trouble");
+    if (told || isThere) lmapps.tell(decodeURIComponent(told ?? ""));
+    else if (lmapps.missed > 1) lmapps.tell(lmapps.gone[lmapps.language()] ?? lmapps.gone.en);
+  },
+
+  tell(text) {
+    let line = document.querySelector("#trouble");
+    if (!line) {
+      line = document.createElement("div");
+      line.id = "trouble";
+      line.setAttribute("role", "status");
+      document.body.prepend(line);
+    }
+    if (line.textContent !== text) line.textContent = text;
+    line.hidden = !text;
+  },
+
   stop(event) {
     if (event.key !== "Escape" || event.defaultPrevented) return;
     const buttons = [...document.querySelectorAll("button.stop-reply")];

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.engine.models import Description
+from lmapps.engine.entry import Description
 from lmapps.model.inventory import stored_in
 from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page

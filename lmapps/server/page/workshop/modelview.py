@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lmapps.engine.models import Description
+from lmapps.engine.entry import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.workshop.runview import curves, facts
