@@ -1,12 +1,12 @@
-"""Many people at once on the page: first tokens, updates a second, memory of tabs that come and go.
+"""Many people at once on the page: first tokens, updates a second, memory of tabs, long chats.
 
-    python benchmarks/page.py --people 60 --tabs 100
+    python benchmarks/page.py
 
 A server of this process, and people in another one who speak the page's own protocol (Gradio's
 queue), as browsers do. They all send a message in the same moment and read the stream of their
-reply. The same number of requests goes to the same engine without the page, in turn with it.
-Afterwards tabs are opened, used for one message and closed, round after round: what the process
-holds may not grow.
+reply; the same number of requests goes to the same engine without the page, in turn with it. Then
+tabs are opened, used for one message, and closed, round after round: what a tab takes, and what is
+left of it. Last, a chat of 500 turns is opened and goes on, in chromium too where there is one.
 """
 
 from __future__ import annotations
@@ -17,133 +17,125 @@ import ctypes
 import gc
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 import machine
 import torch
+from visiting import Visit
 
 WORDS = "Tell me a long story about a river, number {number}."
+LONG_TURNS = 500
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+WATCHED = """() => {
+    window.gaps = [];
+    let last = performance.now();
+    const frame = (now) => {
+        window.gaps.push(now - last);
+        last = now;
+        requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+}"""
+"""Notes how long the browser took for each frame, in milliseconds."""
 
 
-class Visit:
-    """One open page: a session of Gradio's, and the stream of what it is told."""
-
-    def __init__(self, http: httpx.AsyncClient, config: dict[str, Any]) -> None:
-        self.http, self.config = http, config
-        self.session = f"{random.getrandbits(64):016x}"
-        self.components = {each["id"]: each for each in config["components"]}
-
-    async def arrive(self) -> None:
-        """What every page asks for when it is opened."""
-        for number, event in enumerate(self.config["dependencies"]):
-            if event["targets"] and event["targets"][0][1] == "load" and event["backend_fn"]:
-                await self.run(number, self._values(event["inputs"]))
-        await self.run(self._named("_on_arrive"), [{"visitor": "", "conversation": ""}])
-
-    async def send(self, text: str, longest: int) -> dict[str, float]:
-        """Seconds to the first text of the reply and to its end, and how often it was updated."""
-        number = self._named("_on_send")
-        inputs = self.config["dependencies"][number]["inputs"]
-        values = self._values(inputs)
-        values[1] = text
-        for place, component in enumerate(inputs):
-            if "Longest reply" in str(self.components[component]["props"].get("label")):
-                values[place] = longest
-        return await self.run(number, values)
-
-    async def run(self, number: int, values: list[Any]) -> dict[str, float]:
-        """One event of the page, to its end."""
-        asked = time.perf_counter()
-        event = await self._join(number, values)
-        first, updates = 0.0, 0
-        url = f"/gradio_api/queue/data?session_hash={self.session}"
-        async with self.http.stream("GET", url) as told:
-            async for line in told.aiter_lines():
-                if not line.startswith("data: "):
-                    continue
-                message = json.loads(line.removeprefix("data: "))
-                if message.get("event_id") != event:
-                    continue
-                if message["msg"] == "process_generating":
-                    updates += 1
-                    if not first and '"assistant"' in line:
-                        first = time.perf_counter() - asked
-                elif message["msg"] == "process_completed":
-                    assert message["success"], message
-                    break
-        seconds = time.perf_counter() - asked
-        return {"first": first, "seconds": seconds, "updates": updates}
-
-    async def _join(self, number: int, values: list[Any]) -> str:
-        body = {"data": values, "fn_index": number, "session_hash": self.session}
-        answer = await self.http.post("/gradio_api/queue/join", json=body)
-        answer.raise_for_status()
-        return answer.json()["event_id"]
-
-    def _values(self, inputs: list[int]) -> list[Any]:
-        return [self.components[number]["props"].get("value") for number in inputs]
-
-    def _named(self, name: str) -> int:
-        events = enumerate(self.config["dependencies"])
-        return next(number for number, event in events if event["api_name"].startswith(name))
+# People, in a process of their own.
 
 
 async def crowd(url: str, people: int, longest: int) -> list[dict[str, float]]:
     """All of them arrive, then all of them send at once."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+    async with client(url) as http:
         config = (await http.get("/config")).json()
         visits = [Visit(http, config) for _ in range(people)]
+        begun = time.perf_counter()
         await asyncio.gather(*(visit.arrive() for visit in visits))
-        return await asyncio.gather(
-            *(visit.send(WORDS.format(number=n), longest) for n, visit in enumerate(visits))
-        )
+        arrived = time.perf_counter() - begun
+        talks = (visit.send(WORDS.format(number=n), longest) for n, visit in enumerate(visits))
+        return [asdict(told) | {"arrived": arrived} for told in await asyncio.gather(*talks)]
 
 
 async def tabs(url: str, count: int, longest: int) -> None:
-    """So many pages are opened one after the other, used and closed; five at a time."""
-    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+    """So many pages are opened and used, ten at a time; then a line is said, and they stay open
+    until one is read."""
+    async with client(url) as http, AsyncExitStack() as stack:
         config = (await http.get("/config")).json()
 
         async def one(number: int) -> None:
-            visit = Visit(http, config)
-            beat = f"/gradio_api/heartbeat/{visit.session}"
-            async with http.stream("GET", beat):  # a page is closed when this ends
-                await visit.arrive()
-                await visit.send(WORDS.format(number=number), longest)
+            visit = await stack.enter_async_context(Visit(http, config).open())
+            await visit.arrive()
+            await visit.send(WORDS.format(number=number), longest)
 
-        for begin in range(0, count, 5):
-            await asyncio.gather(*(one(n) for n in range(begin, min(begin + 5, count))))
+        for begin in range(0, count, 10):
+            await asyncio.gather(*(one(n) for n in range(begin, min(begin + 10, count))))
+        print("open", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+
+async def long_chat(url: str, name: str, conversation: str, longest: int) -> list[dict[str, float]]:
+    """Somebody comes back to a conversation and goes on with it."""
+    async with client(url) as http:
+        visit = Visit(http, (await http.get("/config")).json(), name)
+        visit.kept = json.dumps({"conversation": conversation})
+        begun = time.perf_counter()
+        await visit.arrive()
+        opened = time.perf_counter() - begun
+        told = await visit.send(WORDS.format(number=0), longest)
+        return [asdict(told) | {"opened": opened}]
+
+
+def client(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
+
+
+def people(url: str, *words: str) -> subprocess.Popen[str]:
+    """Start them."""
+    command = [sys.executable, __file__, "--as-people", url, *words]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+
+
+def through_page(url: str, *words: str) -> Any:
+    """What they measured."""
+    process = people(url, *words)
+    told, _ = process.communicate()
+    assert process.returncode == 0, words
+    return json.loads(told)
+
+
+# The server.
 
 
 @contextmanager
-def serving(checkpoint: str) -> Iterator[tuple[str, Any]]:
-    """A server in a thread of this process: its address and its engine."""
+def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any, Any]]:
+    """A server in a thread of this process: its address, its engine and its store."""
     from lmapps.discovery import discover
     from lmapps.engine.engine import Engine
     from lmapps.engine.models import Models
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
-    from lmapps.server.serve import create_app
+    from lmapps.server.serve import TURN_SECONDS, create_app
     from lmapps.server.store.store import Store
 
-    engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)))
-    with tempfile.TemporaryDirectory() as folder:
-        app = create_app(Models.of(engine), discover(), Store(f"sqlite:///{folder}/page.db"))
-        with machine.listening(app) as url:
-            yield url, engine
+    sys.setswitchinterval(TURN_SECONDS)  # as `lmapps serve`
+    engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots)
+    store = Store(f"sqlite:///{home}/page.db")
+    app = create_app(Models.of(engine), discover(), store)
+    with machine.listening(app) as url:
+        yield url, engine, store
 
 
-async def without_page(engine: Any, people: int, longest: int) -> list[float]:
+async def without_page(engine: Any, count: int, longest: int) -> list[float]:
     """Seconds to the first text of so many requests at once, each of another person."""
     from lmapps.discovery import discover
     from lmapps.engine.application import Application, Text
@@ -161,61 +153,137 @@ async def without_page(engine: Any, people: int, longest: int) -> list[float]:
                     first = time.perf_counter() - asked
         return first
 
-    return await asyncio.gather(*(one(number) for number in range(people)))
+    return await asyncio.gather(*(one(number) for number in range(count)))
 
 
-def through_page(url: str, *words: str) -> Any:
-    """What people in a process of their own measure."""
-    command = [sys.executable, __file__, "--as-people", url, *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+def crowds(url: str, engine: Any, args: argparse.Namespace) -> dict[str, float]:
+    """Without the page and through it, in turn."""
+    direct, seen, rates, arrived = list[float](), list[float](), list[float](), list[float]()
+    for number in range(args.rounds + 1):
+        alone = asyncio.run(without_page(engine, args.people, args.longest))
+        told = through_page(url, "crowd", str(args.people), str(args.longest))
+        if not number:  # the first round warms both up
+            continue
+        direct.append(percentile(alone, 0.95))
+        seen.append(percentile([each["first"] for each in told], 0.95))
+        rates += [e["updates"] / max(e["seconds"] - e["first"], 0.1) for e in told]
+        arrived.append(told[0]["arrived"])
+    added = [through - alone for through, alone in zip(seen, direct, strict=True)]
+    return {
+        "p95 first token of the engine alone (ms)": 1000 * machine.median(direct),
+        "p95 first text on the page (ms)": 1000 * machine.median(seen),
+        "added by the page (ms)": 1000 * machine.median(added),
+        "added by the page, lowest and highest round (ms)": [
+            round(1000 * value) for value in (min(added), max(added))
+        ],
+        "updates a second and stream": machine.median(rates),
+        "all of them have opened the page after (s)": machine.median(arrived),
+    }
+
+
+def rounds_of_tabs(url: str, engine: Any, args: argparse.Namespace) -> dict[str, float]:
+    """MB of a tab that is open, and of one that was closed."""
+    closed, opened = [], []
+    for number in range(args.rounds + 1):
+        process = people(url, "tabs", str(args.tabs), "16")
+        assert process.stdout is not None and process.stdout.readline() == "open\n"
+        here = held(engine)
+        process.communicate("close\n")
+        time.sleep(3)  # Gradio looks for closed pages once a second
+        if number:  # the first round fills what is kept for everybody
+            opened.append(here)
+        closed.append(held(engine))
+    return {
+        "MB of an open tab": machine.median(
+            [(here - before) / args.tabs for here, before in zip(opened, closed, strict=False)]
+        ),
+        "MB left of a closed tab": (closed[-1] - closed[0]) / (args.rounds * args.tabs),
+        "MB of the process with all tabs open, by round": [round(value) for value in opened],
+        "MB with all closed, by round": [round(value) for value in closed],
+    }
+
+
+def held(engine: Any) -> float:
+    """MB of this process without the states that are kept, whose memory is bounded."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return (pages * os.sysconf("SC_PAGE_SIZE") - engine.prefix_bytes) / 2**20
+
+
+def long_chats(url: str, store: Any, args: argparse.Namespace) -> dict[str, float]:
+    """A conversation of 500 turns, beside one of two."""
+    name = "0123456789abcdef" * 2
+    conversation, parent = store.begin(name, "chat", "A long one"), None
+    for number in range(LONG_TURNS // 2):
+        parent = store.add(name, conversation, parent, "user", f"Question {number}?", "person").id
+        reply = store.add(name, conversation, parent, "assistant", "", "model")
+        store.grow(reply.id, f"Answer {number}. " + "The river goes on and on. " * 8, "stop")
+        parent = reply.id
+    measured = {}
+    (short,) = through_page(url, "crowd", "1", str(args.longest))
+    (told,) = through_page(url, "long", name, conversation, str(args.longest))
+    measured["bytes of an update, 2 turns"] = short["most"]
+    measured[f"bytes of an update, {LONG_TURNS} turns"] = told["most"]
+    measured[f"opened by the server, {LONG_TURNS} turns (s)"] = told["opened"]
+    if Path(CHROMIUM).exists():
+        measured |= browsed(url, name, conversation)
+    return measured
+
+
+def browsed(url: str, name: str, conversation: str) -> dict[str, float]:
+    """The same in a real browser: until it is there, and the frames while it goes on."""
+    from playwright.sync_api import sync_playwright
+
+    place = json.dumps({"conversation": conversation, "leaf": None})
+    begun = (
+        "localStorage.setItem('lmapps-visitor', {}), localStorage.setItem('lmapps-place-chat', {})"
+    )
+    script = begun.format(json.dumps(name), json.dumps(json.dumps(place)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(url)
+        page.evaluate(script)
+        page.goto(url, wait_until="commit")
+        page.get_by_text(f"Question {LONG_TURNS // 2 - 1}?").wait_for()
+        page.wait_for_selector("#send:not([disabled])")
+        there = page.evaluate("performance.now()") / 1000
+        page.evaluate(WATCHED)
+        page.fill("#message textarea", WORDS.format(number=1))
+        page.press("#message textarea", "Enter")
+        page.wait_for_selector("button.stop-reply:not([disabled])")
+        page.evaluate("window.gaps = []")
+        page.wait_for_selector("#send:not([disabled])")
+        gaps = page.evaluate("window.gaps")
+        browser.close()
+    return {
+        f"can write in a chat of {LONG_TURNS} turns, chromium (s)": there,
+        "frames a second while it streams": 1000 * len(gaps) / sum(gaps),
+        "longest frame while it streams (ms)": max(gaps),
+    }
 
 
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def rounds_of_tabs(url: str, engine: Any, args: argparse.Namespace) -> list[float]:
-    """MB that the process holds, before and after each round, without the states that are kept."""
-    held = []
-    for number in range(args.rounds + 1):
-        if number:
-            through_page(url, "tabs", str(args.tabs), "16")
-        time.sleep(2)  # for what Gradio does when a page is closed
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        held.append((pages * os.sysconf("SC_PAGE_SIZE") - engine.prefix_bytes) / 2**20)
-    return held
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    direct, inside, seen, rates = list[float](), list[float](), list[float](), list[float]()
-    with serving(args.checkpoint) as (url, engine):
-        times = list[float]()
-        engine.counts.first_token.add = times.append  # each one, not its class
-        for number in range(args.rounds + 1):
-            direct_round = asyncio.run(without_page(engine, args.people, args.longest))
-            times.clear()
-            people = through_page(url, "crowd", str(args.people), str(args.longest))
-            if number:  # the first round warms both up
-                direct += direct_round
-                inside += times
-                seen += [each["first"] for each in people]
-                rates += [e["updates"] / max(e["seconds"] - e["first"], 0.1) for e in people]
-        held = rounds_of_tabs(url, engine, args)
-    return {
-        "engine without the page, p95 first token (ms)": 1000 * percentile(direct, 0.95),
-        "engine under the page, p95 first token (ms)": 1000 * percentile(inside, 0.95),
-        "seen by people on the page, p95 first text (ms)": 1000 * percentile(seen, 0.95),
-        "updates a second and stream, median": machine.median(rates),
-        "MB held before and after each round of tabs": [round(value) for value in held],
-    }
+    with (
+        tempfile.TemporaryDirectory() as home,
+        serving(args.checkpoint, args.slots, Path(home)) as (url, engine, store),
+    ):
+        measured = crowds(url, engine, args)
+        measured |= rounds_of_tabs(url, engine, args)
+        return measured | long_chats(url, store, args)
 
 
-def as_people(url: str, what: str, count: str, longest: str) -> None:
-    work = {"crowd": crowd, "tabs": tabs}[what]
-    print(json.dumps(asyncio.run(work(url, int(count), int(longest)))))
+def as_people(url: str, what: str, *words: str) -> None:
+    works = {"crowd": crowd, "tabs": tabs, "long": long_chat}
+    values = [int(word) if word.isdecimal() and len(word) < 9 else word for word in words]
+    told = asyncio.run(works[what](url, *values))  # type: ignore[operator]
+    if told is not None:
+        print(json.dumps(told))
 
 
 def main() -> None:
@@ -224,15 +292,16 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=60)
+    parser.add_argument("--slots", type=int, default=16, help="of the engine, as `lmapps serve`")
     parser.add_argument("--longest", type=int, default=120, help="tokens of a reply")
     parser.add_argument("--tabs", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     measured = measure(args)
-    rows = [[name, v if isinstance(v, list) else f"{v:.1f}"] for name, v in measured.items()]
+    rows = [[name, v if isinstance(v, list) else f"{v:.3g}"] for name, v in measured.items()]
     print(machine.table(["", "measured"], rows))
     about = {"machine": machine.describe(args.threads), "settings": vars(args)}
     print(f"\nwritten to {machine.write('page', about | {'measured': measured})}")

@@ -71,13 +71,18 @@ def who_on_page(visitor: str = "") -> Who:
     return who(LocalContext.request.get(None), visitor=visitor)
 
 
-def owner_on_page(store: Store, visitor: str) -> str:
+def owner_on_page(visitor: str) -> str:
     """Whose things the page shows: the account's, else the browser's, by the random name that it
-    keeps. What the browser made before there was an account is the account's from now on."""
+    keeps; '' for a browser that has said none."""
+    asks = who_on_page(visitor)
+    return asks.owner if asks.account or re.fullmatch(VISITOR, visitor) else ""
+
+
+def adopt_on_page(store: Store, visitor: str) -> None:
+    """What a browser made before its person had an account is the account's from now on."""
     asks = who_on_page(visitor)
     if asks.account and re.fullmatch(VISITOR, visitor):
         store.adopt(visitor, asks.owner)
-    return asks.owner
 
 
 def _visitor(name: str) -> str:

@@ -193,14 +193,108 @@ def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
     database = f"sqlite:///{tmp_path / 'kept.db'}"
     context = browser.new_context()
     page = context.new_page()
+    # It would begin anew when it sees that another process answers: here it has not seen it yet.
+    page.route("**/plugins/version", lambda route: route.abort())
     with serve(discover(), 0.0, database, port) as served:
         opened(page, served.url)
         send(page, "Remember me")
         before = said(page)
-    with serve(discover(), 0.0, database, port) as served:
+    with serve(discover(), 0.0, database, port) as served:  # the page that is open goes on
+        send(page, "Are you still there?")
+        assert said(page)[:2] == before and len(said(page)) == 4
+        now = said(page)
         opened(page, served.url)
-        wait_for(page, lambda: said(page) == before)
+        wait_for(page, lambda: said(page) == now)
         stranger = opened(browser.new_page(), served.url)
         assert listed(stranger) == [] and said(stranger) == []
         stranger.close()
     context.close()
+
+
+END = "[...document.querySelectorAll('#chat-chat .bubble-wrap')].at(-1)"
+
+
+def test_a_reply_is_followed_by_whoever_looks_at_its_end_and_by_nobody_else(
+    page: Any, served: Any
+) -> None:
+    place, from_end = (
+        f"{END}.scrollTop",
+        f"{END}.scrollHeight - {END}.scrollTop - {END}.clientHeight",
+    )
+    page.set_viewport_size({"width": 390, "height": 500})
+    for text in ("One", "Two", "Three"):
+        send(page, text)
+    assert page.evaluate(place) > 100 and page.evaluate(from_end) < 8
+
+    def grows(by: int) -> None:
+        length = f"{END}.innerText.length"
+        page.wait_for_function(f"was => {length} > was + {by}", arg=page.evaluate(length))
+
+    served.seconds_per_step = 0.05
+    try:
+        page.fill("#message textarea", "Tell me everything")
+        button(page, "Send").click()
+        page.locator("#chat-chat .bot.message").nth(3).wait_for()
+        grows(15)
+        assert page.evaluate(from_end) < 8, "whoever looks at the end sees the end"
+        page.locator("#chat-chat .bubble-wrap").hover()
+        page.mouse.wheel(0, -40)
+        page.wait_for_function(f"was => {place} < was", arg=page.evaluate(place))
+        page.wait_for_timeout(100)
+        read = page.evaluate(place)
+        grows(15)
+        assert page.evaluate(place) == read, "whoever reads above stays there"
+        page.mouse.wheel(0, 10_000)
+        page.wait_for_function(f"{from_end} < 8")
+        grows(15)
+        page.wait_for_function(f"{from_end} < 8")
+    finally:
+        served.seconds_per_step = 0.01
+    wait_until_ended(page, "Tell me everything")
+
+
+@pytest.mark.long
+def test_a_chat_of_500_turns_opens_with_its_end_and_sends_only_what_is_new(
+    browser: Any, serve: Callable[..., Any]
+) -> None:
+    name, kept = "0123456789abcdef" * 2, dict[str, Any]()
+
+    def prepare(store: Any) -> None:
+        kept["conversation"], parent = store.begin(name, "chat", "A long one"), None
+        for number in range(250):
+            asked = store.add(name, kept["conversation"], parent, "user", f"Ask {number}", "person")
+            reply = store.add(name, kept["conversation"], asked.id, "assistant", "", "model")
+            store.grow(reply.id, f"Answer {number}. " + "The river goes on. " * 20, "stop")
+            parent = reply.id
+
+    with serve(discover(), 0.01, prepare=prepare) as served:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        place = json.dumps(json.dumps(kept))
+        context.add_init_script(
+            f"localStorage.setItem('lmapps-visitor', '{name}');"
+            f"localStorage.getItem('lmapps-place-chat') ||"
+            f" localStorage.setItem('lmapps-place-chat', JSON.stringify({place}));"
+        )
+        page = opened(context.new_page(), served.url)
+        wait_for(page, lambda: "Ask 249" in said(page))
+        assert 10 < len(said(page)) < 100, "the rest is shown when it is asked for"
+        from_end = f"{END}.scrollHeight - {END}.scrollTop - {END}.clientHeight"
+        page.wait_for_function(f"{from_end} < 8")
+        told = list[int]()
+        wire = context.new_cdp_session(page)
+        wire.send("Network.enable")
+        wire.on("Network.dataReceived", lambda piece: told.append(piece["dataLength"]))
+        shown = len(said(page))
+        page.fill("#message textarea", "And then?")
+        page.press("#message textarea", "Enter")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#chat-chat .user.message')]"
+            ".at(-1).innerText.trim() === 'And then?'"
+        )
+        page.locator("#send:not([disabled])").wait_for()
+        whole = sum(len(text) for text in said(page))
+        assert len(told) > 8 and sum(told) < 8 * whole, (len(told), sum(told), whole)
+        assert sorted(told)[len(told) // 2] < 1000, "an update says what is new"
+        button(page, "Show earlier messages").click()
+        wait_for(page, lambda: len(said(page)) > shown + 10)
+        context.close()

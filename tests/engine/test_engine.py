@@ -156,6 +156,34 @@ def test_a_reader_whose_loop_is_gone_frees_its_slot(engine: Engine) -> None:
     wait_until(lambda: engine.running == 0)
 
 
+def test_a_loop_is_woken_at_most_twice_a_step_however_many_wait_in_it(
+    transformer: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = 0
+
+    async def read(engine: Engine, prompt: str) -> None:
+        async for _ in engine.stream(ids_of(engine, prompt), Decoding(max_new_tokens=50)):
+            pass
+
+    async def all_of_them() -> None:
+        nonlocal woken
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal woken
+            woken += 1
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        await asyncio.gather(*(read(engine, prompt) for prompt in PROMPTS))
+
+    with Engine(transformer, slots=8) as engine:
+        asyncio.run(all_of_them())
+        assert engine.counts.generated_tokens == 8 * 50
+        assert woken <= 2 * engine.passes
+
+
 def test_more_requests_than_slots_wait_their_turn_and_hear_their_place(
     transformer: Checkpoint,
 ) -> None:
@@ -330,7 +358,7 @@ def test_an_engine_that_is_closed_while_it_is_made_ready_ends_at_once(
     assert begun.wait(30)
     closing = Thread(target=engine.close)
     closing.start()
-    wait_until(lambda: engine._closed)
+    wait_until(lambda: engine._loop.is_closed)
     may_go_on.set()
     closing.join(30)
     assert not closing.is_alive() and len(prepared) == 1

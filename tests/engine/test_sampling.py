@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
-from lmapps.engine.sampling import draw, probabilities, sample
+from lmapps.engine.sampling import draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError
 
@@ -33,6 +33,15 @@ def test_temperature_sharpens_and_flattens() -> None:
     expected = np.exp(LOGITS) ** 2 / (np.exp(LOGITS) ** 2).sum()
     np.testing.assert_allclose(cold, expected)
     assert probabilities(LOGITS, Decoding(temperature=2)).max() < 0.4
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-12])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}])
+def test_almost_no_temperature_is_greedy(temperature: float, filters: dict[str, float]) -> None:
+    decoding = Decoding(temperature=temperature, **filters)  # type: ignore[arg-type]
+    for logits in ([-3.0, 7.0, 6.5, -np.inf], [-9.0, -2.0, -2.5, -4.0], [0.0, 1e9, 1e8, -1e9]):
+        assert probabilities(np.array(logits), decoding).tolist() == [0, 1, 0, 0]
+        assert sample(np.array(logits), decoding, random.Random(0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,13 @@ def test_top_k_keeps_what_sorting_every_id_would(size: int, top_k: int, seed: in
     least = sorted(logits)[-min(top_k, size)]
     weights = probabilities(logits, Decoding(temperature=1, top_k=top_k))
     assert np.flatnonzero(weights).tolist() == np.flatnonzero(logits >= least).tolist()
+
+
+@given(st.integers(1, 700), st.integers(0, 20), st.integers(0, 99))
+def test_the_top_ids_are_told_in_their_order(size: int, top: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
+    order = sorted(range(size), key=lambda place: -logits[place])[:top]
+    assert [place for place, _ in logprob_of(logits, 0, top).top] == order
 
 
 @given(st.integers(1, 700), st.integers(0, 999))

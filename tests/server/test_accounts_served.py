@@ -144,8 +144,8 @@ def answer_of(client: httpx.Client, event: dict[str, Any], data: list[Any]) -> s
         return next(line for line in stream.iter_lines() if '"process_completed"' in line)
 
 
-def test_a_form_of_a_page_that_nobody_has_opened_keeps_nothing_for_others(people: People) -> None:
-    """A server that was started again knows no page that is open: it is nobody's then."""
+def test_whose_a_page_is_the_account_says_and_not_the_page(people: People) -> None:
+    """A server that was started again knows no page that is open, and a page may say anything."""
     ann, bob = people.logged_in("ann"), people.logged_in("bob")
     config = config_of(bob)
     parts = {part["id"]: part["props"] for part in config["components"]}
@@ -153,9 +153,12 @@ def test_a_form_of_a_page_that_nobody_has_opened_keeps_nothing_for_others(people
     write, *_ = events = [one for one in config["dependencies"] if runs in one["outputs"]]
     data = [parts[id].get("value") for id in write["inputs"]]
     data[2] = "Of Bob alone."
-    assert "does not know yet whose it is" in answer_of(bob, write, data)
     (listed,) = (one for one in events if one["targets"][0][1] == "then")
-    assert "Of Bob" not in answer_of(ann, listed, [None, None])
+    for name in (None, "0123456789abcdef" * 2, "user:1"):
+        data[0] = name
+        assert "Of Bob" in answer_of(bob, write, data)
+        assert "Of Bob" in answer_of(bob, listed, [None, None])
+        assert "Of Bob" not in answer_of(ann, listed, [name, None])
 
 
 def test_through_a_proxy_nothing_of_models_and_runs_is_told(serve: Callable[..., Any]) -> None:

@@ -19,11 +19,12 @@ from lmapps.failures import remembered
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.chat import ChatTab
 from lmapps.server.page.chat.saved import Place
-from lmapps.server.page.chat.talk import Seen
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import plugin_word
 from lmapps.server.page.live import only_news
 from lmapps.server.page.page import build_page
 from lmapps.server.page.picker import Picker
+from lmapps.server.page.visitor import Visitor
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import examples, widget
 from lmapps.server.store import exported
@@ -69,7 +70,7 @@ def texts_of(page: gr.Blocks) -> str:
 
 def chat_tab(plugin: Plugin, engine: Engine, store: Store) -> ChatTab:
     with gr.Blocks():
-        return ChatTab(plugin, Picker(Models.of(engine)), store)
+        return ChatTab(plugin, Picker(Models.of(engine)), Visitor(store))
 
 
 def test_a_tab_that_cannot_be_built_says_so_and_the_others_are_there(
@@ -113,7 +114,7 @@ def test_an_example_fills_every_field_of_a_chat_in_its_own_box(
     engine: Engine, store: Store
 ) -> None:
     with gr.Blocks() as page:
-        tab = ChatTab(late, Picker(Models.of(engine)), store)
+        tab = ChatTab(late, Picker(Models.of(engine)), Visitor(store))
     (shown,) = [block for block in page.blocks.values() if isinstance(block, gr.Dataset)]
     assert shown.samples == [["Be brief.", "Hello", 2], ["Be kind.", "Bye", 1]]
     targets = [

@@ -21,7 +21,8 @@ from lmapps.server.page import live
 from lmapps.server.page.chat import saved, talk
 from lmapps.server.page.chat.inside import Inside
 from lmapps.server.page.chat.saved import Place
-from lmapps.server.page.chat.talk import Seen, Talk
+from lmapps.server.page.chat.seen import Seen
+from lmapps.server.page.chat.talk import Talk
 from lmapps.server.page.way import Way
 from lmapps.server.store.made import made_from
 from lmapps.server.store.store import Store
@@ -62,13 +63,13 @@ def contents(seen: Seen) -> list[str]:
 
 
 def test_a_message_and_its_reply_are_kept_from_the_first_word_on(chat: Talk, store: Store) -> None:
-    here = chat.arrive("", None).place
+    here = chat.arrive(Place("ann")).place
     news = run(chat.send(here, "Hello there", way(SHORT)))
     assert news[0].busy and contents(news[0]) == ["Hello there"]
     assert [item.title for item in news[0].listed or ()] == ["Hello there"]
     last = news[-1]
     assert not last.busy and len(last.turns or ()) == 2 and contents(last)[1]
-    again = chat.arrive(last.place.owner, last.place.conversation)
+    again = chat.arrive(Place("ann", last.place.conversation))
     assert contents(again) == contents(last)
     assert [turn.finish for turn in again.turns or ()] == ["stop", "stop"]
 
@@ -219,9 +220,8 @@ def test_deleting_can_be_undone_and_what_is_not_there_is_named(chat: Talk) -> No
 def test_a_visitor_whose_conversation_is_gone_begins_a_new_one(chat: Talk) -> None:
     theirs = send(chat, Place("bob"), "secret").place
     for conversation in ("nowhere", theirs.conversation):
-        seen = chat.arrive("ann", conversation)
+        seen = chat.arrive(Place("ann", conversation))
         assert seen.place == Place("ann") and contents(seen) == [] and seen.listed == []
-    assert chat.arrive("", None).place.owner != chat.arrive("", None).place.owner
 
 
 def test_an_exported_conversation_is_the_branch_that_the_tab_shows(chat: Talk) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from functools import lru_cache
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -33,6 +34,7 @@ _POLICY = (
 _SCRIPT = re.compile(rb"<script(?![^>]*\ssrc\s*=)[^>]*>(.*?)</script", re.S | re.I)
 
 
+@lru_cache(maxsize=16)
 def policy_of_page(html: bytes) -> bytes:
     """The Content-Security-Policy of a page: the scripts inside it, and no others."""
     hashes = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, ParamSpec
@@ -71,38 +72,74 @@ class View:
     failed: bool = False
 
 
-async def views(
+def views(
     models: Models,
     plugin: Plugin,
     values: Mapping[str, Any],
     choose: Callable[[], Decoding],
     model: str | None = None,
-) -> AsyncGenerator[View, None]:
-    """Views as the reply grows, the last one `done`. An error is a view too: a sentence.
+) -> Views:
+    """Ask, at once, within a request of the page's.
 
     model  the name of the one that is asked; None = the default
     """
-    view, notice, shown = View(status=word("Reading ...")), "", 0.0
-    began, first = time.monotonic(), 0.0
-    yield view
-    told = view
-    try:
-        mine = events_on(models, model, plugin, values, choose(), who_on_page().turns)
-        async with aclosing(mine) as events:
-            async for event in events:
-                if isinstance(event, Notice):
-                    notice = event.text
-                if isinstance(event, Text) and not view.text:
-                    first = time.monotonic()
-                if isinstance(event, Done):
-                    view = replace(view, took=_took(view.text, event, began, first))
-                view = _after(view, event, notice)
-                turns = view.done or bool(view.text) != bool(told.text)
-                if turns or time.monotonic() - shown >= REFRESH_SECONDS:
-                    yield view
-                    told, shown = view, time.monotonic()
-    except Exception as error:  # a tab that is not told the end waits for it for ever
-        yield replace(view, status=warning(error), done=True, failed=True)
+    user = who_on_page().turns
+    return Views(lambda: events_on(models, model, plugin, values, choose(), user))
+
+
+class Views(AsyncIterator[View]):
+    """Views as a reply grows, the last one `done`. An error is a view too: a sentence.
+
+    The reply is read whether or not somebody takes the views, and who takes them gets the newest:
+    at most one in `REFRESH_SECONDS`, but for the first text and the end, which come at once.
+    Closing it ends what is under way.
+    """
+
+    def __init__(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
+        self._view = self._told = View(status=word("Reading ..."))
+        self._news, self._turn = asyncio.Event(), asyncio.Event()
+        self._shown = 0.0
+        self._task = asyncio.create_task(self._follow(ask))
+
+    async def __anext__(self) -> View:
+        if self._told.done:
+            raise StopAsyncIteration
+        await self._news.wait()
+        left = self._shown + REFRESH_SECONDS - time.monotonic()
+        if left > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._turn.wait(), left)
+        self._news.clear()
+        self._turn.clear()
+        self._told, self._shown = self._view, time.monotonic()
+        return self._told
+
+    async def aclose(self) -> None:
+        """End it; the slot is free afterwards."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _follow(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
+        began, first, notice = time.monotonic(), 0.0, ""
+        try:
+            async with aclosing(ask()) as events:
+                async for event in events:
+                    if isinstance(event, Notice):
+                        notice = event.text
+                    if isinstance(event, Text) and not self._view.text:
+                        first = time.monotonic()
+                    view = self._view
+                    if isinstance(event, Done):
+                        view = replace(view, took=_took(view.text, event, began, first))
+                    self._show(_after(view, event, notice))
+        except Exception as error:  # a tab that is not told the end waits for it for ever
+            self._show(replace(self._view, status=warning(error), done=True, failed=True))
+
+    def _show(self, view: View) -> None:
+        if view.done or bool(view.text) != bool(self._view.text):
+            self._turn.set()
+        self._view = view
+        self._news.set()
 
 
 def too_early(owner: str) -> str:

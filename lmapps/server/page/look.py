@@ -14,8 +14,11 @@ from fastapi import FastAPI
 from jinja2 import ChoiceLoader, DictLoader
 
 from lmapps.plugin import Plugin
+from lmapps.server.page.document import Document
 from lmapps.server.page.languages import languages, locales
+from lmapps.server.page.sparing import spare
 from lmapps.server.page.theme import ACCENT, PAPER, theme
+from lmapps.server.page.trouble import gone
 
 HERE = Path(__file__).parent
 ICON = HERE / "favicon.svg"
@@ -26,12 +29,15 @@ INDEX = "frontend/index.html"
 def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
     """Put the page at the root of the web application, behind the addresses it has already."""
     dress()
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, page, "/", theme=theme(), css_paths=[HERE / "page.css", HERE / "tabs.css"],
         favicon_path=str(ICON),
         i18n=languages(plugins), show_error=True, footer_links=[], run_history=False,
         enable_monitoring=False, max_file_size="10mb", ssr_mode=False,
     )  # fmt: skip
+    spare(app, page)
+    app.add_middleware(Document)
+    return app
 
 
 @cache
@@ -55,6 +61,7 @@ def dress() -> None:
 def head() -> str:
     """Icon, script, and the colours before the theme is there, as HTML in a Jinja template."""
     script = (HERE / "page.js").read_text("utf-8").replace("LANGUAGES", json.dumps(locales()), 1)
+    script = script.replace("GONE", gone(), 1)
     icon = f"data:image/svg+xml,{quote(ICON.read_text())}"
     return f"""{{% raw %}}
 <link rel="icon" type="image/svg+xml" href="{icon}">

@@ -30,6 +30,19 @@ const lmapps = {
     document.body?.classList.toggle("dark", dark);
   },
 
+  // What this browser remembers of a page, as JSON.
+  remember(key, value) {
+    localStorage.setItem(key, JSON.stringify(value));
+  },
+
+  remembered(key) {
+    try {
+      return JSON.parse(localStorage.getItem(key));
+    } catch {
+      return null; // written by an older page
+    }
+  },
+
   system: window.matchMedia.bind(window),
 
   arrive() {
@@ -37,7 +50,6 @@ const lmapps = {
     document.querySelector("#language").value = language in lmapps.languages ? language : "en";
     lmapps.announce();
     lmapps.restore();
-    return [];
   },
 
   // A page belongs to the process that made it, which alone knows what is open on it. Where another
@@ -88,8 +100,69 @@ const lmapps = {
       line.setAttribute("role", "status");
     for (const reply of document.querySelectorAll(".reply:not([aria-live])"))
       reply.setAttribute("aria-live", "polite");
+    for (const talk of document.querySelectorAll(".bubble-wrap:not([data-followed])")) {
+      talk.dataset.followed = "";
+      lmapps.takeAlong(talk);
+    }
     for (const empty of document.querySelectorAll("div.empty[aria-label]:not([role])"))
       empty.setAttribute("role", "img");
+  },
+
+  // What was asked for is written where nobody sees it: go there.
+  reveal(place) {
+    const reply = document.querySelector(place);
+    const { top, bottom } = reply?.getBoundingClientRect() ?? {};
+    if (top > innerHeight - 120 || bottom < 0)
+      reply.scrollIntoView({ block: "start", behavior: "smooth" });
+  },
+
+  // A conversation that grows is followed by whoever looks at its end, and by nobody else.
+  takeAlong(talk) {
+    const atEnd = () => talk.scrollHeight - talk.scrollTop - talk.clientHeight < 8;
+    const asked = () => {
+      const all = talk.querySelectorAll(".user.message");
+      return all.length + (all[all.length - 1]?.textContent ?? "");
+    };
+    let follows = true, place = talk.scrollTop, questions = asked();
+    const grown = () => {
+      if (asked() !== questions) follows = true; // it was sent just now, or is another one
+      questions = asked();
+      if (follows && !atEnd()) talk.scrollTop = talk.scrollHeight;
+    };
+    talk.addEventListener("scroll", () => {
+      if (atEnd()) follows = true;
+      else if (talk.scrollTop < place) follows = false;
+      place = talk.scrollTop;
+    });
+    new MutationObserver(grown).observe(talk, {
+      childList: true, subtree: true, characterData: true,
+    });
+    new ResizeObserver(grown).observe(talk); // of a tab that is opened
+    grown();
+  },
+
+  gone: GONE, // by code: what is told where the server does not answer
+  missed: 0,
+
+  // One calm line while something does not work (trouble.py). One answer alone may get lost.
+  answered(answer) {
+    const isThere = answer && answer.status < 500;
+    lmapps.missed = isThere ? 0 : lmapps.missed + 1;
+    const told = answer?.headers.get("x-lmapps-trouble");
+    if (told || isThere) lmapps.tell(decodeURIComponent(told ?? ""));
+    else if (lmapps.missed > 1) lmapps.tell(lmapps.gone[lmapps.language()] ?? lmapps.gone.en);
+  },
+
+  tell(text) {
+    let line = document.querySelector("#trouble");
+    if (!line) {
+      line = document.createElement("div");
+      line.id = "trouble";
+      line.setAttribute("role", "status");
+      document.body.prepend(line);
+    }
+    if (line.textContent !== text) line.textContent = text;
+    line.hidden = !text;
   },
 
   stop(event) {

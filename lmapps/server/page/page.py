@@ -20,6 +20,8 @@ from lmapps.server.page.look import ICON
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
+from lmapps.server.page.sparing import Page
+from lmapps.server.page.visitor import Visitor
 from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.page.workshop.ours import our_tabs
 from lmapps.server.store.store import Store
@@ -50,17 +52,14 @@ def build_page(
     runs           the training runs; None = those of the checkpoint folders
     """
     places, runs = Places(found), runs or Runs()
-    with gr.Blocks(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
+    with Page(title="lmapps", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
+        visitor = Visitor(store)
         picker = _head(page, models, with_accounts)
+        visitor.connect(page)
 
-        def draw(plugin: Plugin) -> None:
-            def build() -> None:
-                if plugin.messages_field:
-                    chat_tab(plugin, picker, page, store)
-                else:
-                    form_tab(plugin, picker, page, store)
-
-            build_tab(plugin, build)
+        def draw(plugin: Plugin, tab: gr.Tab | None) -> None:
+            build = chat_tab if plugin.messages_field else form_tab
+            build_tab(plugin, lambda: build(plugin, picker, visitor, page, tab))
 
         trained = models.folder(models.default)
         plugin_tabs(
@@ -105,7 +104,6 @@ def _head(page: gr.Blocks, models: Models, with_accounts: bool) -> Picker:
             account = gr.HTML(elem_id="account")
             page.load(_account, None, account, **QUIET)
     scheme.click(None, js="() => lmapps.switchScheme()", **PRIVATE)
-    page.load(None, js="() => lmapps.arrive()", **QUIET)
     picker.connect(page)
     return picker
 

@@ -38,16 +38,18 @@ ASK = f"""async (seen) => {{
     if (document.hidden) return seen;
     try {{
         const answer = await fetch("{VERSION}");
+        lmapps.answered(answer);
         lmapps.follow(answer.headers.get("{PROCESS}"));
         return answer.ok ? await answer.text() : seen;
-    }} catch {{ lmapps.lost = true; return seen; }}
+    }} catch {{ lmapps.lost = true; lmapps.answered(null); return seen; }}
 }}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
 ]"""
 
-Draw = Callable[[Plugin], None]
-"""Builds the inside of a plugin's tab."""
+Draw = Callable[[Plugin, gr.Tab | None], None]
+"""Builds the inside of a plugin's tab. Where a tab is given, what it shows beside itself is asked
+for when it is opened; else at once."""
 
 
 class Places:
@@ -148,8 +150,8 @@ def _place(places: Places, number: int, draw: Draw) -> list[Any]:
     title = plugin_word(plugin, plugin.title) if plugin else ""
     with gr.Tab(title, id=f"place-{number}", visible=plugin is not None) as tab:
         with gr.Column(visible=at_first is not None) as first:
-            if at_first:
-                draw(at_first)
+            if at_first:  # one visit is one question: the others' when they are looked at
+                draw(at_first, tab if number else None)
         drawn = gr.Textbox(visible="hidden")
 
         # One at a time: Gradio adds the events of what is drawn to one dictionary of the page.
@@ -160,7 +162,7 @@ def _place(places: Places, number: int, draw: Draw) -> list[Any]:
         def again(revision: str) -> None:
             plugin = places.at(number)
             if plugin and revision:
-                draw(plugin)
+                draw(plugin, None)
 
     if plugin and not at_first:
         tab.select(lambda: places.revision(number), None, drawn, show_progress="hidden", **PRIVATE)

@@ -20,6 +20,7 @@ from lmapps.plugin import Plugin
 from lmapps.server.page.languages import later, plugin_word, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.plugins import cell
+from lmapps.server.page.visitor import Visitor
 from lmapps.server.page.way import changed, changes
 from lmapps.server.page.widgets import (
     PRIVATE,
@@ -137,45 +138,44 @@ class PresetPanel:
                 self.delete = gr.Button(word("Delete"), size="sm", min_width=60, scale=1)
             self.status = gr.Markdown(elem_classes="status")
             self.controls = build()
-        self.kept = gr.BrowserState(None, storage_key=f"lmapps-preset-{name}", secret="lmapps")
+        self.key = f"lmapps-preset-{name}"
+        """Under which the browser remembers what is set."""
         self.inputs = [self.box, *self.controls]
 
     def name_of(self, owner: str, values: Sequence[Any]) -> str:
         """The values of `inputs` -> what the person calls those of the controls, if anything."""
         name, *chosen = values
-        known = self._known(owner)
+        known = self.kind.own if self._is_own(name) else self._known(owner)
         is_so = name in known and _same(self.kind, known[name], chosen)
         return name if is_so and name != self.kind.first else ""
 
-    def connect(self, arrived: Any, whose: Any, owner_of: Callable[[Any], str]) -> None:
-        """Every event.
+    def connect(self, page: gr.Blocks, visitor: Visitor) -> None:
+        """Every event."""
+        owner_of, whose = visitor.owner, visitor.box
 
-        arrived  the event after which it is known whose the page is
-        whose    the component that knows it, as `owner_of` tells
-        """
-
-        def choose(visitor: Any, name: str) -> dict[Any, Any]:
-            known = self._known(owner_of(visitor))
+        def choose(who: str, name: str) -> dict[Any, Any]:
+            known = self._known(owner_of(who))
             if name not in known:  # one that is to be saved; Gradio takes no empty dictionary
                 return dict.fromkeys(self.controls, gr.skip())
             return dict(zip(self.controls, self.kind.unpack(known[name]), strict=True))
 
-        def keep(visitor: Any, name: str, *values: Any) -> tuple[Any, str]:
-            return self._told(owner_of(visitor), lambda owner: self._save(owner, name, values))
+        def keep(who: str, name: str, *values: Any) -> tuple[Any, str]:
+            return self._told(owner_of(who), lambda owner: self._save(owner, name, values))
 
-        def forget(visitor: Any, name: str) -> tuple[Any, str]:
-            return self._told(owner_of(visitor), lambda owner: self._delete(owner, name))
+        def forget(who: str, name: str) -> tuple[Any, str]:
+            return self._told(owner_of(who), lambda owner: self._delete(owner, name))
 
-        def refresh(visitor: Any) -> Any:
-            return gr.update(choices=self._choices(self.presets.of(owner_of(visitor), kind)))
+        def refresh(who: str) -> Any:
+            return gr.update(choices=self._choices(self.presets.of(owner_of(who), kind)))
 
-        def entitle(visitor: Any, *values: Any) -> Any:
-            return gr.update(label=self._title(owner_of(visitor), values))
+        def entitle(who: str, *values: Any) -> Any:
+            return gr.update(label=self._title(owner_of(who), values))
 
         kind, told, count = self.kind.name, [self.box, self.status], len(self.inputs)
         remember: dict[str, Any] = {
-            "fn": None, "inputs": self.inputs, "outputs": self.kept,
-            "js": f"(...values) => [values.slice(0, {count})]", **QUIET,
+            "fn": None, "inputs": self.inputs,
+            "js": f"(...values) => {{ lmapps.remember({self.key!r}, values.slice(0, {count})); }}",
+            **QUIET,
         }  # fmt: skip
         chosen = self.box.input(choose, [whose, self.box], self.controls, **QUIET)
         chosen.then(**remember)
@@ -188,8 +188,7 @@ class PresetPanel:
             [*(part.change for part in self.inputs), self.save.click], entitle,
             [whose, *self.inputs], self.panel, trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        # By then the browser's own memory is there, and names are known.
-        arrived.then(None, [self.kept, *self.inputs], self.inputs, js=REMEMBERED % count, **QUIET)
+        page.load(None, self.inputs, self.inputs, js=REMEMBERED % (count, self.key), **QUIET)
 
     def _title(self, owner: str, values: Sequence[Any]) -> str:
         """The panel's, with what is set in it where that is not the usual."""
@@ -239,8 +238,8 @@ class PresetPanel:
 
 
 # Gradio gives a function the inputs and then, once more, what the outputs show.
-REMEMBERED = """(kept, ...values) => {
-    const now = values.slice(0, %d);
+REMEMBERED = """(...values) => {
+    const now = values.slice(0, %d), kept = lmapps.remembered("%s");
     return Array.isArray(kept) && kept.length === now.length ? kept : now;
 }"""
 

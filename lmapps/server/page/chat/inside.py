@@ -17,6 +17,7 @@ from lmapps.server.page.chat.saw import Saw
 from lmapps.server.page.chat.tokens import tokens_html, tokens_view
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.plugins import cell
+from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.made import Made
 from lmapps.server.who import who_on_page
 
@@ -79,7 +80,11 @@ class Panel:
             )
             self.tokens = tokens_view()
             self._saw = Saw()
-        self.number = gr.State(1)
+        self.number = gr.Number(1, precision=0, visible="hidden")
+        self.looks = gr.Checkbox(visible="hidden")
+        """Whether the panel is unfolded: as long as nobody looks, nothing is looked up."""
+        for event, now in ((self.box.expand, "true"), (self.box.collapse, "false")):
+            event(None, None, self.looks, js=f"() => {now}", show_progress="hidden", **PRIVATE)
         self._several = several
         self.outputs = [
             self.number, self.steps, self.which, self.facts, self.tokens, *self._saw.outputs,

@@ -6,22 +6,39 @@ from typing import Any
 
 import gradio as gr
 
-from lmapps.server.page.chat.talk import Seen
-from lmapps.server.page.languages import word
+from lmapps.server.page.chat.seen import Seen
+from lmapps.server.page.languages import later, word
+from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.conversation import Conversation
 from lmapps.server.store.exported import Exports
+
+NONE = later("What you talk about is kept in this list.")
+NOT_FOUND = later("No conversation has these words.")
+UNFOLD = """() => {
+    const shelf = [...document.querySelectorAll(".chat-list")].find(one => one.offsetParent);
+    shelf.classList.toggle("unfolded");
+}"""
+FOLD = """() => {
+    document.querySelectorAll(".chat-list").forEach(one => one.classList.remove("unfolded"));
+}"""
+"""On a phone the list is folded away above the chat."""
 
 
 class Shelf:
     """The components, in the column that is being built."""
 
     def __init__(self) -> None:
-        self.new = gr.Button(word("New chat"), size="sm")
+        with gr.Row(elem_classes="shelf-head"):
+            self.unfold = gr.Button(word("Conversations"), size="sm", elem_id="unfold")
+            self.new = gr.Button(word("New chat"), size="sm")
         self.search = gr.Textbox(
             label=word("Search conversations"), placeholder=word("Search"), elem_id="search",
             show_label=False, container=False,
         )  # fmt: skip
-        self.listed = gr.Radio([], label=word("Conversations"), elem_id="conversations")
+        self.empty = gr.Markdown(word(NONE), elem_classes="hint")
+        self.listed = gr.Radio(
+            [], label=word("Conversations"), visible=False, elem_id="conversations"
+        )
         self.undelete = gr.Button(word("Undo delete"), size="sm", visible=False)
         with gr.Accordion(word("This conversation"), open=False):
             self.title = gr.Textbox(label=word("Title"), max_lines=1, elem_id="title")
@@ -30,16 +47,23 @@ class Shelf:
             self.files = gr.Files(visible=False, show_label=False, elem_id="exported")
             self.delete = gr.Button(word("Delete"), size="sm", variant="stop")
         self.upload = gr.UploadButton(word("Import"), file_types=[".json"], size="sm")
-        self.deleted = gr.State(None)
-        self.outputs = [self.listed, self.title, self.undelete, self.deleted]
+        self.deleted = gr.Textbox(visible="hidden")
+        """The conversation that was deleted last."""
+        self.outputs = [self.empty, self.listed, self.title, self.undelete, self.deleted]
         self._exports = Exports()
+        quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+        self.unfold.click(None, js=UNFOLD, **quiet)
+        for chosen in (self.new.click, self.listed.input):
+            chosen(None, js=FOLD, **quiet)
 
     def update(self, seen: Seen) -> dict[Any, Any]:
         """Components and what they show after an action."""
         update, chosen = dict[Any, Any](), seen.place.conversation
         if seen.listed is not None:
             choices = [(item.title or word("Untitled"), item.id) for item in seen.listed]
-            update[self.listed] = gr.update(choices=choices, value=chosen)
+            update[self.listed] = gr.update(choices=choices, value=chosen, visible=bool(choices))
+            hint = word(NOT_FOUND if seen.searched else NONE)
+            update[self.empty] = gr.update(value=hint, visible=not choices)
         elif seen.title is not None:
             update[self.listed] = gr.update(value=chosen)
         if seen.title is not None:

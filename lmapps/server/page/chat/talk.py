@@ -6,10 +6,9 @@ what to show, the place after it included.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,9 +19,11 @@ from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.inside import Inside, look_into
 from lmapps.server.page.chat.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import word
-from lmapps.server.page.live import views
+from lmapps.server.page.live import Views, views
 from lmapps.server.page.way import Way, changed
+from lmapps.server.store.aside import aside
 from lmapps.server.store.conversation import (
     Conversation,
     NoSuchConversation,
@@ -32,28 +33,6 @@ from lmapps.server.store.conversation import (
 )
 from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store, Summary
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a tab shows after an action; what is None stays as it is."""
-
-    place: Place
-    turns: Sequence[Turn] | None = None
-    """The last `place.shown` turns of the branch."""
-    earlier: int = 0
-    """How many turns come before those."""
-    version: tuple[int, int] | None = None
-    """Of the last turn that was said in several ways: which one this is, and of how many."""
-    title: str | None = None
-    """The conversation's, where it is another one than before or begins."""
-    status: str | None = None
-    message: str | None = None
-    """What stands in the box to write in."""
-    busy: bool = False
-    listed: Sequence[Summary] | None = None
-    inside: Inside | None = None
-    """Of the last reply."""
 
 
 class Talk:
@@ -68,18 +47,17 @@ class Talk:
 
     # Which conversation.
 
-    def arrive(self, owner: str, conversation: str | None) -> Seen:
+    def arrive(self, place: Place) -> Seen:
         """A visitor opens the page: their list, and the conversation of last time."""
-        place = Place(owner or uuid.uuid4().hex)
         try:
-            seen = self.open(place, conversation or None)
+            seen = self.open(place, place.conversation)
         except NoSuchConversation:
             seen = self.open(place, None)
         return replace(seen, listed=self.listed(place))
 
     def open(self, place: Place, conversation: str | None) -> Seen:
         """One from the list, or, for None, a new one."""
-        place = Place(place.owner, conversation)
+        place = Place(place.owner, conversation, looks=place.looks)
         whole = None if conversation is None else self._load(place)
         return self._seen(place, whole, title=whole.title if whole else "", status="")
 
@@ -88,7 +66,7 @@ class Talk:
         return self.store.list(place.owner, self.plugin.name, search)
 
     def find(self, place: Place, search: str) -> Seen:
-        return Seen(place, listed=self.listed(place, search))
+        return Seen(place, listed=self.listed(place, search), searched=bool(search.strip()))
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
@@ -122,14 +100,14 @@ class Talk:
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
-        place = self._say(place, place.leaf, text)
+        place = await aside(self._say, place, place.leaf, text)
         async with aclosing(self._answer(place, way)) as news:
             async for seen in news:
                 yield seen
 
     async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
-        asked = [turn for turn in self._path(place) if turn.role == "user"]
+        asked = [turn for turn in await aside(self._path, place) if turn.role == "user"]
         if not asked:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
@@ -143,20 +121,21 @@ class Talk:
     ) -> AsyncGenerator[Seen, None]:
         """Another version of turn `index` (of those shown): a message is answered again, and a
         corrected reply is kept as the person's."""
-        turn = self._shown(place)[index]
+        turn = (await aside(self._shown, place))[index]
         if turn.role == "user" and text.strip():
-            place = self._say(place, turn.parent, text)
+            place = await aside(self._say, place, turn.parent, text)
             async with aclosing(self._answer(place, way)) as news:
                 async for seen in news:
                     yield seen
-        elif text.strip():
-            corrected = self.store.add(
-                place.owner, _there(place), turn.parent, turn.role, text, "person"
+            return
+        told = word("An empty message is not kept.")
+        if text.strip():
+            there, told = _there(place), word("Your correction is kept.")
+            corrected = await aside(
+                self.store.add, place.owner, there, turn.parent, turn.role, text, "person"
             )
             place = replace(place, leaf=corrected.id)
-            yield self._seen(place, self._load(place), status=word("Your correction is kept."))
-        else:
-            yield self._seen(place, self._load(place), status=word("An empty message is not kept."))
+        yield self._seen(place, await aside(self._load, place), status=told)
 
     def undo(self, place: Place) -> Seen:
         """Back to before the last message, which stands in the box again; the branch is kept."""
@@ -181,7 +160,7 @@ class Talk:
     def switch(self, place: Place, by: int) -> Seen:
         """The version before or after, of the last turn that was said in several ways."""
         whole = self._load(place)
-        turn, versions = _branching(whole, place)
+        turn, versions = whole.branching(place.leaf)
         if turn is None:
             return Seen(place, status=word("There is one version only."))
         number = [other.id for other in versions].index(turn.id) + by
@@ -201,13 +180,14 @@ class Talk:
     ) -> Inside:
         """Of the replies of the branch one, counted from 1; None = the last; see `look_into`.
         Raises `InputError` where there is none."""
-        path = self._path(place)
+        path = await aside(self._path, place)
         ends = [place for place, turn in enumerate(path) if turn.role == "assistant"]
         if not ends:
             raise InputError(word("there is no reply yet: write a message first"))
         number = max(1, min(number or len(ends), len(ends)))
         before, turn = path[: ends[number - 1]], path[ends[number - 1]]
-        inside = replace(_inside(self._load(place), turn, number), count=len(ends))
+        whole = await aside(self._load, place)
+        inside = replace(_inside(whole, turn, number), count=len(ends))
         values = {**inside.made.fields, self.field: as_messages(before)}
         decoding = changed(self.plugin.decoding, inside.made.decoding)
 
@@ -227,11 +207,22 @@ class Talk:
 
     async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
-        whole = self._load(place)
-        before = self._seen(place, whole, busy=True)
-        yield replace(before, title=whole.title, listed=self.listed(place), message="")
+        whole = await aside(self._load, place)
         values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
-        stream = views(self.models, self.plugin, values, way.choose, way.model)
+        async with aclosing(
+            views(self.models, self.plugin, values, way.choose, way.model)
+        ) as stream:
+            before = self._seen(place, whole, busy=True, status=word("Reading ..."))
+            listed = await aside(self.listed, place)
+            yield replace(before, title=whole.title, listed=listed, message="")
+            async with aclosing(self._grown(place, way, whole, before, stream)) as news:
+                async for seen in news:
+                    yield seen
+
+    async def _grown(
+        self, place: Place, way: Way, whole: Conversation, before: Seen, stream: Views
+    ) -> AsyncGenerator[Seen, None]:
+        """What there is to see of a reply that is under way, after what there was before it."""
         kept = KeptTurn(self.store, place)
         made_of = partial(made_with, way.made(self.plugin))
         number, asked = 1 + sum(turn.role == "assistant" for turn in whole.path(place.leaf)), None
@@ -247,7 +238,8 @@ class Talk:
                     continue
                 now = replace(place, leaf=kept.turn.id)
                 if view.done:
-                    yield self._seen(now, self._load(now), status=view.status, inside=seen.inside)
+                    whole = await aside(self._load, now)
+                    yield self._seen(now, whole, status=view.status, inside=seen.inside)
                     continue
                 reply = replace(kept.turn, content=view.text)
                 turns = [*(before.turns or ()), reply][-place.shown :]
@@ -271,7 +263,7 @@ class Talk:
         if replies and "inside" not in more and not more.get("busy"):
             more["inside"] = _inside(whole, replies[-1], len(replies))
         place = replace(place, leaf=path[-1].id if path else None)
-        turn, versions = _branching(whole, place)
+        turn, versions = whole.branching(place.leaf)
         version = None
         if turn is not None:
             version = [other.id for other in versions].index(turn.id) + 1, len(versions)
@@ -289,12 +281,3 @@ def _there(place: Place) -> str:
     if place.conversation is None:
         raise InputError(word("there is no conversation yet: write a message first"))
     return place.conversation
-
-
-def _branching(whole: Conversation, place: Place) -> tuple[Turn | None, list[Turn]]:
-    """The last turn of a branch that has other versions, and all of them."""
-    for turn in reversed(whole.path(place.leaf) if place.leaf else []):
-        versions = whole.versions(turn)
-        if len(versions) > 1:
-            return turn, versions
-    return None, []

@@ -14,10 +14,10 @@ from lmapps.server.page.chat.inside import Inside, Panel
 from lmapps.server.page.forms.history import History
 from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, View, warning
+from lmapps.server.page.live import Update, View, only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel
-from lmapps.server.page.visitor import NAME
+from lmapps.server.page.visitor import NAME, Visitor
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
     PRIVATE,
@@ -27,16 +27,16 @@ from lmapps.server.page.widgets import (
     values_of,
     widget,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
-from lmapps.server.store.store import Store
-from lmapps.server.who import owner_on_page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DOWNLOAD = """(value) => {{
+    if (!value) return;
     const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text ?? ""], {{ type: "text/plain" }}));
+    link.href = URL.createObjectURL(new Blob([text], {{ type: "text/plain" }}));
     link.download = {name};
     link.click();
     URL.revokeObjectURL(link.href);
@@ -46,28 +46,31 @@ ENDINGS = {"Markdown": "md", "JSON": "json"}
 """Of the components that have no download of their own."""
 
 
-def form_tab(plugin: Plugin, picker: Picker, page: gr.Blocks, store: Store) -> None:
-    """Build the tab inside the `gr.Tab` that is open."""
-    FormTab(plugin, picker, store).connect(page)
+def form_tab(
+    plugin: Plugin, picker: Picker, visitor: Visitor, page: gr.Blocks, tab: gr.Tab | None = None
+) -> None:
+    """Build the tab inside the `gr.Tab` that is open; see `FormTab.connect`."""
+    FormTab(plugin, picker, visitor).connect(page, tab)
 
 
 class FormTab:
     """The components of one form's tab, and what happens when they are pressed."""
 
-    def __init__(self, plugin: Plugin, picker: Picker, store: Store) -> None:
+    def __init__(self, plugin: Plugin, picker: Picker, visitor: Visitor) -> None:
         self.plugin, self.form, self.picker = plugin, plugin.reply_form, picker
-        self.store = store
-        self.writing = Writing(plugin, picker.models, Runs(store.database))
-        self.owner, self.shown = gr.State(""), gr.State(None)
-        self.name = gr.Textbox(visible="hidden")
+        self.visitor = visitor
+        database = visitor.store.database
+        self.writing = Writing(plugin, picker.models, Runs(database))
+        self.shown = gr.Textbox(visible="hidden")
+        """The run that is shown."""
         with gr.Row():
             with gr.Column(min_width=300):
-                self._build_form(Presets(store.database))
+                self._build_form(Presets(database))
             with gr.Column(min_width=300):
                 self._build_reply()
         self.buttons = [self.run, self.stop, self.retry]
         self.outputs = [
-            self.owner, self.shown, self.reply, self.status, *self.buttons, *self.inputs,
+            self.shown, self.reply, self.status, *self.buttons, *self.inputs,
             *self.panel.outputs, *self.history.outputs,
         ]  # fmt: skip
 
@@ -91,60 +94,74 @@ class FormTab:
         self.reply = getattr(gr, self.component)(
             **options, elem_id=f"reply-{name}", elem_classes="reply"
         )
-        self.status = gr.Markdown(elem_classes="status")
+        self.status = gr.Markdown(
+            word("Fill in the form and press Write: the reply appears here."),
+            elem_classes="status",
+        )
         if ending := ENDINGS.get(self.component):
-            download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
+            with gr.Row():
+                download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
             js = DOWNLOAD.format(name=f'"{name}.{ending}"')
             download.click(None, self.reply, None, js=js, **QUIET)
         self.history = History(name)
         self.panel = Panel()
 
-    def connect(self, page: gr.Blocks) -> None:
-        """Every event of the tab."""
-        asked = [self.owner, self.picker.box, *self.inputs, *self.decoding.inputs]
+    def connect(self, page: gr.Blocks, tab: gr.Tab | None = None) -> None:
+        """Every event.
+
+        tab  the one whose opening is waited for before anything is looked up; None = at once
+        """
+        name = self.visitor.box
+        asked = [name, self.picker.box, *self.inputs, *self.decoding.inputs]
         writing: Any = [
             button.click(self._on_write, asked, self.outputs, **QUIET)
             for button in (self.run, self.retry)
         ]
+        for button in (self.run, self.retry):  # on a phone the reply is far below them
+            button.click(None, js=f"() => lmapps.reveal('#reply-{self.plugin.name}')", **QUIET)
         state = [self.status, *self.buttons]
         self.stop.click(stopped, None, state, cancels=writing, queue=False, **QUIET).then(
-            self._on_list, [self.owner, self.shown], self.outputs, **QUIET
+            self._on_list, [name, self.shown], self.outputs, **QUIET
         )
-        history, here = self.history, [self.owner, self.shown, self.picker.box]
+        history, here = self.history, [name, self.shown, self.picker.box]
         history.runs.input(
-            self._on_open, [self.owner, history.runs, self.picker.box], self.outputs, **QUIET
+            self._on_open, [name, history.runs, self.picker.box], self.outputs, **QUIET
         )
-        history.clear.click(self._on_clear, self.owner, history.outputs, **QUIET)
-        history.undo.click(
-            self._on_restore, [self.owner, history.cleared], history.outputs, **QUIET
-        )
+        history.clear.click(self._on_clear, name, history.outputs, **QUIET)
+        history.undo.click(self._on_restore, [name, history.cleared], history.outputs, **QUIET)
         self.panel.score.click(
             self._on_score, here, [self.status, *self.panel.outputs],
             show_progress="minimal", show_progress_on=self.panel.tokens, **PRIVATE,
         )  # fmt: skip
-        arrived = page.load(self._on_arrive, self.name, self.outputs, js=f"() => [{NAME}]", **QUIET)
-        self.decoding.connect(arrived, self.owner, str)
+        arriving = tab.select if tab else page.load
+        arriving(
+            self._on_arrive, [name, self.shown], self.outputs,
+            js=f"(name, shown) => [{NAME}, shown]", **QUIET,
+        )  # fmt: skip
+        self.decoding.connect(page, self.visitor)
 
-    def _on_arrive(self, name: str) -> Update:
-        owner = owner_on_page(self.store, name)
-        return {self.owner: owner, **self._listed(owner)}
+    def _on_arrive(self, name: str, run: str) -> Update:
+        return self._listed(self.visitor.arrived(name), run)
 
-    async def _on_write(self, owner: str, model: str, *values: Any) -> AsyncGenerator[Update, None]:
+    @only_news
+    async def _on_write(self, name: str, model: str, *values: Any) -> AsyncGenerator[Update, None]:
+        owner = self.visitor.owner(name)
         count = len(self.plugin.fields)
         fields, decoding = values_of(self.plugin.fields, values[:count]), values[count:]
-        preset = self.decoding.name_of(owner, decoding)
+        preset = await aside(self.decoding.name_of, owner, decoding)
         choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
         way = Way(fields, choose, model, preset=preset)
         before: Written | None = None
         try:
             async with aclosing(self.writing.write(owner, way)) as news:
                 async for now in news:
-                    yield self._grown(owner, way, now, before)
+                    yield self._grown(way, now, before)
                     before = now
+            yield await aside(self._listed, owner, before.run if before else None)
         except Exception as error:  # else the tab waits for ever
             yield {self.status: warning(error), **self._pressable(True)}
 
-    def _grown(self, owner: str, way: Way, now: Written, before: Written | None) -> Update:
+    def _grown(self, way: Way, now: Written, before: Written | None) -> Update:
         """What there is to see of a reply; what has not changed is not sent again."""
         view = now.view
         shown = self.form.shown(view.text, view.value)
@@ -154,15 +171,15 @@ class FormTab:
         if view.done:
             told = lengths(self.plugin, way, view.text)
             status = " ".join(filter(None, (status, told)))
-            update |= self._listed(owner, now.run)
         if view.done or before is None or view.asked is not before.view.asked:
             update |= self.panel.update(Inside(now.made, view.asked))
         return {**update, self.status: status}
 
-    async def _on_open(self, owner: str, run: str, model: str) -> Update:
+    async def _on_open(self, name: str, run: str, model: str) -> Update:
         """A run of before: its fields, its reply, and how that came about."""
+        owner = self.visitor.owner(name)
         try:
-            kept = self.writing.open(owner, run)
+            kept = await aside(self.writing.open, owner, run)
             inside = await self.writing.inside(owner, run, model)
             update = {self.shown: run, self.reply: self._shown_again(kept), self.status: ""}
         except Exception as error:  # else the tab shows nothing at all
@@ -177,20 +194,24 @@ class FormTab:
         except Exception:  # it was cut, or the plugin's reply has another form by now
             return self.form.shown(kept.reply, None)
 
-    async def _on_score(self, owner: str, run: str | None, model: str) -> Update:
+    async def _on_score(self, name: str, run: str, model: str) -> Update:
         try:
-            inside = await self.writing.inside(owner, run, model, scored=True)
+            inside = await self.writing.inside(
+                self.visitor.owner(name), run or None, model, scored=True
+            )
         except Exception as error:  # else the tab shows nothing at all
             return {self.status: warning(error)}
         return {self.status: "", **self.panel.update(inside)}
 
-    def _on_list(self, owner: str, run: str | None) -> Update:
-        return self._listed(owner, run)
+    def _on_list(self, name: str, run: str) -> Update:
+        return self._listed(self.visitor.owner(name), run)
 
-    def _on_clear(self, owner: str) -> Update:
+    def _on_clear(self, name: str) -> Update:
+        owner = self.visitor.owner(name)
         return self._listed(owner, cleared=self.writing.clear(owner))
 
-    def _on_restore(self, owner: str, cleared: float) -> Update:
+    def _on_restore(self, name: str, cleared: float) -> Update:
+        owner = self.visitor.owner(name)
         self.writing.restore(owner, cleared)
         return self._listed(owner)
 

@@ -1,0 +1,146 @@
+"""A person on the page, without a browser: speaks the page's own protocol (Gradio's queue).
+
+An event is asked for, and what comes of it is read from one stream, as the page's script does it;
+what the page itself remembers (whose it is, where it stands) is remembered here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+REPLY = '"role":"assistant"'
+"""What an update that shows more than the question has in it."""
+
+
+@dataclass
+class Told:
+    """What came of one event."""
+
+    first: float = 0.0
+    """Seconds to the first text of the reply; 0 = there was none."""
+    seconds: float = 0.0
+    updates: int = 0
+    bytes: int = 0
+    most: int = 0
+    """Bytes of the largest update but for the first and the last one."""
+
+
+@dataclass
+class Visit:
+    """One open page.
+
+    http    a client whose base is the server's address
+    config  what the server says the page is made of: `GET /config`
+    """
+
+    http: httpx.AsyncClient
+    config: dict[str, Any]
+    name: str = field(default_factory=lambda: f"{random.getrandbits(128):032x}")
+    session: str = field(default_factory=lambda: f"{random.getrandbits(64):016x}")
+    kept: str = ""
+    """Where the browser stood last time, as JSON; '' = it was never here."""
+
+    def __post_init__(self) -> None:
+        self.values = {one["id"]: one["props"].get("value") for one in self.config["components"]}
+        self.labels = {one["id"]: one["props"].get("label") for one in self.config["components"]}
+        visitor, self.place, _, self.message, *_ = self._inputs("_on_send")
+        self.values[visitor] = self.name
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Visit]:
+        """As long as a browser shows the page."""
+        async with self.http.stream("GET", f"/gradio_api/heartbeat/{self.session}"):
+            yield self
+
+    async def arrive(self) -> None:
+        """What every page asks for when it is opened."""
+        self.values[self._inputs("_on_arrive")[-1]] = self.kept
+        loads = [
+            event["id"] for event in self.config["dependencies"]
+            if event["backend_fn"] and any(how == "load" for _, how in event["targets"])
+        ]  # fmt: skip
+        await self.ask(*loads)
+
+    async def send(self, text: str, longest: int) -> Told:
+        """A message, and its reply of at most so many tokens."""
+        self.values[self.message] = text
+        for number in self._inputs("_on_send"):
+            if "Longest reply" in str(self.labels[number]):
+                self.values[number] = longest
+        (told,) = await self.ask(self._event("_on_send")["id"])
+        assert told.first, f"no reply to {text!r}"
+        return told
+
+    async def ask(self, *events: int) -> list[Told]:
+        """Ask for these events at once, and read what comes of them."""
+        asked = time.perf_counter()
+        told = {await self._join(event): (event, Told()) for event in events}
+        left = set(told)
+        url = f"/gradio_api/queue/data?session_hash={self.session}"
+        async with self.http.stream("GET", url) as lines:
+            async for line in lines.aiter_lines():
+                if not line.startswith("data: "):
+                    continue
+                message = json.loads(line.removeprefix("data: "))
+                if message.get("event_id") not in told:
+                    continue
+                event, one = told[message["event_id"]]
+                self._take(event, one, message, line, asked)
+                if message["msg"] == "process_completed":
+                    assert message["success"], message
+                    left.discard(message["event_id"])
+                if not left:
+                    break
+        return [one for _, one in told.values()]
+
+    def _take(
+        self, event: int, told: Told, message: dict[str, Any], line: str, asked: float
+    ) -> None:
+        now = time.perf_counter() - asked
+        if message["msg"] not in ("process_generating", "process_completed"):
+            return
+        told.bytes += len(line)
+        told.seconds = now
+        if not told.first and REPLY in line:
+            told.first = now
+        if message["msg"] == "process_generating":
+            told.updates += 1
+            if told.updates > 2:
+                told.most = max(told.most, len(line))
+        outputs = self._by_id(event)["outputs"]
+        if self.place in outputs:
+            is_news = message["msg"] == "process_generating" and told.updates > 1
+            self._remember(message["output"]["data"][outputs.index(self.place)], is_news)
+
+    def _remember(self, value: Any, is_news: bool) -> None:
+        """Where the page stands; `is_news`: as what is other than it was."""
+        for edit, path, what in value if is_news else [("replace", [], value)]:
+            if not path and isinstance(what, str):
+                self.values[self.place] = (
+                    self.values[self.place] if edit == "append" else ""
+                ) + what
+
+    async def _join(self, event: int) -> str:
+        values = [self.values[number] for number in self._by_id(event)["inputs"]]
+        body = {"data": values, "fn_index": event, "session_hash": self.session}
+        answer = await self.http.post("/gradio_api/queue/join", json=body)
+        answer.raise_for_status()
+        return answer.json()["event_id"]
+
+    def _by_id(self, event: int) -> dict[str, Any]:
+        return next(one for one in self.config["dependencies"] if one["id"] == event)
+
+    def _event(self, name: str) -> dict[str, Any]:
+        found = (one for one in self.config["dependencies"] if one["api_name"].startswith(name))
+        return next(found)
+
+    def _inputs(self, name: str) -> list[int]:
+        return self._event(name)["inputs"]

@@ -1,0 +1,35 @@
+"""What a tab of a chat shows after something was done in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmapps.server.page.chat.inside import Inside
+from lmapps.server.page.chat.saved import Place
+from lmapps.server.store.conversation import Turn
+from lmapps.server.store.store import Summary
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tab shows after an action; what is None stays as it is."""
+
+    place: Place
+    turns: Sequence[Turn] | None = None
+    """The last `place.shown` turns of the branch."""
+    earlier: int = 0
+    """How many turns come before those."""
+    version: tuple[int, int] | None = None
+    """Of the last turn that was said in several ways: which one this is, and of how many."""
+    title: str | None = None
+    """The conversation's, where it is another one than before or begins."""
+    status: str | None = None
+    message: str | None = None
+    """What stands in the box to write in."""
+    busy: bool = False
+    listed: Sequence[Summary] | None = None
+    searched: bool = False
+    """Whether only those are listed that hold some words."""
+    inside: Inside | None = None
+    """Of the last reply."""
