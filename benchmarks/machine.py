@@ -124,7 +124,10 @@ def listening(app: Any) -> Iterator[str]:
     """Serve an ASGI application from a thread of this process: its address, on a free port."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    # A client of the same process may be late by seconds: it must not send its next request on a
+    # connection that is just being closed because nothing came.
+    config = uvicorn.Config(app, port=0, log_level="critical", timeout_keep_alive=600)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

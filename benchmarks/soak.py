@@ -48,9 +48,6 @@ WRONG: list[dict[str, Any]] = [
 KINDS = (
     "stream", "stream", "whole", "several", "json", "drop", "hang up", "wrong", "app", "metrics",
 )  # fmt: skip
-IDLE_SECONDS = 2
-"""A client closes a connection after so long; the server does after five, perhaps just when the
-next request is on its way."""
 OTHERS = ("second", "third")
 """Models that one in ten asks for; the same checkpoint under other names."""
 MEMORY_SLACK = 1.1
@@ -95,8 +92,7 @@ class Soak:
         """One person who asks again and again, in many ways."""
         rng = random.Random(self.rng.random())
         talk: list[dict[str, str]] = []
-        limits = httpx.Limits(keepalive_expiry=IDLE_SECONDS)
-        async with httpx.AsyncClient(base_url=self.url, timeout=120, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=120) as http:
             while time.monotonic() < until:
                 talk = talk[-6:] if rng.random() < 0.8 else []
                 body, began = self._body(rng, talk, number), time.monotonic()
