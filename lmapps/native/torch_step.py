@@ -19,6 +19,7 @@ from lmapps.model.state import Reach, State
 from lmapps.native.graph import Graph
 from lmapps.native.shapes import Shapes
 
+MOST_COMPILED = 128
 _compiling = threading.Lock()
 
 
@@ -43,7 +44,7 @@ class TorchStep:
         self.shapes = Shapes()
         self._fixed, self._weights, self._reasons = fixed, weights, [reason] if reason else []
         self._is_compiled = compiled
-        self._run: Any = torch.compile(self._step, dynamic=True) if compiled else self._step
+        self._run: Any = _compiled(self._step) if compiled else self._step
         self._is_captured = fixed and self.model.device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._is_captured else None
         self._graphs: dict[tuple[State, int, int], Graph] = {}
@@ -115,3 +116,12 @@ class TorchStep:
             ids_BT = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
             with _compiling:
                 self._run(ids_BT, ids_BT[:, 0].clone(), state, span)
+
+
+def _compiled(step: Any) -> Any:
+    """All of it in one graph, or an error: nothing of it may be left to Python without being told.
+    Each model and each GPU needs some of the compiler's places for the same code."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
+    return torch.compile(step, dynamic=True, fullgraph=True)
