@@ -1,4 +1,4 @@
-"""How long `lmapps serve` takes until it answers, stage by stage, and its page until one can write and send.
+"""How long `lmapps serve` takes until it answers, stage by stage, and its page until one can send.
 
     python benchmarks/startup.py --rounds 5
 
