@@ -17,7 +17,8 @@
     ├── ReplyError               a reply that has not the form asked for  (502, exit 1)
     ├── DownloadError            a model that cannot be reached           (502, exit 1)
     ├── Busy                     too many requests at once                (429, exit 1)
-    │   └── ShuttingDown         the server ends                          (503)
+    │   ├── ShuttingDown         the server ends                          (503)
+    │   └── EngineFailed         a model that cannot answer just now      (503, exit 70)
     └── StorageError             disk full, folder not writable           (507, exit 1)
 
 Every message names the value received and the way out: "temperature must be between 0 and 2,
@@ -131,6 +132,18 @@ class ShuttingDown(Busy):
     """The server ends, or is about to be started again."""
 
     status = 503
+    told = "the server is shutting down: try again when it is back"
+
+    def __init__(self, message: str = told) -> None:
+        super().__init__(message)
+
+
+class EngineFailed(Busy):
+    """The thread that runs a model failed. It is started again; where that does not help, the
+    server ends with this exit code, so that whoever started it can start it again."""
+
+    status = 503
+    exit_code = 70
 
 
 class StorageError(LmappsError):

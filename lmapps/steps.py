@@ -113,10 +113,10 @@ def _tell(reason: str, details: str, fix: str, place: tuple[str, int | None] | N
     if _is_trial.get():
         return
     if place is None or Path(place[0]).is_relative_to(PACKAGE):
-        LOG.error("%s: %s. %s", reason, details, fix)
+        LOG.error("%s. %s", reason, fix, extra={"private": details})
         return
-    failure = Failure(*place, reason, fix, details)
-    LOG.error("%s", failure)
+    failure = Failure(*place, reason, fix)
+    LOG.error("%s", failure, extra={"private": details})  # which may quote what a person typed
     remember(failure)
 
 

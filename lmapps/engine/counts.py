@@ -51,6 +51,8 @@ class Counts:
         """Seconds from a request's arrival to its first token."""
         self.seconds_between_ends = 0.0
         """From one request's end to the next one's, averaged over about the last ten."""
+        self.trouble: tuple[float, str] | None = None
+        """When (of the monotonic clock) a request failed last that could not help it, and why."""
         self._last_end: float | None = None
 
     @classmethod
@@ -65,6 +67,7 @@ class Counts:
             pairs = zip(total.first_token.counts, one.first_token.counts, strict=True)
             total.first_token.counts = [mine + theirs for mine, theirs in pairs]
         gaps = [one.seconds_between_ends for one in several if one.seconds_between_ends]
+        total.trouble = max((one.trouble for one in several if one.trouble), default=None)
         total.seconds_between_ends = 1 / sum(1 / gap for gap in gaps) if gaps else 0.0
         return total
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import queue
-import threading
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
-
-import torch
 
 from lmapps.decoding import Decoding
 from lmapps.engine.admission import check_share, longest_reply, patience
@@ -18,9 +15,9 @@ from lmapps.engine.backends.about import About, about_own
 from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
-from lmapps.engine.devices import current
 from lmapps.engine.explanation import Explanation, explain
-from lmapps.engine.mail import Mail
+from lmapps.engine.loop import Loop, engine_failed
+from lmapps.engine.mail import Box, Mail
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Deliver, Delta, Request
 from lmapps.engine.scheduler import Scheduler
@@ -64,13 +61,7 @@ class Engine:
         self._mail = Mail()
         self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size, self._mail.send)
         self._grammars = Grammars(checkpoint.tokenizer)
-        self._arrived: list[Request] = []
-        self._wake = threading.Condition()
-        self._closed = False
-        self._preparing: str | None = "its thread begins"
-        """What is done before the first step; requests wait meanwhile."""
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-        self._thread.start()
+        self._loop = Loop(self._scheduler, model.device)
         atexit.register(self.close)  # the interpreter must not end in the middle of a step
 
     def __enter__(self) -> Self:
@@ -82,10 +73,7 @@ class Engine:
     def close(self) -> None:
         """End what is under way and stop the thread."""
         atexit.unregister(self.close)
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join()
+        self._loop.close()
 
     @property
     def about(self) -> About:
@@ -131,16 +119,23 @@ class Engine:
         ready; None where it would not."""
         if reason := self._refusal():
             return reason
-        if preparing := self._preparing:
+        if preparing := self._loop.preparing:
             return f"the model {self.name!r} is being made ready ({preparing}): try again soon"
         return None
 
     def _refusal(self) -> str | None:
-        if self._closed or not self._thread.is_alive():
-            return "the server is shutting down: try again when it is back"
+        if self._loop.is_closed:
+            return ShuttingDown.told
+        if reason := self.broken:
+            return str(engine_failed(reason))
         if self.waiting >= self.queue:
             return f"{self.waiting} requests are waiting already: try again in a moment"
         return None
+
+    @property
+    def broken(self) -> str | None:
+        """Why nobody is answered any more, though it was not closed; None where it goes on."""
+        return self._loop.broken
 
     @property
     def running(self) -> int:
@@ -150,7 +145,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests that wait for a slot."""
-        return len(self._scheduler.waiting) + len(self._arrived)
+        return len(self._scheduler.waiting) + len(self._loop.arrived)
 
     @property
     def prefix_bytes(self) -> int:
@@ -198,17 +193,16 @@ class Engine:
 
         A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
         token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
-        schema, `Busy` where the queue is full.
+        schema, `Busy` where the queue is full, `EngineFailed` where nobody is answered.
         """
         vocab_size = self.tokenizer.vocab_size
         limit = longest_reply(prompt_ids, decoding, self.context, vocab_size)
         constraint = constraint or self._grammars.constraint(decoding)
         request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
-        with self._wake:
+        with self._loop.turn:
             self._check(user)
             self.counts.accepted += 1
-            self._arrived.append(request)
-            self._wake.notify()
+            self._loop.put(request)
         return request
 
     async def stream(
@@ -216,15 +210,17 @@ class Engine:
         constraint: Constraint | None = None,
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
-        deltas: asyncio.Queue[Delta] = asyncio.Queue()
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
             constraint = await in_time(lambda: self._grammars.constraint(decoding))
-        request = self.submit(prompt_ids, decoding, self._mail.box(deltas), user, constraint)
+        box = Box()
+        request = self.submit(prompt_ids, decoding, self._mail.to(box), user, constraint)
         try:
             finished = False
             while not finished:
-                delta = await deltas.get()
+                delta = await box.get()
                 if delta.error:
+                    if delta.ids:
+                        yield replace(delta, finish=None, error=None)
                     raise delta.error
                 yield delta
                 finished = delta.finish is not None
@@ -252,43 +248,19 @@ class Engine:
             raise deltas[-1].error
         return joined(deltas)
 
-    def _loop(self) -> None:
-        with torch.inference_mode(), current(self.checkpoint.model.device):
-            self._warm_up()
-            while self._take_arrivals():
-                try:
-                    self._scheduler.step()
-                except Exception as error:  # the request boundary
-                    self._scheduler.fail(error)
-        self._scheduler.fail(ShuttingDown("the server is shutting down: try again when it is back"))
-
-    def _warm_up(self) -> None:
-        """What takes long the first time is done before anybody waits for it."""
-        for preparing in self._scheduler.slots.warm_up():
-            self._preparing = preparing
-            if self._closed:
-                return
-        self._preparing = None
-
     def _check(self, user: User) -> None:
-        """Raises `ShuttingDown`, or `Busy` where too many wait, or too many of one person."""
+        """Raises `ShuttingDown`, `EngineFailed`, or `Busy` where too many wait, or too many of one
+        person."""
+        if self._loop.is_closed:
+            raise ShuttingDown()
+        if broken := self.broken:
+            raise engine_failed(broken)
         reason, wait = self._refusal(), patience(self.waiting, self.counts)
-        if self._closed and reason:
-            raise ShuttingDown(reason)
         try:
             if reason:
                 raise Busy(reason, wait)
-            queued = [*self._arrived, *list(self._scheduler.waiting)]
+            queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
             check_share(user, (request.user for request in queued), self.queue, wait)
         except Busy:
             self.counts.refused += 1
             raise
-
-    def _take_arrivals(self) -> bool:
-        """Sleep while there is nothing to do; False when the engine is closed."""
-        with self._wake:
-            while self._scheduler.idle and not self._arrived and not self._closed:
-                self._wake.wait()
-            self._scheduler.waiting.extend(self._arrived)
-            self._arrived.clear()
-            return not self._closed

@@ -8,37 +8,22 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
+from lmapps.engine.entry import DEATH_SECONDS, MOST_DEATHS, Description, Entry
 from lmapps.engine.memory import give_back
-from lmapps.engine.room import Entry, who_leaves
-from lmapps.errors import Busy, ModelInUse, NoSuchModel, SettingsError, ShuttingDown
-
-ModelState = Literal["loaded", "loading", "not loaded"]
-CLOSED = "the server is shutting down: try again when it is back"
-
-
-@dataclass(frozen=True)
-class Description:
-    """One model as a person sees it in a list."""
-
-    name: str
-    place: str
-    """The folder that it comes from."""
-    state: ModelState
-    about: About
-    """What it is, while it is loaded."""
-    context: int | None
-    """The longest prompt and reply together, in tokens, while it is loaded."""
-    bytes: int
-    """Memory that it takes now."""
-    users: int
-    """How many requests hold it."""
+from lmapps.engine.room import who_leaves
+from lmapps.errors import (
+    Busy,
+    EngineFailed,
+    LmappsError,
+    ModelInUse,
+    NoSuchModel,
+    SettingsError,
+    ShuttingDown,
+)
 
 
 class Models:
@@ -107,15 +92,18 @@ class Models:
         with self._turn:
             entry = self._entry(self.default)
             if self._closed:
-                return CLOSED
+                return ShuttingDown.told
             if entry.opening:
                 return f"the model {self.default!r} is being loaded: try again in a moment"
+            if entry.is_hopeless:
+                return str(_hopeless(entry))
             return entry.backend.why_not_ready() if entry.backend else None
 
     def describe(self) -> list[Description]:
         """Every model, the default first."""
         with self._turn:
-            return [self._description(source) for source in self._sources().values()]
+            sources = self._sources().values()
+            return [(self._entries.get(s.name) or Entry(s)).describe() for s in sources]
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[Backend]:
@@ -141,7 +129,34 @@ class Models:
             if entry.users or entry.opening:
                 raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
             self._let_go(entry)
+            entry.forgive()
         self._close_leaving()
+
+    def mend(self) -> None:
+        """Start every engine again that has ended by itself; whoever waited for it is told. Whoever
+        runs a server calls it about every second."""
+        with self._turn:
+            entries = [] if self._closed else list(self._entries.values())
+            dead = [entry for entry in entries if entry.backend and entry.backend.broken]
+            for entry in dead:
+                assert entry.backend is not None
+                entry.died(entry.backend.broken or "")
+                self._let_go(entry)
+        if dead:
+            self._close_leaving()
+        with self._turn:
+            for entry in entries:
+                if entry.waits and not self._closed:
+                    try:
+                        self._opening(entry)
+                    except LmappsError as error:
+                        entry.died(str(error))
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the default model cannot be started again; None where it goes on."""
+        entry = self._entries.get(self.default)
+        return str(_hopeless(entry)) if entry and entry.is_hopeless else None
 
     def add(self, source: Source) -> None:
         """Offer one more. Raises `SettingsError` where there is another one of its name."""
@@ -171,19 +186,6 @@ class Models:
 
     def _sources(self) -> dict[str, Source]:
         return {**self._given, **{n: s for n, s in self._find().items() if n not in self._given}}
-
-    def _description(self, source: Source) -> Description:
-        entry = self._entries.get(source.name) or Entry(source)
-        state: ModelState = "loaded" if entry.backend else "not loaded"
-        return Description(
-            source.name,
-            source.place,
-            "loading" if entry.opening else state,
-            entry.backend.about if entry.backend else About(),
-            entry.backend.context if entry.backend else None,
-            entry.backend.bytes if entry.backend else 0,
-            entry.users,
-        )
 
     def _source(self, name: str) -> Source:
         sources = self._sources()
@@ -217,13 +219,15 @@ class Models:
     def _opening(self, entry: Entry) -> Future[Backend]:
         """The model's loading, begun where nobody has."""
         if self._closed:
-            raise ShuttingDown(CLOSED)
+            raise ShuttingDown()
         if entry.opening:
             return entry.opening
         opening: Future[Backend] = Future()
         if entry.backend:
             opening.set_result(entry.backend)
             return opening
+        if entry.is_hopeless:
+            raise _hopeless(entry)
         needed = self._needs(entry.source)
         others = [other for other in self._entries.values() if other is not entry]
         leaving = who_leaves(entry, needed, others, self.budget)
@@ -254,9 +258,10 @@ class Models:
             is_late = self._closed
             entry.opening, entry.backend = None, None if is_late else backend
             entry.bytes = entry.backend.bytes if entry.backend else 0
+            entry.came(failure)
         if backend and is_late:
             backend.close()
-            failure = ShuttingDown(CLOSED)
+            failure = ShuttingDown()
         if failure or backend is None:
             opening.set_exception(failure or AssertionError("opened, or failed"))
         else:
@@ -274,3 +279,10 @@ class Models:
             while self._leaving:
                 self._leaving.pop().close()
                 give_back()
+
+
+def _hopeless(entry: Entry) -> EngineFailed:
+    return EngineFailed(
+        f"the model {entry.source.name!r} failed {MOST_DEATHS} times within {DEATH_SECONDS:g} "
+        f"seconds ({entry.failure}): the server's log says more"
+    )

@@ -55,6 +55,20 @@ class Delta:
         """How many tokens of the reply it tells of."""
         return self.usage.completion_tokens if self.usage else len(self.ids)
 
+    def then(self, later: Delta) -> Delta:
+        """This one and the next in one."""
+        return Delta(
+            self.text + later.text,
+            self.ids + later.ids,
+            later.finish,
+            later.error,
+            self.position if later.position is None else later.position,
+            later.read or self.read,
+            self.logprobs + later.logprobs,
+            self.reused + later.reused,
+            later.usage or self.usage,
+        )
+
 
 Deliver = Callable[[Delta], None]
 """Called in the engine's thread; must return at once."""

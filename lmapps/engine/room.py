@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 
-from lmapps.engine.backends.backend import Backend
-from lmapps.engine.backends.source import Source
+from lmapps.engine.entry import Entry
 from lmapps.errors import Busy, ModelTooLarge
-
-
-class Entry:
-    """A model that was asked for at least once."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.backend: Backend | None = None
-        self.opening: Future[Backend] | None = None
-        self.users = 0
-        self.used = 0
-        """Counts up: the one with the smallest number was not used for longest."""
-        self.bytes = 0
-        """What it takes, or will."""
 
 
 def who_leaves(coming: Entry, needed: int, others: Sequence[Entry], budget: float) -> list[Entry]:

@@ -17,7 +17,7 @@ from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of, sample
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, next_place
-from lmapps.errors import Busy, LmappsError
+from lmapps.errors import Busy, EngineFailed, LmappsError
 
 LONGEST_SECONDS = 600.0
 """A person's request, waiting and reply together, takes at most so long."""
@@ -85,12 +85,13 @@ class Scheduler:
                     raise
             rows = range(len(self.slots.running))
             largest = max(rows, key=lambda row: self.slots.running[row].length)
-            request = self.slots.leave(largest)
-            self._end(request, "error", _no_memory(request))
+            self._give_up(self.slots.leave(largest))
         return None
 
     def fail(self, error: Exception) -> None:
         """End everything that is under way: nobody is left waiting for a reply."""
+        if is_out_of_memory(error):
+            self.slots.prefixes.clear()
         if not isinstance(error, LmappsError):
             error = _failed(error)
         under_way = [*self._holding(), *self.waiting]
@@ -98,7 +99,8 @@ class Scheduler:
         self.waiting.clear()
         self.reading = None
         for request in under_way:
-            self._end(request, "error", error)
+            if request.finish is None:
+                self._end(request, "error", error)
         self.send()
 
     def _holding(self) -> Iterator[Request]:
@@ -151,7 +153,7 @@ class Scheduler:
                     if not is_out_of_memory(error):
                         raise
                     self.reading = None
-                    self._end(request, "error", _no_memory(request))
+                    self._give_up(request)
                     continue
                 self.counts.passes += 1
                 left -= request.prefilled - before
@@ -159,11 +161,11 @@ class Scheduler:
                 if request.prefilled < len(request.prompt_ids):
                     request.tell_reading()
             if request.prefilled == len(request.prompt_ids):
-                self.reading = None
                 if request.reused < len(request.prompt_ids):
                     self.slots.keep_prompt(request, logits_V)
                 if not self._sample(_numbers(logits_V), request):
                     self.slots.join(request)
+                self.reading = None  # not before: what fails on the way must find it
         return budget - left
 
     def _admit(self) -> bool:
@@ -229,13 +231,21 @@ class Scheduler:
             self.counts.end(request.finish, self.clock())
         return ended
 
+    def _give_up(self, request: Request) -> None:
+        """End the one that memory does not suffice for."""
+        error = _no_memory(request)
+        self.counts.trouble = time.monotonic(), str(error)
+        self._end(request, "error", error)
+
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
         self.counts.end(finish, self.clock())
 
 
 def _failed(error: Exception) -> LmappsError:
-    failure = LmappsError(f"the engine failed: {type(error).__name__}: {error}")
+    failure = EngineFailed(
+        f"the engine failed ({type(error).__name__}: {error}): it goes on, try again"
+    )
     failure.__cause__ = error
     return failure
 

@@ -101,6 +101,8 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMode
         stored = quantize.unpack(dict(_tensors(files)))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}; copy it again, or export it anew") from None
+    # Copied: a file that is written over while it is mapped into memory would end the process.
+    stored = {name: part.to(dtype, copy=True) for name, part in stored.items()}
     tensors = {_rename_back(name, config.body): part for name, part in stored.items()}
     return assemble(config, tensors, folder, dtype)
 
@@ -290,9 +292,7 @@ def _rename(name: str, body: str) -> str:
 
 
 def _rename_back(name: str, body: str) -> str:
-    if body in GATES:
-        return name
-    if re.search(r"rotary_emb\.inv_freq$", name):
+    if body in GATES or re.search(r"rotary_emb\.inv_freq$", name):
         return name
     for ours, theirs in _NAMES.items():
         if name.startswith(theirs):

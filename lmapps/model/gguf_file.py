@@ -22,7 +22,9 @@ from lmapps.errors import CheckpointError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.folder import assemble
+from lmapps.model.gguf_header import numbers_in
 from lmapps.model.gguf_vocabulary import read_vocabulary, write_vocabulary
+from lmapps.model.header import check_size
 from lmapps.text.storage import sync
 from lmapps.text.template import DEFAULT, Template
 
@@ -49,10 +51,12 @@ def read_gguf(file: Path) -> Checkpoint:
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
+    numbers = numbers_in(file)
     try:
         reader = GGUFReader(file)
         stored = {name: field.contents() for name, field in reader.fields.items()}
         config = _config(stored, {tensor.name for tensor in reader.tensors}, file)
+        check_size(config, numbers, file)
         tokenizer, words = read_vocabulary(stored, file)
         tensors = {}
         for tensor in reader.tensors:
@@ -61,8 +65,11 @@ def read_gguf(file: Path) -> Checkpoint:
             tensors[name] = torch.from_numpy(_turned(data, name, config, to_gguf=False))
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error.args[0]}") from None
-    except (OSError, ValueError, IndexError, NotImplementedError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # the reader of a broken file raises whatever it comes to
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(f"{file} cannot be read ({told})") from None
     model = assemble(config, tensors, file)
     source = stored.get("tokenizer.chat_template") or DEFAULT
     return Checkpoint(model, tokenizer, Template(tokenizer, source, **words))

@@ -30,22 +30,28 @@ _BITS = {
 
 def check_weights(files: Sequence[Path], config: ModelConfig) -> None:
     """Whether the files can be what the config says. Raises `CheckpointError`."""
-    held = sum(bytes_of(file) for file in files)
+    # The smallest form, int8, has one byte for each number.
+    check_size(config, sum(bytes_of(file) for file in files), files[0].parent)
+
+
+def check_size(config: ModelConfig, held: int, place: Path) -> None:
+    """Whether a model can have weights of which so many are there at most. Raises
+    `CheckpointError`, also where this machine has no memory for it."""
     for item in fields(config):
         value = getattr(config, item.name)
         if isinstance(value, int | float) and not 0 <= value < 2**40:
             raise CheckpointError(
-                f"{files[0].parent}: {item.name} is {value} in config.json, which no model has"
+                f"{place}: {item.name} is {value} in its settings, which no model has"
             )
-    if config.parameters > held:  # the smallest form, int8, has one byte for each
+    if config.parameters > held:
         raise CheckpointError(
-            f"{files[0].parent}: config.json asks for {config.parameters:,} parameters, the "
-            f"weights have {held:,} bytes: they do not belong together"
+            f"{place}: its settings ask for {config.parameters:,} parameters, its weights have "
+            f"{held:,} at most: they do not belong together"
         )
     memory = _machine_memory()
     if memory and 4 * config.parameters > memory:
         raise CheckpointError(
-            f"{files[0].parent}: {config.parameters:,} parameters take "
+            f"{place}: {config.parameters:,} parameters take "
             f"{4 * config.parameters >> 30:,} GiB of memory, this machine has {memory >> 30:,}: "
             "choose a smaller model"
         )

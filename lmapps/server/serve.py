@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from lmapps import __version__
@@ -23,7 +25,7 @@ from lmapps.engine.backends.source import (
 )
 from lmapps.engine.devices import memory_for_models, precision, serving_devices
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, LmappsError
+from lmapps.errors import CheckpointError, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.server.accounts.access import Access, access_of
@@ -37,6 +39,7 @@ from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
 from lmapps.server.gate.traffic import Traffic
+from lmapps.server.health import Health
 from lmapps.server.reload import Read, Reload, on_signal
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
@@ -45,13 +48,17 @@ from lmapps.training.runs import Runs
 
 PATIENCE_SECONDS = 1.0
 """How long the start waits for a plugin file that hangs; it may come later."""
+AT_THE_DOOR = 32
+"""Requests that are asked of the database at the same time whose they are. Python's own number, a
+few more than there are processors, would be too small for a database that is slow."""
 TURN_SECONDS = 0.0005
 """How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
 engine beside a busy page would wait for most of its time."""
 
 
 def serve(settings: ServeSettings, read: Read | None = None) -> None:
-    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens.
+    """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens, an
+    engine that fails again and again `EngineFailed` at the end.
 
     read  reads the settings again, at SIGHUP
     """
@@ -92,6 +99,8 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
     sys.setswitchinterval(TURN_SECONDS)
     with library.watched(say):
         server.run(sockets=[listening])
+    if server.gave_up:
+        raise EngineFailed(f"{server.gave_up}; the server has stopped, so that it is started anew")
 
 
 def models_of(settings: ServeSettings, access: Access) -> Models:
@@ -141,12 +150,14 @@ def create_app(
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import PROCESS, VERSION
+    from lmapps.server.page.trouble import told_beside
 
-    runs, traffic = Runs(), Traffic()
+    runs, traffic, health = Runs(), Traffic(), Health(models, store.database)
     pages = pages_of(models, found, store, access, runs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_THE_DOOR))
         async with pages.open():
             yield
         models.close()
@@ -160,15 +171,16 @@ def create_app(
     gate: dict[str, Any] = {"root_path": root_path, "traffic": traffic}
     app.add_middleware(Gate, hosts=hosts or Hosts(), **gate)  # the last one is the outermost
     app.include_router(openai_routes(models))
-    app.include_router(monitor_routes(models, traffic))
+    app.include_router(monitor_routes(models, health, traffic))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
 
     @app.get(f"/{VERSION}", include_in_schema=False)
-    async def version() -> JSONResponse:
-        return JSONResponse(found.version, headers={PROCESS: str(pages.id)})
+    async def version(request: Request) -> JSONResponse:
+        told = told_beside(request, await health.parts())
+        return JSONResponse(found.version, headers={PROCESS: str(pages.id), **told})
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ class ServeSettings:
         live=True,
     )  # fmt: skip
     log_prompts: bool = setting(
-        False, "whether the log may quote what people wrote, where something fails on it", live=True
+        False, "whether the log may quote what people wrote, where a plugin fails on it", live=True
     )
     grace: float = setting(
         30.0, "seconds that replies may go on when the server is told to stop", low=0, high=3600,

@@ -160,9 +160,9 @@ def test_a_session_and_a_key_are_known_to_every_page_server(cluster: Cluster) ->
     assert answer.status_code == 303
     other.cookies.set("lmapps_session", one.cookies["lmapps_session"])
     assert other.get("/account/usage").json()["name"] == "bob"
-    for client in (one, other):
+    for page in cluster.pages:
         headers = {"Authorization": f"Bearer {cluster.key}"}
-        assert client.get("/v1/models", headers=headers, cookies={}).status_code == 200
+        assert httpx.get(f"{page.url}/v1/models", headers=headers).status_code == 200
     assert other.post("/logout").status_code == 303
     assert one.get("/account/usage").status_code == 401, "nobody remembers a session"
 
@@ -179,6 +179,20 @@ def say(visitor: Visitor, text: str) -> None:
     visitor.page.wait_for_selector(".stop-reply:not([disabled])", timeout=60_000)
 
 
+def made_by(visitor: Visitor) -> str:
+    """The process whose page somebody has open."""
+    return str(visitor.page.evaluate("String(gradio_config.app_id)"))
+
+
+def wait_for_takeover(visitor: Visitor, before: str) -> None:
+    """Until the page has begun anew at another process, by itself."""
+    visitor.page.wait_for_function(
+        "before => window.gradio_config && String(gradio_config.app_id) !== before",
+        arg=before, timeout=60_000,
+    )  # fmt: skip
+    visitor.arrive()
+
+
 def wait_for_end(visitor: Visitor) -> None:
     visitor.page.wait_for_selector("#send:not([disabled])", timeout=60_000)
 
@@ -193,13 +207,9 @@ def test_a_page_server_that_is_killed_is_taken_over_with_the_conversation(
     before = server_of(ann)
     ann.page.fill("#message textarea", "half of the next")
     killed = cluster.pages["ab".index(before)]
-    made_by = ann.page.evaluate("String(gradio_config.app_id)")
+    process = made_by(ann)
     killed.kill()
-    ann.page.wait_for_function(
-        "before => window.gradio_config && String(gradio_config.app_id) !== before",
-        arg=made_by, timeout=60_000,
-    )  # fmt: skip
-    ann.arrive()
+    wait_for_takeover(ann, process)
     ann.page.get_by_text("the first question").first.wait_for()
     assert server_of(ann) != before
     ann.page.wait_for_function(
@@ -228,6 +238,12 @@ def stored_turns(cluster: Cluster) -> list[Any]:
     return turns
 
 
+def written(cluster: Cluster) -> str:
+    """What is kept of the reply that is being written."""
+    replies = [turn for turn in stored_turns(cluster) if turn.role == "assistant"]
+    return next((turn.content for turn in replies if turn.finish is None), "")
+
+
 def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
     browser: Any, cluster: Cluster
 ) -> None:
@@ -235,13 +251,15 @@ def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
     ann.log_in()
     ann.page.get_by_role("button", name="New chat").click()
     say(ann, "killed in the middle")
-    ann.page.wait_for_function("document.querySelector('.bot')?.innerText.length > 20")
+    while not written(cluster):
+        ann.page.wait_for_timeout(20)
     killed = cluster.pages["ab".index(server_of(ann))]
+    process = made_by(ann)
     killed.kill()
-    ann.page.wait_for_selector("#send:not([disabled])", timeout=60_000)
-    ann.arrive()
+    wait_for_takeover(ann, process)
     ann.page.get_by_text("killed in the middle").first.wait_for()
     ann.page.wait_for_function("document.querySelector('.bot')?.innerText.length > 0")
+    assert written(cluster), "and it can be seen that it was cut off"
     ann.page.get_by_role("button", name="Retry").first.click()
     ann.page.wait_for_selector(".stop-reply:not([disabled])", timeout=60_000)
     wait_for_end(ann)

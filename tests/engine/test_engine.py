@@ -358,7 +358,7 @@ def test_an_engine_that_is_closed_while_it_is_made_ready_ends_at_once(
     assert begun.wait(30)
     closing = Thread(target=engine.close)
     closing.start()
-    wait_until(lambda: engine._closed)
+    wait_until(lambda: engine._loop.is_closed)
     may_go_on.set()
     closing.join(30)
     assert not closing.is_alive() and len(prepared) == 1

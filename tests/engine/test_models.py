@@ -21,6 +21,7 @@ from lmapps.engine.backends.source import (
     open_backend,
     source_of,
 )
+from lmapps.engine.counts import Counts
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
 from lmapps.errors import (
@@ -38,10 +39,10 @@ from lmapps.model.checkpoint import Checkpoint
 class Fake:
     """A backend that is only there or closed; each takes 10 bytes."""
 
-    about, bytes, context = None, 10, 100
+    about, bytes, context, broken = None, 10, 100, None
 
     def __init__(self, name: str) -> None:
-        self.name, self.closed = name, False
+        self.name, self.closed, self.counts = name, False, Counts()
 
     def close(self) -> None:
         self.closed = True

@@ -18,6 +18,7 @@ from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_
 from lmapps.engine.engine import Engine
 from lmapps.messages import Message
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.server.api.connection import merged
 
 ENDLESS = Decoding(temperature=0.9, max_new_tokens=100)
 
@@ -104,6 +105,15 @@ def test_the_least_busy_copy_that_can_answer_gets_a_request_or_one_near_it_that_
     assert (together.why_not_ready() is None) == any(not copy.reason for copy in copies)
 
 
+def test_several_replies_to_one_prompt_are_spread_over_the_copies(replicas: Replicas) -> None:
+    async def together() -> int:
+        streams = [replicas.stream([20, 21, 22], ENDLESS) for _ in range(8)]  # as the API's n=8
+        return len([delta async for _, delta in merged(streams) if delta.finish])
+
+    assert asyncio.run(together()) == 8
+    assert [engine.counts.accepted for engine in replicas.engines] == [4, 4]
+
+
 def test_leaving_frees_the_slot_on_whichever_copy(
     replicas: Replicas, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +157,7 @@ def test_a_copy_that_cannot_be_opened_leaves_no_thread_of_another(
     monkeypatch.setattr(Engine, "__init__", note)
     with pytest.raises(Exception, match="not enough memory to load the model 'once'"):
         open_backend(Source("once", str(tmp_path / "once")), Opening(devices=("cpu", "cuda:1")))
-    assert len(opened) == 1 and not opened[0]._thread.is_alive()
+    assert len(opened) == 1 and not opened[0]._loop._thread.is_alive()
 
 
 def test_each_gpu_has_a_copy_in_bf16_and_memory_is_foreseen_for_all(

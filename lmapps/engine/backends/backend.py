@@ -69,6 +69,10 @@ class Backend(Protocol):
     def waiting(self) -> int:
         """Requests that wait for their turn."""
 
+    @property
+    def broken(self) -> str | None:
+        """Why it answers nobody any more, though it was not closed; None where it goes on."""
+
     def why_not_ready(self) -> str | None:
         """Why a request that comes now would be refused; None where it would not."""
 

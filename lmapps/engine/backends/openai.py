@@ -59,11 +59,8 @@ class OpenAIBackend:
     queue  how many requests may be under way
     """
 
-    tokenizer = None
-    folder = None
-    bytes = 0
-    prefix_bytes = 0
-    waiting = 0
+    tokenizer = folder = broken = None
+    bytes = prefix_bytes = waiting = 0
 
     def __init__(
         self,
@@ -172,8 +169,10 @@ class OpenAIBackend:
                     finish = delta.finish or finish
                     self._count(delta)
                     yield delta
-        except LmappsError:
+        except LmappsError as error:
             finish = "error"
+            if isinstance(error, ModelServerError):
+                self.counts.trouble = time.monotonic(), str(error)
             raise
         finally:
             self.running -= 1
@@ -189,7 +188,7 @@ class OpenAIBackend:
     def _why_not(self) -> str | None:
         """Why a request is not even sent."""
         if self._closed:
-            return "the server is shutting down: try again when it is back"
+            return ShuttingDown.told
         if self.running >= self.queue:
             return f"{self.running} requests are under way already: try again in a moment"
         return None

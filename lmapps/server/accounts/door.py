@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +40,6 @@ ADMINS = {"/metrics"}
 """Addresses that answer admins only."""
 MOST_SESSIONS = 100_000
 """Pages of Gradio's whose user is remembered."""
-MOST_BYTES = 32_000_000
 IN_PATH = re.compile(r"/gradio_api/(?:heartbeat|stream)/([^/?]+)")
 
 
@@ -127,7 +126,7 @@ class Door:
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         named += [value for key, value in query if key == "session_hash"]
         if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
-            body = await _read(receive)
+            body = await Request(scope, receive).body()  # as large as the gate lets in
             named += _sessions_in(body)
             receive = _again(body, receive)
         for name in named:
@@ -183,21 +182,6 @@ def _refusal(error: LmappsError, scope: Scope, path: str) -> Response:
         return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else None
     return JSONResponse(error_body(error), error.status, headers)
-
-
-async def _read(receive: Receive) -> bytes:
-    """A whole body. Raises `InputError` for one that is too large, or breaks off."""
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise InputError("the request broke off")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MOST_BYTES:
-            raise InputError(f"the request is larger than {MOST_BYTES:,} bytes")
-    return bytes(body)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -18,6 +18,7 @@ from lmapps.server.accounts.attempts import Attempts, limits_of
 from lmapps.server.accounts.door import COOKIE, NotTheirs
 from lmapps.server.accounts.quotas import Quotas
 from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
+from lmapps.server.api.protocol import read_body
 from lmapps.server.page.languages import codes_of, word_for
 from lmapps.server.who import who
 
@@ -166,13 +167,8 @@ def _logged_in(request: Request) -> Account:
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a form. Raises `InputError` for something else."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise InputError(f"the form is larger than {MOST_BYTES:,} bytes")
     try:
-        fields = parse_qs(body.decode(), max_num_fields=10)
+        fields = parse_qs((await read_body(request, MOST_BYTES)).decode(), max_num_fields=10)
     except ValueError:
         raise InputError("the request's body is no form") from None
     return {name: values[-1] for name, values in fields.items()}

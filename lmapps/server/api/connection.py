@@ -73,6 +73,11 @@ async def merged(
     streams: Sequence[AsyncGenerator[T, None]],
 ) -> AsyncGenerator[tuple[int, T], None]:
     """What several streams give, as it comes, each with the number of its stream."""
+    if len(streams) == 1:  # the usual case, without a task for each item
+        async with aclosing(streams[0]):
+            async for item in streams[0]:
+                yield 0, item
+        return
     coming = {asyncio.ensure_future(anext(one)): number for number, one in enumerate(streams)}
     try:
         while coming:

@@ -1,11 +1,10 @@
-"""The models -> /health and /ready for whoever watches it, and /metrics in Prometheus' form."""
+"""Models and health -> /health and /ready for whoever watches, /metrics in Prometheus' form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import (
@@ -21,6 +20,8 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.counts import SECONDS, Counts, Histogram
 from lmapps.engine.models import Models
 from lmapps.server.gate.traffic import Traffic
+from lmapps.server.health import Health, worst
+from lmapps.server.who import who
 
 GAUGES: tuple[tuple[str, str, Callable[[Backend], float]], ...] = (
     ("running_requests", "that have a slot", lambda model: model.running),
@@ -38,16 +39,18 @@ COUNTERS: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
 )
 
 
-def monitor_routes(models: Models, traffic: Traffic) -> APIRouter:
+def monitor_routes(models: Models, health: Health, traffic: Traffic) -> APIRouter:
     """`/health`, `/ready` and `/metrics`."""
     routes = APIRouter()
     traffic.registry.register(ModelsCollector(models))
 
-    @routes.get("/health")
-    async def health() -> dict[str, Any]:
-        loaded = models.loaded
-        return {
-            "status": "ok",
+    @routes.get("/health", responses={"503": {"description": "a part has failed: see parts"}})
+    async def how(request: Request) -> Response:
+        """Each part of the server and its state; why, for admins."""
+        loaded, parts = models.loaded, await health.parts()
+        status, shows_why = worst(parts), who(request).is_admin
+        told = {
+            "status": status,
             "lmapps": __version__,
             "checkpoint": models.default,
             "running": sum(backend.running for backend in loaded),
@@ -56,7 +59,9 @@ def monitor_routes(models: Models, traffic: Traffic) -> APIRouter:
                 {"name": one.name, "state": one.state, "bytes": one.bytes, "users": one.users}
                 for one in models.describe()
             ],
+            "parts": [vars(part) | ({} if shows_why else {"reason": ""}) for part in parts],
         }
+        return JSONResponse(told, 503 if status == "failed" else 200)
 
     @routes.get("/ready", responses={"503": {"description": "not now: the reason is given"}})
     async def ready() -> Response:

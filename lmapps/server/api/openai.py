@@ -17,7 +17,8 @@ from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
 from lmapps.engine.compiling import in_time
 from lmapps.engine.context import fit_conversation
-from lmapps.engine.models import Description, Models
+from lmapps.engine.entry import Description
+from lmapps.engine.models import Models
 from lmapps.engine.reply import joined
 from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob

@@ -40,13 +40,19 @@ class NotFound(InputError):
     status = 404
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The JSON object of a request's body, whatever its content type says."""
+async def read_body(request: Request, most: int = MAX_BODY) -> bytes:
+    """A request's whole body. Raises `TooLarge` as soon as there are more than so many bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise TooLarge(f"the request is larger than {MAX_BODY:,} bytes: shorten it")
+        if len(body) > most:
+            raise TooLarge(f"the request is larger than {most:,} bytes: shorten it")
+    return bytes(body)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object of a request's body, whatever its content type says."""
+    body = await read_body(request)
     try:
         values = json.loads(body or b"{}")
         if b"\\u" in body:  # half a surrogate pair is JSON, but no text

@@ -8,6 +8,7 @@ with the request's name for the person and a traceback in the log.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import re
@@ -17,9 +18,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import Busy, InputError, LmappsError, TooLarge
+from lmapps.errors import Busy, InputError, LmappsError, StorageError, TooLarge
 from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
@@ -47,6 +49,12 @@ class TooSlow(InputError):
     """A request that does not arrive."""
 
     status = 408
+
+
+class BrokenOff(InputError):
+    """A request whose sender has gone before it was whole."""
+
+    status = 499
 
 
 class NoSuchAddress(InputError):
@@ -113,6 +121,7 @@ class Visit:
         self._taken, self._is_whole = 0, False
         self._refusal: LmappsError | None = None
         self._page: tuple[Message, bytearray] | None = None
+        self._failed: list[Message] | None = None
 
     async def answer(self, app: ASGIApp, hosts: Hosts) -> None:
         """Let the request in, or say why not."""
@@ -121,9 +130,14 @@ class Visit:
             hosts.check(self.scope["method"], self.headers)
             self._check()
             await app(self.scope, self.receive, self.send)
+            await self._go_on_failed()
         except LmappsError as error:
             self._refusal = self._refusal or error
+        except ClientDisconnect:
+            self._refusal = self._refusal or BrokenOff("the request broke off")
         except Exception as error:  # the request boundary
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._refusal = StorageError("the disk of the server is full: tell who runs it")
             if not self._refusal:
                 self._refusal = LmappsError(
                     f"something went wrong in the server ({type(error).__name__}): its log says "
@@ -169,7 +183,10 @@ class Visit:
         """Pass the answer on, with its headers; a page waits until its policy is known."""
         if self._refusal and not self.status:
             return
-        if message["type"] == "http.response.start":
+        if self._failed is not None or message.get("status") == 500:
+            # Starlette and Gradio answer before they raise what says why.
+            self._failed = [*(self._failed or ()), message]
+        elif message["type"] == "http.response.start":
             await self._begin(message)
         elif self._page:
             start, html = self._page
@@ -196,6 +213,15 @@ class Visit:
         headers = secured(list(message["headers"]), policy)
         headers.append((b"x-request-id", self.id.encode()))
         await self._send({**message, "headers": headers})
+
+    async def _go_on_failed(self) -> None:
+        """An answer of 500 whose reason did not come."""
+        failed, self._failed = self._failed or [], None
+        for message in failed:
+            if message["type"] == "http.response.start":
+                await self._start(message, POLICY_OF_DATA)
+            else:
+                await self._go_on(message)
 
     async def _go_on(self, message: Message) -> None:
         self.sent += len(message.get("body", b""))

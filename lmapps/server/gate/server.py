@@ -18,6 +18,9 @@ LOG = logging.getLogger("lmapps.server")
 LAST_SECONDS = 2
 """How long connections have after that to take the last words: an error that says why it ended."""
 LOOK_SECONDS = 0.05
+LOOP = "asyncio"
+"""Where uvloop is installed uvicorn would take it: measured, it is no faster here, and `Connection`
+is tried with this one."""
 
 
 class Work(Protocol):
@@ -32,14 +35,24 @@ class Work(Protocol):
     def describe(self) -> Sequence[Any]:
         """Each model, with its `users`: requests that have not ended."""
 
+    def mend(self) -> None:
+        """Start again what has ended by itself."""
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why that does not help any more."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's, with an order of ending.
 
     A first signal (SIGTERM or Ctrl-C): nobody new is let in, whoever has a stream gets it to its
     end, at most `grace` seconds long; then what is left is ended with a reason. A second signal
-    ends everything at once.
+    ends everything at once. Where an engine fails again and again it ends by itself, as after a
+    first signal, and `gave_up` says why.
     """
+
+    gave_up: str | None = None
 
     def __init__(
         self,
@@ -50,7 +63,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                app, http=Connection, ws="none", log_config=None, access_log=False,
+                app, http=Connection, ws="none", loop=LOOP, log_config=None, access_log=False,
                 server_header=False, timeout_graceful_shutdown=LAST_SECONDS, **options,
             )
         )  # fmt: skip
@@ -61,6 +74,14 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls it ten times a second."""
+        if self._work and counter % 10 == 0 and not self.should_exit:
+            self._work.mend()
+            self.gave_up = self._work.hopeless
+            self.should_exit = self.gave_up is not None
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._work:

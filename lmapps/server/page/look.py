@@ -18,6 +18,7 @@ from lmapps.server.page.document import Document
 from lmapps.server.page.languages import languages, locales
 from lmapps.server.page.sparing import spare
 from lmapps.server.page.theme import ACCENT, PAPER, theme
+from lmapps.server.page.trouble import gone
 
 HERE = Path(__file__).parent
 ICON = HERE / "favicon.svg"
@@ -60,6 +61,7 @@ def dress() -> None:
 def head() -> str:
     """Icon, script, and the colours before the theme is there, as HTML in a Jinja template."""
     script = (HERE / "page.js").read_text("utf-8").replace("LANGUAGES", json.dumps(locales()), 1)
+    script = script.replace("GONE", gone(), 1)
     icon = f"data:image/svg+xml,{quote(ICON.read_text())}"
     return f"""{{% raw %}}
 <link rel="icon" type="image/svg+xml" href="{icon}">

@@ -108,6 +108,14 @@ const lmapps = {
       empty.setAttribute("role", "img");
   },
 
+  // What was asked for is written where nobody sees it: go there.
+  reveal(place) {
+    const reply = document.querySelector(place);
+    const { top, bottom } = reply?.getBoundingClientRect() ?? {};
+    if (top > innerHeight - 120 || bottom < 0)
+      reply.scrollIntoView({ block: "start", behavior: "smooth" });
+  },
+
   // A conversation that grows is followed by whoever looks at its end, and by nobody else.
   takeAlong(talk) {
     const atEnd = () => talk.scrollHeight - talk.scrollTop - talk.clientHeight < 8;
@@ -131,6 +139,30 @@ const lmapps = {
     });
     new ResizeObserver(grown).observe(talk); // of a tab that is opened
     grown();
+  },
+
+  gone: GONE, // by code: what is told where the server does not answer
+  missed: 0,
+
+  // One calm line while something does not work (trouble.py). One answer alone may get lost.
+  answered(answer) {
+    const isThere = answer && answer.status < 500;
+    lmapps.missed = isThere ? 0 : lmapps.missed + 1;
+    const told = answer?.headers.get("x-lmapps-trouble");
+    if (told || isThere) lmapps.tell(decodeURIComponent(told ?? ""));
+    else if (lmapps.missed > 1) lmapps.tell(lmapps.gone[lmapps.language()] ?? lmapps.gone.en);
+  },
+
+  tell(text) {
+    let line = document.querySelector("#trouble");
+    if (!line) {
+      line = document.createElement("div");
+      line.id = "trouble";
+      line.setAttribute("role", "status");
+      document.body.prepend(line);
+    }
+    if (line.textContent !== text) line.textContent = text;
+    line.hidden = !text;
   },
 
   stop(event) {

@@ -38,9 +38,10 @@ ASK = f"""async (seen) => {{
     if (document.hidden) return seen;
     try {{
         const answer = await fetch("{VERSION}");
+        lmapps.answered(answer);
         lmapps.follow(answer.headers.get("{PROCESS}"));
         return answer.ok ? await answer.text() : seen;
-    }} catch {{ lmapps.lost = true; return seen; }}
+    }} catch {{ lmapps.lost = true; lmapps.answered(null); return seen; }}
 }}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""

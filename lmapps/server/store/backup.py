@@ -65,6 +65,8 @@ def restore(file: Path, url: str) -> tuple[Path, Path | None]:
     target = Path(str(place.database))
     try:
         kept = _put_aside(target) if target.exists() else None
+        for leftover in _beside(target):  # of one that was deleted: it would be put into this one
+            leftover.unlink(missing_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         shutil.copyfile(file, partial)
         partial.chmod(0o600)

@@ -73,6 +73,14 @@ class Conversation:
             other for other in self.turns if other.parent == turn.parent and other.role == turn.role
         ]
 
+    def branching(self, leaf: str | None) -> tuple[Turn | None, list[Turn]]:
+        """The last turn of a branch that has other versions, and all of them."""
+        for turn in reversed(self.path(leaf) if leaf else []):
+            versions = self.versions(turn)
+            if len(versions) > 1:
+                return turn, versions
+        return None, []
+
     def made_of(self, turn: Turn) -> Made:
         """How a reply was made; of one that a person wrote, how the one that it corrects was."""
         if turn.made is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +17,14 @@ from lmapps.paths import home
 
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
-READS = "lmapps_reads"
-"""The execution option of a connection that only reads."""
+CONNECTIONS = 16
+"""To PostgreSQL, that one process keeps; under load it takes as many again."""
+SHORT_SECONDS = 0.5
+"""How long it waits where the last one has waited in vain: else all wait behind each other."""
+READS, WAITS = "lmapps_reads", "lmapps_waits"
+"""Execution options: of a connection that only reads, and how many seconds one waits."""
+VERSION = sql.table("alembic_version", sql.column("version_num"))
+"""Where Alembic keeps which version the tables are of."""
 
 
 class Database:
@@ -33,13 +40,15 @@ class Database:
     def __init__(self, url: str = "") -> None:
         self.place = url.rpartition("@")[2] or str(home())
         """The URL without its password, for a sentence."""
-        with self._reported():
+        self._failed = {"reading": "", "writing": ""}
+        with self._reported("writing"):
             self.url = located(url)
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
             _make_private(self.url)
             self._writer = _engine(self.url)
             self._reader = self._writer.execution_options(**{READS: True})
+            self._hurried = self._writer.execution_options(**{WAITS: SHORT_SECONDS})
             from lmapps.server.store.migrate import migrate
 
             migrate(self._reader, self._writer, self.place)
@@ -48,26 +57,43 @@ class Database:
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def trouble(self) -> str:
+        """Why it could not be read or written the last time, as a sentence; '' = it could."""
+        return self._failed["writing"] or self._failed["reading"]
+
+    def check(self) -> None:
+        """Find out whether it can be used, and whether a `trouble` is over. Writes nothing as long
+        as there is none; waits for nobody for long."""
+        with suppress(StorageError), self._reported("reading"), self._reader.connect() as reader:
+            reader.execute(sql.select(VERSION.c.version_num)).all()
+        with suppress(StorageError), self._reported("writing"), self._hurried.begin() as writer:
+            if self._failed["writing"]:  # one that is full, too, can be opened for writing
+                same = {VERSION.c.version_num: VERSION.c.version_num}
+                writer.execute(VERSION.update().values(same))
+
     def close(self) -> None:
         self._writer.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that changes nothing."""
-        with self._reported(), self._reader.connect() as connection:
+        with self._reported("reading"), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection whose changes are kept together at the end, or not at all."""
-        with self._reported(), self._writer.begin() as connection:
+        writer = self._hurried if self._failed["writing"] else self._writer
+        with self._reported("writing"), writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _reported(self, use: str) -> Iterator[None]:
         """A database's failure becomes a sentence, without the password in its URL."""
         try:
             yield
+            self._failed[use] = ""
         except ImportError as error:
             package = "'lmapps[postgres]'" if error.name == "psycopg" else repr(error.name)
             raise StorageError(
@@ -76,10 +102,18 @@ class Database:
             ) from None
         except (sql.exc.SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise StorageError(
+            told = (
                 f"the database {self.place} cannot be used ({reason}): check that it is there, "
                 "can be written, and has room"
-            ) from None
+            )
+            if _is_its_own(error):
+                self._failed[use] = told
+            raise StorageError(told) from None
+
+
+def _is_its_own(error: Exception) -> bool:
+    """Whether the database does not work, rather than one statement."""
+    return isinstance(error, OSError | sql.exc.OperationalError | sql.exc.TimeoutError)
 
 
 def check_owner(owner: str) -> None:
@@ -111,10 +145,13 @@ def _engine(url: sql.URL) -> sql.Engine:
         engine = sql.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         sql.event.listen(engine, "connect", _tune_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)
+        if url.database and url.database != ":memory:" and not url.query:
+            _watch(engine, Path(url.database))
         return engine
     if url.get_backend_name() == "postgresql":  # one that was started again is found again
         wait = {"connect_timeout": BUSY_SECONDS}
-        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait)
+        many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
+        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
     return sql.create_engine(url, pool_pre_ping=True)
 
 
@@ -130,5 +167,45 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Whoever will write waits for its turn at the beginning: one who has read already and then
     wants to write is refused at once where another wrote in between."""
-    reads = connection.get_execution_options().get(READS, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get(READS, False):
+        wait = int(1000 * options.get(WAITS, BUSY_SECONDS))
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
+    connection.exec_driver_sql("BEGIN" if options.get(READS, False) else "BEGIN IMMEDIATE")
+
+
+def _watch(engine: sql.Engine, file: Path) -> None:
+    """Notice that the file was deleted, moved or exchanged while it is open: SQLite would go on
+    writing into the old one, which is nowhere any more, make an empty one in its place, or put
+    what it has not written yet into another one."""
+    opened = list[Identity]()
+
+    def look(*_: Any) -> None:
+        found = _identity(file)
+        if found and not opened:
+            opened.append(found)
+        if opened and found is None:
+            raise sqlite3.OperationalError("its file is not there any more")
+        if opened and found != opened[0]:
+            raise sqlite3.OperationalError(
+                "another file stands in its place: start the server again"
+            )
+
+    def compare(*_: Any) -> None:
+        if opened != [_identity(file)]:
+            raise sql.exc.DisconnectionError  # the pool connects anew, where `look` says why
+
+    sql.event.listen(engine, "do_connect", look)
+    sql.event.listen(engine, "checkout", compare)
+
+
+Identity = tuple[int, int]
+
+
+def _identity(file: Path) -> Identity | None:
+    """Which file it is, whatever it is called."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

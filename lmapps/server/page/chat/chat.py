@@ -32,6 +32,7 @@ from lmapps.server.page.widgets import (
     decoding_from,
     values_of,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.exported import read_export
 from lmapps.server.store.presets import Presets
 
@@ -178,16 +179,16 @@ class ChatTab:
         self, name: str, here: str, looks: bool, text: str, *values: Any
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
-        async for update in self._streamed(
-            place, self.talk.send(place, text, self._way(place, values))
-        ):
+        way = await aside(self._way, place, values)
+        async for update in self._streamed(place, self.talk.send(place, text, way)):
             yield update
 
     async def _on_retry(
         self, name: str, here: str, looks: bool, *values: Any
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
-        async for update in self._streamed(place, self.talk.retry(place, self._way(place, values))):
+        way = await aside(self._way, place, values)
+        async for update in self._streamed(place, self.talk.retry(place, way)):
             yield update
 
     async def _on_edit(
@@ -195,7 +196,8 @@ class ChatTab:
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
         index: Any = data.index
-        made = self.talk.edit(place, int(index), str(data.value), self._way(place, values))
+        way = await aside(self._way, place, values)
+        made = self.talk.edit(place, int(index), str(data.value), way)
         async for update in self._streamed(place, made):
             yield update
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from lmapps.server.page.live import View, Views
+from lmapps.server.store.aside import InOrder
 from lmapps.server.store.conversation import Turn
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Runs
@@ -69,29 +71,36 @@ class Keeper(Protocol):
 async def saved(
     stream: Views, keeper: Keeper, made_of: Callable[[View], Made]
 ) -> AsyncGenerator[View, None]:
-    """Each view, once it is kept; nothing is kept as long as nothing was written.
+    """Each view; nothing is kept as long as nothing was written.
 
     made_of  what is known by then of how the reply was made
 
-    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. The writes
-    take about a millisecond and are not sent to another thread, where a late one could overtake
-    the last.
+    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. The first
+    view with a text and the last one are passed on once they are kept. Those between do not wait
+    for the database: where it is slow, or fails for a while, it gets the next one.
     """
-    view, begun, last_saved = View(), False, 0.0
+    view, begun, due, writes = View(), False, 0.0, InOrder()
     try:
         async with aclosing(stream) as news:
             async for view in news:
                 if not begun and view.text:
-                    keeper.begin()
-                    begun, last_saved = True, time.monotonic()
-                if begun and (view.done or time.monotonic() - last_saved >= SAVE_SECONDS):
-                    finish = ("error" if view.failed else "stop") if view.done else None
-                    keeper.grow(view.text, finish, made_of(view))
-                    last_saved = time.monotonic()
+                    begun = True  # also for whoever leaves meanwhile
+                    try:
+                        await writes.end(keeper.begin)
+                    except Exception:
+                        begun = False
+                        raise
+                    due = time.monotonic() + SAVE_SECONDS
+                if begun and view.done:
+                    finish = "error" if view.failed else "stop"
+                    await writes.end(partial(keeper.grow, view.text, finish, made_of(view)))
+                elif begun and time.monotonic() >= due and not writes.is_busy:
+                    writes.begin(partial(keeper.grow, view.text, None, made_of(view)))
+                    due = time.monotonic() + SAVE_SECONDS
                 yield view
     finally:
         if begun and not view.done:
-            keeper.grow(view.text, "cancelled", made_of(view))
+            await writes.end(partial(keeper.grow, view.text, "cancelled", made_of(view)))
 
 
 def made_with(made: Made, view: View) -> Made:

@@ -23,6 +23,7 @@ from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Views, views
 from lmapps.server.page.way import Way, changed
+from lmapps.server.store.aside import aside
 from lmapps.server.store.conversation import (
     Conversation,
     NoSuchConversation,
@@ -99,14 +100,14 @@ class Talk:
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
-        place = self._say(place, place.leaf, text)
+        place = await aside(self._say, place, place.leaf, text)
         async with aclosing(self._answer(place, way)) as news:
             async for seen in news:
                 yield seen
 
     async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
-        asked = [turn for turn in self._path(place) if turn.role == "user"]
+        asked = [turn for turn in await aside(self._path, place) if turn.role == "user"]
         if not asked:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
@@ -120,20 +121,21 @@ class Talk:
     ) -> AsyncGenerator[Seen, None]:
         """Another version of turn `index` (of those shown): a message is answered again, and a
         corrected reply is kept as the person's."""
-        turn = self._shown(place)[index]
+        turn = (await aside(self._shown, place))[index]
         if turn.role == "user" and text.strip():
-            place = self._say(place, turn.parent, text)
+            place = await aside(self._say, place, turn.parent, text)
             async with aclosing(self._answer(place, way)) as news:
                 async for seen in news:
                     yield seen
-        elif text.strip():
-            corrected = self.store.add(
-                place.owner, _there(place), turn.parent, turn.role, text, "person"
+            return
+        told = word("An empty message is not kept.")
+        if text.strip():
+            there, told = _there(place), word("Your correction is kept.")
+            corrected = await aside(
+                self.store.add, place.owner, there, turn.parent, turn.role, text, "person"
             )
             place = replace(place, leaf=corrected.id)
-            yield self._seen(place, self._load(place), status=word("Your correction is kept."))
-        else:
-            yield self._seen(place, self._load(place), status=word("An empty message is not kept."))
+        yield self._seen(place, await aside(self._load, place), status=told)
 
     def undo(self, place: Place) -> Seen:
         """Back to before the last message, which stands in the box again; the branch is kept."""
@@ -158,7 +160,7 @@ class Talk:
     def switch(self, place: Place, by: int) -> Seen:
         """The version before or after, of the last turn that was said in several ways."""
         whole = self._load(place)
-        turn, versions = _branching(whole, place)
+        turn, versions = whole.branching(place.leaf)
         if turn is None:
             return Seen(place, status=word("There is one version only."))
         number = [other.id for other in versions].index(turn.id) + by
@@ -178,13 +180,14 @@ class Talk:
     ) -> Inside:
         """Of the replies of the branch one, counted from 1; None = the last; see `look_into`.
         Raises `InputError` where there is none."""
-        path = self._path(place)
+        path = await aside(self._path, place)
         ends = [place for place, turn in enumerate(path) if turn.role == "assistant"]
         if not ends:
             raise InputError(word("there is no reply yet: write a message first"))
         number = max(1, min(number or len(ends), len(ends)))
         before, turn = path[: ends[number - 1]], path[ends[number - 1]]
-        inside = replace(_inside(self._load(place), turn, number), count=len(ends))
+        whole = await aside(self._load, place)
+        inside = replace(_inside(whole, turn, number), count=len(ends))
         values = {**inside.made.fields, self.field: as_messages(before)}
         decoding = changed(self.plugin.decoding, inside.made.decoding)
 
@@ -204,13 +207,14 @@ class Talk:
 
     async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
-        whole = self._load(place)
+        whole = await aside(self._load, place)
         values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
         async with aclosing(
             views(self.models, self.plugin, values, way.choose, way.model)
         ) as stream:
             before = self._seen(place, whole, busy=True, status=word("Reading ..."))
-            yield replace(before, title=whole.title, listed=self.listed(place), message="")
+            listed = await aside(self.listed, place)
+            yield replace(before, title=whole.title, listed=listed, message="")
             async with aclosing(self._grown(place, way, whole, before, stream)) as news:
                 async for seen in news:
                     yield seen
@@ -234,7 +238,8 @@ class Talk:
                     continue
                 now = replace(place, leaf=kept.turn.id)
                 if view.done:
-                    yield self._seen(now, self._load(now), status=view.status, inside=seen.inside)
+                    whole = await aside(self._load, now)
+                    yield self._seen(now, whole, status=view.status, inside=seen.inside)
                     continue
                 reply = replace(kept.turn, content=view.text)
                 turns = [*(before.turns or ()), reply][-place.shown :]
@@ -258,7 +263,7 @@ class Talk:
         if replies and "inside" not in more and not more.get("busy"):
             more["inside"] = _inside(whole, replies[-1], len(replies))
         place = replace(place, leaf=path[-1].id if path else None)
-        turn, versions = _branching(whole, place)
+        turn, versions = whole.branching(place.leaf)
         version = None
         if turn is not None:
             version = [other.id for other in versions].index(turn.id) + 1, len(versions)
@@ -276,12 +281,3 @@ def _there(place: Place) -> str:
     if place.conversation is None:
         raise InputError(word("there is no conversation yet: write a message first"))
     return place.conversation
-
-
-def _branching(whole: Conversation, place: Place) -> tuple[Turn | None, list[Turn]]:
-    """The last turn of a branch that has other versions, and all of them."""
-    for turn in reversed(whole.path(place.leaf) if place.leaf else []):
-        versions = whole.versions(turn)
-        if len(versions) > 1:
-            return turn, versions
-    return None, []

@@ -14,7 +14,7 @@ from lmapps.server.page.chat.inside import Inside, Panel
 from lmapps.server.page.forms.history import History
 from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, View, warning
+from lmapps.server.page.live import Update, View, only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel
 from lmapps.server.page.visitor import NAME, Visitor
@@ -27,14 +27,16 @@ from lmapps.server.page.widgets import (
     values_of,
     widget,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DOWNLOAD = """(value) => {{
+    if (!value) return;
     const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text ?? ""], {{ type: "text/plain" }}));
+    link.href = URL.createObjectURL(new Blob([text], {{ type: "text/plain" }}));
     link.download = {name};
     link.click();
     URL.revokeObjectURL(link.href);
@@ -92,9 +94,13 @@ class FormTab:
         self.reply = getattr(gr, self.component)(
             **options, elem_id=f"reply-{name}", elem_classes="reply"
         )
-        self.status = gr.Markdown(elem_classes="status")
+        self.status = gr.Markdown(
+            word("Fill in the form and press Write: the reply appears here."),
+            elem_classes="status",
+        )
         if ending := ENDINGS.get(self.component):
-            download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
+            with gr.Row():
+                download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
             js = DOWNLOAD.format(name=f'"{name}.{ending}"')
             download.click(None, self.reply, None, js=js, **QUIET)
         self.history = History(name)
@@ -111,6 +117,8 @@ class FormTab:
             button.click(self._on_write, asked, self.outputs, **QUIET)
             for button in (self.run, self.retry)
         ]
+        for button in (self.run, self.retry):  # on a phone the reply is far below them
+            button.click(None, js=f"() => lmapps.reveal('#reply-{self.plugin.name}')", **QUIET)
         state = [self.status, *self.buttons]
         self.stop.click(stopped, None, state, cancels=writing, queue=False, **QUIET).then(
             self._on_list, [name, self.shown], self.outputs, **QUIET
@@ -135,23 +143,25 @@ class FormTab:
     def _on_arrive(self, name: str, run: str) -> Update:
         return self._listed(self.visitor.arrived(name), run)
 
+    @only_news
     async def _on_write(self, name: str, model: str, *values: Any) -> AsyncGenerator[Update, None]:
         owner = self.visitor.owner(name)
         count = len(self.plugin.fields)
         fields, decoding = values_of(self.plugin.fields, values[:count]), values[count:]
-        preset = self.decoding.name_of(owner, decoding)
+        preset = await aside(self.decoding.name_of, owner, decoding)
         choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
         way = Way(fields, choose, model, preset=preset)
         before: Written | None = None
         try:
             async with aclosing(self.writing.write(owner, way)) as news:
                 async for now in news:
-                    yield self._grown(owner, way, now, before)
+                    yield self._grown(way, now, before)
                     before = now
+            yield await aside(self._listed, owner, before.run if before else None)
         except Exception as error:  # else the tab waits for ever
             yield {self.status: warning(error), **self._pressable(True)}
 
-    def _grown(self, owner: str, way: Way, now: Written, before: Written | None) -> Update:
+    def _grown(self, way: Way, now: Written, before: Written | None) -> Update:
         """What there is to see of a reply; what has not changed is not sent again."""
         view = now.view
         shown = self.form.shown(view.text, view.value)
@@ -161,7 +171,6 @@ class FormTab:
         if view.done:
             told = lengths(self.plugin, way, view.text)
             status = " ".join(filter(None, (status, told)))
-            update |= self._listed(owner, now.run)
         if view.done or before is None or view.asked is not before.view.asked:
             update |= self.panel.update(Inside(now.made, view.asked))
         return {**update, self.status: status}
@@ -170,7 +179,7 @@ class FormTab:
         """A run of before: its fields, its reply, and how that came about."""
         owner = self.visitor.owner(name)
         try:
-            kept = self.writing.open(owner, run)
+            kept = await aside(self.writing.open, owner, run)
             inside = await self.writing.inside(owner, run, model)
             update = {self.shown: run, self.reply: self._shown_again(kept), self.status: ""}
         except Exception as error:  # else the tab shows nothing at all

@@ -15,11 +15,13 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
+from lmapps.reply import ReplyForm
 from lmapps.server.page.chat.inside import Inside, look_into
 from lmapps.server.page.chat.saved import KeptRun, made_with, saved
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import View, views
 from lmapps.server.page.way import Way, changed
+from lmapps.server.store.aside import aside
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Run, Runs
 
@@ -79,7 +81,7 @@ class Writing:
         """How a run's reply came about; see `look_into`. Raises `InputError`."""
         if run is None:
             raise InputError(word("there is no reply yet: write one first"))
-        kept = self.open(owner, run)
+        kept = await aside(self.open, owner, run)
         made, given = kept.made, kept.made.asked
         if given is None:
             return Inside(made)
@@ -93,8 +95,8 @@ class Writing:
 
 
 def lengths(plugin: Plugin, way: Way, reply: str) -> str:
-    """Words in and out of a form that takes a long text, and how much shorter the reply is."""
-    if plugin.passage_field is None or not reply:
+    """Words in and out of a form that makes a text of a long one, and how much shorter it is."""
+    if plugin.passage_field is None or type(plugin.reply_form) is not ReplyForm or not reply:
         return ""
     given = count_words(str(way.fields.get(plugin.passage_field) or ""))
     replied = count_words(reply)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lmapps.engine.models import Description
+from lmapps.engine.entry import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.workshop.runview import curves, facts
@@ -24,9 +24,9 @@ def model_html(model: Description, stored: Stored | None, is_default: bool) -> s
     shown = {word("State"): word(STATES[model.state])}
     if is_default:
         shown[word("State")] += ", " + word("answers whoever chooses no other")
-    if stored is None:
+    if stored is None and model.place:
         shown[word("Place")] = model.place
-    else:
+    if stored is not None:
         shown |= _facts(stored)
     if model.bytes:
         shown[word("Memory")] = megabytes(model.bytes)

@@ -1,0 +1,56 @@
+"""The harnesses, which are also a program of their own, and seeds that are nearly right."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).with_name("harness.py")
+
+
+@pytest.fixture(scope="session")
+def harness() -> ModuleType:
+    """tests/fuzz/harness.py."""
+    spec = importlib.util.spec_from_file_location("fuzz_harness", FILE)
+    assert spec and spec.loader
+    module = sys.modules["fuzz_harness"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def seeds(
+    tiny_checkpoint: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[bytes]]:
+    """Sound inputs by harness, small: fuzzing begins where they are changed."""
+    from lmapps.model.gguf_file import write_gguf
+    from lmapps.text.template import DEFAULT
+
+    folder = tmp_path_factory.mktemp("seeds")
+    tiny_checkpoint("transformer").save(folder)
+    write_gguf(tiny_checkpoint("transformer"), folder / "it.gguf")
+    weights = (folder / "model.safetensors").read_bytes()
+    head = 8 + int.from_bytes(weights[:8], "little")
+    root = FILE.parents[2]
+    said = b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "stop": ["a"]}'
+    turn = b'{"id": "a", "parent": null, "role": "user", "content": "Hi", "author": "person"}'
+    return {
+        "safetensors": [weights[: head + 64]],
+        "config": [(folder / "config.json").read_bytes()],
+        "gguf": [(folder / "it.gguf").read_bytes()[:40_000]],
+        "recipe": [
+            b'[clean]\nmin_characters = 3\n[[sources]]\nname = "a"\npaths = ["*.txt"]\n',
+            *(file.read_bytes() for file in sorted((root / "recipes").glob("*.toml"))[:2]),
+        ],
+        "plugin": [b'title = "A"\nprompt = "Say {text}."\n[fields]\ntext = {type = "line"}\n'],
+        "template": [DEFAULT.encode(), b"{% for m in messages %}{{ m.content }}{% endfor %}"],
+        "document": [b"\x01<p>x</p>", b"\x04%PDF-1.4\n1 0 obj\n<<>>\nendobj\n", b"\x00PK\x03\x04"],
+        "conversation": [b'{"lmapps": "conversation", "leaf": "a", "turns": [%b]}' % turn],
+        "request": [said],
+    }

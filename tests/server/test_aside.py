@@ -1,0 +1,177 @@
+"""A database that is slow: whoever does not wait for it goes on, and what is kept has its order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from lmapps.errors import StorageError
+from lmapps.server.page.chat import saved as saving
+from lmapps.server.page.chat.saved import saved
+from lmapps.server.page.live import View
+from lmapps.server.store.aside import InOrder, aside
+from lmapps.server.store.made import Made
+
+PATIENCE = 20
+"""Seconds after which a test that hangs has failed."""
+
+
+class Slow:
+    """Keeps a reply once `go` is set, and notes what it kept."""
+
+    def __init__(self) -> None:
+        self.go, self.asked = threading.Event(), threading.Event()
+        self.kept: list[Any] = []
+        self.failing = False
+
+    def _wait(self) -> None:
+        self.asked.set()
+        assert self.go.wait(PATIENCE), "the event loop waits for the database"
+        if self.failing:
+            raise StorageError("the database is gone")
+
+    def begin(self) -> None:
+        self._wait()
+        self.kept.append("begin")
+
+    def grow(self, text: str, finish: str | None, made: Made) -> None:
+        self._wait()
+        self.kept.append((text, finish))
+
+
+async def reply(pieces: list[str], after: Any = None) -> AsyncGenerator[View, None]:
+    text = ""
+    for piece in pieces:
+        text += piece
+        yield View(text)
+        await asyncio.sleep(0)
+        if after is not None:
+            await after(text)
+    yield View(text, done=True)
+
+
+def test_a_slow_database_holds_up_nobody_elses_stream() -> None:
+    slow, quick = Slow(), Slow()
+    quick.go.set()
+
+    async def both() -> None:
+        waiting = asyncio.create_task(taken(saved(reply(["a"]), slow, lambda _: Made())))
+        while not slow.asked.is_set():
+            await asyncio.sleep(0.001)
+        views = await taken(saved(reply(list("bcd")), quick, lambda _: Made()))
+        assert views[-1].done and not waiting.done(), "the other one is still kept"
+        slow.go.set()
+        assert (await waiting)[-1].done
+
+    asyncio.run(both())
+    assert quick.kept == ["begin", ("bcd", "stop")]
+    assert slow.kept[0] == "begin" and slow.kept[-1] == ("a", "stop")
+
+
+async def taken(stream: AsyncGenerator[View, None]) -> list[View]:
+    return [view async for view in stream]
+
+
+def test_a_reply_goes_on_while_it_is_kept_and_its_last_word_is_kept_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(saving, "SAVE_SECONDS", 0.0)
+    slow = Slow()
+    slow.go.set()
+
+    async def shut_after_the_first(text: str) -> None:
+        if text == "a":
+            slow.go.clear()
+            slow.asked.clear()
+        elif text == "abcde":
+            slow.go.set()
+
+    views = asyncio.run(taken(saved(reply(list("abcde"), shut_after_the_first), slow, _nothing)))
+    assert [view.text for view in views] == ["a", "ab", "abc", "abcd", "abcde", "abcde"]
+    texts = [one[0] for one in slow.kept[1:]]
+    assert texts == sorted(texts, key=len) and slow.kept[-1] == ("abcde", "stop")
+    assert len(slow.kept) < 7, "what comes while one is being kept is kept with the next"
+
+
+def _nothing(view: View) -> Made:
+    return Made()
+
+
+def test_whoever_leaves_while_it_is_being_kept_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(saving, "SAVE_SECONDS", 0.0)
+    slow = Slow()
+
+    async def leave() -> None:
+        async def read() -> None:
+            async for _ in saved(reply(["first ", "words"]), slow, _nothing):
+                pass
+
+        reading = asyncio.create_task(read())
+        while not slow.asked.is_set():
+            await asyncio.sleep(0.001)
+        reading.cancel()  # Stop, in the middle of keeping its beginning
+        await asyncio.sleep(0.01)
+        slow.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert slow.kept == ["begin", ("first ", "cancelled")]
+
+
+def test_a_failure_in_between_is_made_up_for_and_one_at_the_end_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(saving, "SAVE_SECONDS", 0.0)
+    slow = Slow()
+    slow.go.set()
+
+    async def fail_for_a_while(text: str) -> None:
+        slow.failing = text in ("a", "ab")
+
+    views = asyncio.run(taken(saved(reply(list("abcd"), fail_for_a_while), slow, _nothing)))
+    assert views[-1].done and slow.kept[-1] == ("abcd", "stop")
+
+    async def fail_from_now_on(text: str) -> None:
+        slow.failing = True
+
+    with pytest.raises(StorageError, match="is gone"):
+        slow.failing = False
+        asyncio.run(taken(saved(reply(list("ab"), fail_from_now_on), slow, _nothing)))
+
+
+def test_a_call_aside_knows_whose_request_it_is_for() -> None:
+    from lmapps.server.gate.log import REQUEST
+
+    async def asked() -> str:
+        REQUEST.set("r1")
+        return await aside(REQUEST.get)
+
+    assert asyncio.run(asked()) == "r1"
+
+
+def test_calls_in_order_come_one_after_the_other_though_the_first_is_the_slowest() -> None:
+    came, go = list[int](), threading.Event()
+
+    def first() -> None:
+        assert go.wait(PATIENCE)
+        came.append(1)
+
+    async def two() -> None:
+        order = InOrder()
+        order.begin(first)
+        second = asyncio.create_task(order.end(lambda: came.append(2)))
+        await asyncio.sleep(0.02)
+        assert came == [] and order.is_busy
+        go.set()
+        await second
+        assert came == [1, 2] and not order.is_busy
+
+    asyncio.run(two())
