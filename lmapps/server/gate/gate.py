@@ -15,8 +15,10 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from h11 import ProtocolError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,6 +44,8 @@ USED_OF_GRADIO = re.compile(
 )
 """What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
 are not there."""
+ONLY_JSON = re.compile(r"/gradio_api/(?!upload)", re.I)
+"""Where our page sends JSON: what a form of another site can send is none."""
 _NAME = re.compile(r"[\w.-]{1,64}", re.A)
 
 
@@ -49,6 +53,12 @@ class TooSlow(InputError):
     """A request that does not arrive."""
 
     status = 408
+
+
+class NotJson(InputError):
+    """A body of another kind than the page sends."""
+
+    status = 415
 
 
 class BrokenOff(InputError):
@@ -133,7 +143,7 @@ class Visit:
             await self._go_on_failed()
         except LmappsError as error:
             self._refusal = self._refusal or error
-        except ClientDisconnect:
+        except (ClientDisconnect, ProtocolError):  # uvicorn has said what is wrong, and closed
             self._refusal = self._refusal or BrokenOff("the request broke off")
         except Exception as error:  # the request boundary
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -149,7 +159,8 @@ class Visit:
             raise
         finally:
             if self._refusal and not self.status:
-                await self._refuse(self._refusal)
+                with suppress(ProtocolError):
+                    await self._refuse(self._refusal)
             self._log(level, **extra)
 
     def _check(self) -> None:
@@ -161,6 +172,10 @@ class Visit:
             raise InputError(f"content-length must be a whole number, got {length[:40]!r}")
         if int(length[:20]) > MOST_BYTES:
             raise _too_large()
+        if self.scope["method"] == "POST" and ONLY_JSON.match(self.path):
+            kind = self.headers.get("content-type", "")
+            if not kind.startswith("application/json"):
+                raise NotJson(f"send application/json to {self.path[:100]!r}, got {kind[:40]!r}")
 
     async def receive(self) -> Message:
         """The next part of the body; that the client has gone where there is too much of it."""
