@@ -53,7 +53,10 @@ def ending(reply: str) -> str:
 SHORT = Decoding(max_new_tokens=2)
 
 
-@plugin(title=PAYLOAD[: PAYLOAD.index(">") + 1], finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
+TITLE = PAYLOAD[: PAYLOAD.index(">") + 1]
+
+
+@plugin(title=TITLE, finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
 def hostile(text: str = PAYLOAD) -> str:
     """{help}
 
