@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help="(none: list them)")
     actions.add_parser("list", help="those on this machine, and those that can be pulled")
     pull = actions.add_parser("pull", help="bring an open model onto this machine")
-    pull.add_argument("name", help="as `list` names it, or OWNER/NAME of the Hugging Face Hub")
+    pull.add_argument(
+        "name", help="as `list` names it, OWNER/NAME of the Hugging Face Hub, or a folder's path"
+    )
     pull.add_argument("--folder", type=Path, help="where to (the person's checkpoints)")
     pull.add_argument(
         "--licence", default="", help="of a model under none of the open ones, once you agreed"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from itertools import chain
 
+from lmapps.server.configured import add_settings, settings_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="default", help="a folder or name (default)")
-    parser.add_argument("--database", default="", help="the database of `lmapps serve`, if another")
-    parser.add_argument("--port", type=int, default=7860, help="the port of `lmapps serve` (7860)")
+    parser.epilog = (
+        "The settings are those with which `lmapps serve` would start now: of the settings file, "
+        "the environment and this command line."
+    )
+    add_settings(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -17,16 +21,17 @@ def main(args: argparse.Namespace) -> int:
     and below it what to do. Exit code 1 where something cannot work."""
     from lmapps.doctor.data import look_at_data
     from lmapps.doctor.machine import look_at_machine
-    from lmapps.doctor.serving import look_at_serving
+    from lmapps.doctor.serving import look_at_serving, look_at_settings
     from lmapps.doctor.software import look_at_software
-    from lmapps.server.settings import ServeSettings
 
+    settings, findings = look_at_settings(lambda: settings_of(args))
     fatal = False
     for finding in chain(
         look_at_machine(),
         look_at_software(),
-        look_at_data(args.checkpoint, args.database),
-        look_at_serving(ServeSettings(port=args.port)),
+        findings,
+        look_at_data(settings.checkpoint, settings.database),
+        look_at_serving(settings),
     ):
         fatal = fatal or finding.fatal
         print(finding, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmapps.discovery import discover
@@ -12,17 +12,18 @@ from lmapps.doctor.machine import existing
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.failures import remembered
 from lmapps.machine import memory_limit, total_memory
-from lmapps.paths import find_checkpoint, home, plugin_folders
+from lmapps.paths import home, plugin_folders
 
 OVER_A_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "afs", "ceph", "lustre")
 MOUNTS = Path("/proc/mounts")
 
 
-def look_at_data(checkpoint: str, database: str = "") -> Iterator[Finding]:
+def look_at_data(checkpoints: Sequence[str], database: str = "") -> Iterator[Finding]:
     """The data folder and what is in it, and what `lmapps serve` would open."""
     yield from _home()
     yield from _plugins()
-    yield _checkpoint(checkpoint)
+    for word in checkpoints:
+        yield _model(word)
     yield _database(database)
 
 
@@ -67,13 +68,37 @@ def _plugins() -> Iterator[Finding]:
         yield Finding("plugin", f"{place} failed in use: {failure.reason}", failure.fix)
 
 
-def _checkpoint(name: str) -> Finding:
+def _model(word: str) -> Finding:
+    """One of `--checkpoint`: a folder that can be read, a server that answers."""
+    from lmapps.engine.backends.source import open_backend, source_of
+
+    try:
+        source = source_of(word)
+        if source.folder is not None:
+            return _checkpoint(source.folder)
+        if source.is_hub:
+            return Finding("model", f"{source.place}: fetched from the Hub when it is loaded")
+        backend = open_backend(source)
+    except LmappsError as error:
+        told, _, way_out = str(error).rpartition(": ")
+        return Finding("model", told, way_out, fatal=True)
+    gone = [url for url, is_up in getattr(backend, "servers_up", {}).items() if not is_up]
+    told = f"{source.name}: {backend.about}"
+    if gone:
+        told = f"{told}; {', '.join(gone)} does not answer"
+        return Finding("model", told, "start it, or take it out of --checkpoint")
+    return Finding("model", told)
+
+
+def _checkpoint(folder: Path) -> Finding:
     """What `lmapps serve` opens."""
+    from lmapps.engine.backends.source import is_native
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.model.folder import read_json, understand
 
-    folder = find_checkpoint(name)
     try:
+        if not is_native(folder):
+            return Finding("checkpoint", f"{folder}: served through transformers")
         config = understand(read_json(folder, "config.json"), folder)
         told = (
             f"{folder}: {config.body}, {config.parameters / 1e6:.2f}M parameters, "

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lmapps.doctor.finding import Finding
-from lmapps.errors import SettingsError
+from lmapps.errors import LmappsError, SettingsError
 from lmapps.server.settings import ServeSettings
+
+
+def look_at_settings(
+    read: Callable[[], ServeSettings],
+) -> tuple[ServeSettings, list[Finding]]:
+    """The settings as they are, or the usual ones where they hold a mistake."""
+    try:
+        settings = read()
+    except SettingsError as error:
+        way_out = "correct it there; `lmapps serve --help` says what each setting takes"
+        return ServeSettings(), [Finding("settings", str(error), way_out, fatal=True)]
+    usual = ServeSettings()
+    changed = [name for name in vars(usual) if getattr(settings, name) != getattr(usual, name)]
+    return settings, [Finding("settings", f"set: {', '.join(changed) or 'none'}")]
 
 
 def look_at_serving(settings: ServeSettings) -> Iterator[Finding]:
@@ -18,6 +32,32 @@ def look_at_serving(settings: ServeSettings) -> Iterator[Finding]:
     except SettingsError as error:
         told, _, way_out = str(error).rpartition(": ")
         yield Finding("address", told, way_out, fatal=True)
+    yield from _open_to_all(settings)
     if hasattr(os, "geteuid") and os.geteuid() == 0 and not os.environ.get("CI"):
         told = "this is the user root: a plugin's mistake could change the whole machine"
         yield Finding("user", told, "run the server as a user of its own (deploy/lmapps.service)")
+
+
+def _open_to_all(settings: ServeSettings) -> Iterator[Finding]:
+    """Whom the server would let in."""
+    from lmapps.server.accounts.access import access_of
+    from lmapps.server.store.database import Database
+
+    if settings.is_local:
+        return
+    try:
+        database = Database(settings.database)
+    except LmappsError:  # told where the database is looked at
+        return
+    try:
+        access = access_of(settings, database)
+        access.close()
+    except SettingsError as error:
+        told, _, way_out = str(error).partition(": ")
+        yield Finding("accounts", told, way_out, fatal=True)
+    else:
+        if access.users is None:
+            told = "--public: whoever reaches this machine may use the server, without a limit"
+            yield Finding("accounts", told, "make accounts: `lmapps users add NAME`")
+    finally:
+        database.close()

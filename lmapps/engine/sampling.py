@@ -85,10 +85,11 @@ def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
 
 def probabilities(logits_V: Floats, decoding: Decoding) -> Floats:
     """Softmax at the temperature, after top-k, top-p (Holtzman et al., 2020) and min-p."""
-    weights = logits_V / decoding.temperature
+    weights = logits_V - logits_V.max()  # first: divided by almost nothing it is still 0
+    with np.errstate(over="ignore"):
+        weights /= decoding.temperature
     if 0 < decoding.top_k < len(weights):
         weights[weights < _largest(weights, decoding.top_k)] = -np.inf
-    weights -= weights.max()
     np.exp(weights, out=weights)
     weights /= weights.sum()
     if decoding.top_p < 1:

@@ -226,7 +226,8 @@ def attend(
     if mask is not None and T > 1 and N != K:
         mask = mask.repeat(1, 1, N // K, 1)
     q_BKQD = q_BNTD.reshape(B, K, N // K * T, D)
-    return F.scaled_dot_product_attention(q_BKQD, k_BKSD, v_BKSD, attn_mask=mask).view(B, N, T, D)
+    out_BKQD = F.scaled_dot_product_attention(q_BKQD, k_BKSD, v_BKSD, attn_mask=mask)
+    return out_BKQD.reshape(B, N, T, D)  # no view: a GPU's kernels lay heads behind tokens
 
 
 def rotate(x_BNTD: torch.Tensor, rotation: Rotation) -> torch.Tensor:

@@ -150,8 +150,8 @@ def _reasons(name: str) -> Iterator[None]:
         raise SettingsError(f"a model of the Hub is named OWNER/NAME, got {name!r}") from None
     except OfflineModeIsEnabled:
         raise DownloadError(
-            f"{name} is on the Hub, and this process does not go out (HF_HUB_OFFLINE=1): run "
-            f"`lmapps checkpoints pull {name}` on the command line"
+            f"{name} is on the Hub, and this server does not go out: start it with "
+            f"HF_HUB_OFFLINE=0, or run `lmapps checkpoints pull {name}` in a terminal"
         ) from None
     except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

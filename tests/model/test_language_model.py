@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES, SIZES, ModelConfig
 from lmapps.model.cross_entropy import linear_cross_entropy
 from lmapps.model.language_model import LanguageModel
+from lmapps.model.transformer import attend
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -116,3 +118,22 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_the_whole(
 def test_a_shape_that_does_not_fit_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ModelConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_cache_is_attended_to_by_kernels_that_lay_heads_behind_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU's memory-efficient attention does: its output is no view of (B, N, T, D)."""
+    q, k, v = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    laid = torch.ops.aten._scaled_dot_product_efficient_attention(
+        torch.empty(2, 2, 2, 8, device="meta"), *(x.to("meta") for x in (k, v)), None, False
+    )[0].stride()
+    expected = attend(q, k, v, None)
+    plain: Any = F.scaled_dot_product_attention
+
+    def as_on_a_gpu(*given: Any, **more: Any) -> torch.Tensor:
+        out = plain(*given, **more)
+        return torch.empty_strided(out.shape, laid).copy_(out)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", as_on_a_gpu)
+    torch.testing.assert_close(attend(q, k, v, None), expected)

@@ -147,6 +147,37 @@ def test_a_pull_that_is_stopped_leaves_nothing_and_can_be_begun_again(
     assert not killed.exists()
 
 
+def test_a_folder_of_this_machine_is_copied_by_its_path_without_what_lies_beside_it(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "home"))
+    there, blob = tmp_path / "mine", tmp_path / "blob"
+    tiny_checkpoint("gru").save(there)
+    (there / "run").mkdir()
+    for name in ("run/log.jsonl", "run/settings.json", "secret.py", "README.md"):
+        (there / name).write_text("{}")
+    (there / "model.safetensors").rename(blob)  # as in the Hub's cache
+    (there / "model.safetensors").symlink_to(blob)
+    told: list[Progress] = []
+    folder = pull.pull(str(there), on_progress=told.append)
+    assert folder == tmp_path / "home" / "checkpoints" / "mine"
+    assert Checkpoint.load(folder).config.body == "gru"
+    assert (folder / "run" / "log.jsonl").exists() and (folder / "README.md").exists()
+    assert not (folder / "secret.py").exists(), "nothing that could run"
+    assert not (folder / "run" / "settings.json").exists(), "a copy is no run to go on from"
+    assert not (folder / "model.safetensors").is_symlink()
+    assert told[-1].done == told[-1].total == sum(p.stat().st_size for p in folder.rglob("*.*"))
+    with pytest.raises(SettingsError, match=r"no folder .*nowhere on the server's machine"):
+        pull.pull(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        pull.pull(str(there / "run"))
+    blob.unlink()
+    there = there.rename(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match="only safetensors are loaded"):
+        pull.pull(str(there))
+    assert [f.name for f in folder.parent.iterdir()] == ["mine"]
+
+
 def test_two_pulls_of_one_model_do_not_meet(model: Known) -> None:
     def again(progress: Progress) -> None:
         with pytest.raises(SettingsError, match="is being pulled already"):
@@ -270,5 +301,5 @@ def test_without_a_way_to_the_hub_the_sentence_names_the_other_way(
     with pytest.raises(DownloadError, match="lmapps checkpoints list"):
         hub.fetch_folder("some/model", tmp_path, "", print, "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE=1"):
+    with pytest.raises(DownloadError, match="start it with HF_HUB_OFFLINE=0"):
         hub.fetch_folder("some/model", tmp_path, "", print, address)

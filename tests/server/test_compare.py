@@ -54,6 +54,25 @@ def test_news_are_told_together_and_not_for_each_token() -> None:
     assert len(news_of(many, many)) < 10
 
 
+def test_the_end_is_told_to_who_was_busy_when_it_came() -> None:
+    ended = asyncio.Event()
+
+    async def ends_meanwhile() -> AsyncGenerator[Event, None]:
+        yield Text("x")
+        await ended.wait()
+        yield Done("x.", "x.", "stop", 1, 2)
+
+    async def read() -> Side:
+        async for (side,) in side_by_side([ends_meanwhile]):
+            if side.text:  # the page draws this while the reply ends
+                ended.set()
+                await asyncio.sleep(0.05)
+        return side
+
+    last = asyncio.run(read())
+    assert last.done and last.text == "x."
+
+
 def test_whoever_leaves_ends_every_side() -> None:
     ended = list[str]()
 

@@ -72,3 +72,7 @@ def test_a_second_signal_ends_at_once(
                 assert not thread.is_alive()
 
     asyncio.run(ask())
+
+
+def test_the_loop_is_the_one_that_is_tried_whatever_else_is_installed() -> None:
+    assert Server(None).config.loop == "asyncio"

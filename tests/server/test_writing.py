@@ -41,6 +41,11 @@ def steps(text: str) -> Any:
 
 
 @plugin
+def shorter(text: Passage) -> str:
+    return text
+
+
+@plugin
 def tutor(messages: Messages, subject: str = "", level: int = 1) -> Messages:
     return messages
 
@@ -139,9 +144,10 @@ def test_what_the_model_wrote_is_scored_not_what_the_form_made_of_it(
 def test_words_are_counted_and_a_shorter_reply_says_how_much_shorter() -> None:
     assert count_words("Don't stop: 3 cats, 今天天气 and co-op") == 12
     way = Way({"text": "one two three four"}, lambda: SHORT)
-    assert lengths(coded, way, "one two") == "4 words in, 2 out: 50% of the length"
-    assert lengths(coded, way, "one two three four five") == "4 words in, 5 out"
-    assert lengths(steps, way, "one") == "" == lengths(coded, way, "")
+    assert lengths(shorter, way, "one two") == "4 words in, 2 out: 50% of the length"
+    assert lengths(shorter, way, "one two three four five") == "4 words in, 5 out"
+    assert lengths(steps, way, "one") == "" == lengths(shorter, way, "")
+    assert lengths(coded, way, "one") == "", "of code nobody counts the words"
 
 
 def test_of_decoding_settings_what_differs_is_kept_and_fits_another_application() -> None:

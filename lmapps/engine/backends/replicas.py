@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from lmapps.decoding import Decoding
@@ -110,11 +111,16 @@ class Replicas:
     ) -> Explanation:
         return self._first.explain(messages, decoding, prompts)
 
-    def stream(
+    async def stream(
         self, prompt_ids: list[int], decoding: Decoding, user: User = None
     ) -> AsyncGenerator[Delta, None]:
-        """Deltas of the copy where it is placed. Closing the iterator cancels."""
-        return self.placed(prompt_ids).stream(prompt_ids, decoding, user)
+        """Deltas of the copy where it is placed, once the first is asked for: of several streams
+        that are made together each sees where those before it went. Closing the iterator cancels.
+        """
+        home = self.placed(prompt_ids)
+        async with aclosing(home.stream(prompt_ids, decoding, user)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def complete(self, prompt_ids: list[int], decoding: Decoding, user: User = None) -> Reply:
         return await self.placed(prompt_ids).complete(prompt_ids, decoding, user)

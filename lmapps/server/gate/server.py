@@ -18,6 +18,9 @@ LOG = logging.getLogger("lmapps.server")
 LAST_SECONDS = 2
 """How long connections have after that to take the last words: an error that says why it ended."""
 LOOK_SECONDS = 0.05
+LOOP = "asyncio"
+"""Where uvloop is installed uvicorn would take it: measured, it is no faster here, and `Connection`
+is tried with this one."""
 
 
 class Work(Protocol):
@@ -60,7 +63,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                app, http=Connection, ws="none", log_config=None, access_log=False,
+                app, http=Connection, ws="none", loop=LOOP, log_config=None, access_log=False,
                 server_header=False, timeout_graceful_shutdown=LAST_SECONDS, **options,
             )
         )  # fmt: skip

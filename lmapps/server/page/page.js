@@ -108,6 +108,14 @@ const lmapps = {
       empty.setAttribute("role", "img");
   },
 
+  // What was asked for is written where nobody sees it: go there.
+  reveal(place) {
+    const reply = document.querySelector(place);
+    const { top, bottom } = reply?.getBoundingClientRect() ?? {};
+    if (top > innerHeight - 120 || bottom < 0)
+      reply.scrollIntoView({ block: "start", behavior: "smooth" });
+  },
+
   // A conversation that grows is followed by whoever looks at its end, and by nobody else.
   takeAlong(talk) {
     const atEnd = () => talk.scrollHeight - talk.scrollTop - talk.clientHeight < 8;

@@ -14,7 +14,7 @@ from lmapps.server.page.chat.inside import Inside, Panel
 from lmapps.server.page.forms.history import History
 from lmapps.server.page.forms.writing import Writing, Written, lengths
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, View, warning
+from lmapps.server.page.live import Update, View, only_news, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.presets import decoding_panel
 from lmapps.server.page.visitor import NAME, Visitor
@@ -33,9 +33,10 @@ from lmapps.server.store.runs import Run, Runs
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DOWNLOAD = """(value) => {{
+    if (!value) return;
     const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text ?? ""], {{ type: "text/plain" }}));
+    link.href = URL.createObjectURL(new Blob([text], {{ type: "text/plain" }}));
     link.download = {name};
     link.click();
     URL.revokeObjectURL(link.href);
@@ -93,9 +94,13 @@ class FormTab:
         self.reply = getattr(gr, self.component)(
             **options, elem_id=f"reply-{name}", elem_classes="reply"
         )
-        self.status = gr.Markdown(elem_classes="status")
+        self.status = gr.Markdown(
+            word("Fill in the form and press Write: the reply appears here."),
+            elem_classes="status",
+        )
         if ending := ENDINGS.get(self.component):
-            download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
+            with gr.Row():
+                download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
             js = DOWNLOAD.format(name=f'"{name}.{ending}"')
             download.click(None, self.reply, None, js=js, **QUIET)
         self.history = History(name)
@@ -112,6 +117,8 @@ class FormTab:
             button.click(self._on_write, asked, self.outputs, **QUIET)
             for button in (self.run, self.retry)
         ]
+        for button in (self.run, self.retry):  # on a phone the reply is far below them
+            button.click(None, js=f"() => lmapps.reveal('#reply-{self.plugin.name}')", **QUIET)
         state = [self.status, *self.buttons]
         self.stop.click(stopped, None, state, cancels=writing, queue=False, **QUIET).then(
             self._on_list, [name, self.shown], self.outputs, **QUIET
@@ -136,6 +143,7 @@ class FormTab:
     def _on_arrive(self, name: str, run: str) -> Update:
         return self._listed(self.visitor.arrived(name), run)
 
+    @only_news
     async def _on_write(self, name: str, model: str, *values: Any) -> AsyncGenerator[Update, None]:
         owner = self.visitor.owner(name)
         count = len(self.plugin.fields)

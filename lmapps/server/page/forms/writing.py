@@ -15,6 +15,7 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
+from lmapps.reply import ReplyForm
 from lmapps.server.page.chat.inside import Inside, look_into
 from lmapps.server.page.chat.saved import KeptRun, made_with, saved
 from lmapps.server.page.languages import word
@@ -94,8 +95,8 @@ class Writing:
 
 
 def lengths(plugin: Plugin, way: Way, reply: str) -> str:
-    """Words in and out of a form that takes a long text, and how much shorter the reply is."""
-    if plugin.passage_field is None or not reply:
+    """Words in and out of a form that makes a text of a long one, and how much shorter it is."""
+    if plugin.passage_field is None or type(plugin.reply_form) is not ReplyForm or not reply:
         return ""
     given = count_words(str(way.fields.get(plugin.passage_field) or ""))
     replied = count_words(reply)

@@ -43,9 +43,11 @@ class CompareTab:
     def __init__(self, picker: Picker, found: Found, store: Store) -> None:
         self.models, self.found, self.votes = picker.models, found, Votes(store.database)
         with gr.Row():
-            self.plugin = gr.Dropdown([], label=word("Application"), elem_id="compare-plugin")
+            self.plugin = gr.Dropdown(
+                [], label=word("Application"), elem_id="compare-plugin", interactive=True
+            )
             self.blind = gr.Checkbox(
-                False, label=word("Blind"), elem_id="compare-blind",
+                False, label=word("Blind"), elem_id="compare-blind", interactive=True,
                 info=word("The names are shown after the vote, the order is drawn"),
             )  # fmt: skip
         ways = [(word(name), name) for name in WAYS]
@@ -54,10 +56,12 @@ class CompareTab:
             for number in range(MOST):
                 with gr.Column(min_width=220):
                     self.names.append(gr.Dropdown(
-                        [("-", "")], value="", label=word("Model"), elem_id=f"side-{number}"
+                        [("-", "")], value="", label=word("Model"), elem_id=f"side-{number}",
+                        interactive=True,
                     ))  # fmt: skip
                     self.ways.append(gr.Dropdown(
-                        ways, value=BALANCED, label=word("Preset"), elem_id=f"way-{number}"
+                        ways, value=BALANCED, label=word("Preset"), elem_id=f"way-{number}",
+                        interactive=True,  # what only a drawn form reads counts as a picture
                     ))  # fmt: skip
         self.drawn = gr.Textbox(visible="hidden")
 
@@ -106,7 +110,11 @@ class Comparison:
                 word("Stop"), variant="stop", interactive=False, min_width=90,
                 elem_classes="stop-reply",
             )  # fmt: skip
-        self.told = gr.Markdown(elem_classes="status", elem_id="compare-told")
+        self.told = gr.Markdown(
+            word("Two or three models, or one with two presets, answer at the same time, side by "
+                 "side; then you say which is better."),
+            elem_classes="status", elem_id="compare-told",
+        )  # fmt: skip
         self._build_sides()
         with gr.Row(visible=False, elem_classes="run-buttons") as self.voting:
             self.buttons = [gr.Button(letter, min_width=90) for letter in LETTERS]

@@ -44,7 +44,7 @@ class ModelsTab:
         with gr.Accordion(word("Get a model"), open=False):
             self.wanted = gr.Dropdown(
                 [], value=None, allow_custom_value=True, label=word("Name"), elem_id="wanted",
-                info=word("One of the list, or OWNER/NAME of the Hugging Face Hub"),
+                info=word("One of the list, OWNER/NAME of the Hugging Face Hub, or a path"),
             )  # fmt: skip
             self.licence = gr.Textbox(
                 label=word("Licence"), max_lines=1, elem_id="licence",

@@ -24,9 +24,9 @@ def model_html(model: Description, stored: Stored | None, is_default: bool) -> s
     shown = {word("State"): word(STATES[model.state])}
     if is_default:
         shown[word("State")] += ", " + word("answers whoever chooses no other")
-    if stored is None:
+    if stored is None and model.place:
         shown[word("Place")] = model.place
-    else:
+    if stored is not None:
         shown |= _facts(stored)
     if model.bytes:
         shown[word("Memory")] = megabytes(model.bytes)

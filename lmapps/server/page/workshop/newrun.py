@@ -15,12 +15,12 @@ from lmapps.server.managing import check_page, managed
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.live import Update, warning
 from lmapps.server.page.widgets import PRIVATE
-from lmapps.server.page.workshop.runview import duration
+from lmapps.server.page.workshop.runview import forecast_text
 from lmapps.server.store.feedback import TRAIN_FILE, feedback
 from lmapps.server.store.store import Store
 from lmapps.text.sources import COMPRESSED_SUFFIXES, RECORD_SUFFIXES, TEXT_SUFFIXES
 from lmapps.training.draft import Draft, check_memory, checkpoints, settings_of
-from lmapps.training.foresee import Foreseen, ask
+from lmapps.training.foresee import ask
 from lmapps.training.runs import Runs
 from lmapps.training.texts import check_enough, data_folder, free, keep, kept, recipes
 
@@ -39,6 +39,11 @@ SIZES = {
     "large": later("Large (125 M)"),
 }
 
+SHOW_RUN = """() => {
+    const told = document.querySelector("#new-run-status");
+    if (!told?.innerText.includes("⚠")) lmapps.reveal("#run-view");
+}"""
+"""Where a run has begun, what there is to see of it."""
 Watch = Callable[[str], Update]
 """A run's name -> what the rest of the tab shows of it."""
 
@@ -71,7 +76,9 @@ class NewRun:
             self.minutes = gr.Number(10, minimum=0.1, label=word("Minutes"), elem_id="minutes")
             self.name = gr.Textbox(label=word("Name"), max_lines=1, elem_id="run-name")
         with gr.Accordion(word("More settings"), open=False):
-            self.recipe = gr.Dropdown([], label=word("Recipe in the data folder"), visible=False)
+            self.recipe = gr.Dropdown(
+                [], label=word("Recipe in the data folder"), visible=False, elem_id="recipe"
+            )
             self.more = gr.Textbox(
                 label=word("As in a recipe, a line each"), lines=3, max_lines=12, elem_id="more",
                 placeholder=word("dropout = 0.1"),
@@ -131,7 +138,7 @@ class NewRun:
         self.start.click(
             lambda *values: self._on_start(watch, *values), self.fields,
             [self.status, *kept, *watched], **QUIET,
-        )  # fmt: skip
+        ).then(None, js=SHOW_RUN, **QUIET)  # fmt: skip
 
     def _on_arrive(self, plugin: str | None) -> Update:
         """What there is to choose now."""
@@ -195,7 +202,7 @@ class NewRun:
             settings = settings_of(replace(draft, name=draft.name or "forecast"), Path("."))
             size = len(chosen.pasted or "") + sum(file.stat().st_size for file in chosen.uploaded)
             size += check_enough([Path(place) for place in settings.data]) if settings.data else 0
-            return told(ask(settings, 0 if settings.apps else size))
+            return forecast_text(ask(settings, 0 if settings.apps else size))
         except Exception as error:  # else the tab shows nothing at all
             return warning(error)
 
@@ -279,20 +286,3 @@ class Chosen:
             (self.name or "").strip(), places or (), [app for app in apps if app],
             self.start_from or "", self.body, self.size, self.minutes or 0, self.more or "",
         )  # fmt: skip
-
-
-def told(found: Foreseen) -> str:
-    """A forecast as a sentence."""
-    parts = [
-        word("{millions} million parameters.", millions=f"{found.parameters / 1e6:.1f}"),
-        word("About {needed} GB of memory", needed=f"{found.bytes / 1e9:.1f}")
-        + (word(" of {room} GB", room=f"{found.room / 1e9:.1f}") if found.room else "")
-        + ".",
-        word("{steps} steps in about {time}.", steps=f"{found.steps:,}",
-             time=duration(found.seconds)),
-    ]  # fmt: skip
-    if found.passes is not None:
-        parts.append(word("The text is read {passes} times.", passes=f"{found.passes:.2g}"))
-    if not found.fits:
-        parts.append(word("That does not fit: it takes smaller passes, and longer."))
-    return " ".join(map(str, parts))

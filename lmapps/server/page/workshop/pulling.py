@@ -13,7 +13,7 @@ from lmapps.server.page.languages import later, word
 from lmapps.server.page.workshop.modelview import megabytes
 
 REFRESH_SECONDS = 0.2
-STAGES = later("downloading"), later("checking"), later("converting")
+STAGES = later("downloading"), later("copying"), later("checking"), later("converting")
 """What a pull tells of itself."""
 
 
@@ -28,7 +28,7 @@ class Pulling:
 
     def __init__(self, name: str, licence: str) -> None:
         if not name:
-            raise SettingsError("no model is named: choose one, or write OWNER/NAME")
+            raise SettingsError("no model is named: choose one, or write OWNER/NAME or a path")
         self._name, self._licence = name, licence
         self._latest: Progress | None = None
         self._is_left = False

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from lmapps.server.page.languages import later, word
 from lmapps.training.chart import line_chart
+from lmapps.training.foresee import Foreseen
 from lmapps.training.look import Look, State
 
 SAMPLES_SHOWN = 6
@@ -48,6 +49,23 @@ def duration(seconds: float) -> str:
     return str(word("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60))
 
 
+def forecast_text(found: Foreseen) -> str:
+    """A forecast as a sentence."""
+    parts = [
+        word("{millions} million parameters.", millions=f"{found.parameters / 1e6:.1f}"),
+        word("About {needed} GB of memory", needed=f"{found.bytes / 1e9:.1f}")
+        + (word(" of {room} GB", room=f"{found.room / 1e9:.1f}") if found.room else "")
+        + ".",
+        word("{steps} steps in about {time}.", steps=f"{found.steps:,}",
+             time=duration(found.seconds)),
+    ]  # fmt: skip
+    if found.passes is not None:
+        parts.append(word("The text is read {passes} times.", passes=f"{found.passes:.2g}"))
+    if not found.fits:
+        parts.append(word("That does not fit: it takes smaller passes, and longer."))
+    return " ".join(map(str, parts))
+
+
 def _head(look: Look) -> str:
     parts = [f'<span class="run-state {look.state}">{escape(str(word(STATES[look.state])))}</span>']
     left = look.seconds_left
@@ -74,8 +92,9 @@ def _bar(look: Look) -> str:
 
 def _numbers(look: Look) -> str:
     last, shown = look.last, dict[str, str]()
+    newest = {**last, **(look.log[-1] if look.log else {})}  # an evaluation has no loss
     if last:
-        shown[word("Step")] = f"{last['step']:,}"
+        shown[word("Step")] = f"{newest['step']:,}"
         shown[word("Tokens read")] = f"{last['tokens']:,}"
         shown[word("Loss")] = f"{last['loss']:.3f}"
     found = (entry["validation"] for entry in reversed(look.log) if "validation" in entry)
@@ -86,7 +105,7 @@ def _numbers(look: Look) -> str:
     if last and look.is_live:
         shown[word("Tokens a second")] = f"{last['tokens_per_second']:,}"
     if last:
-        shown[word("Trained for")] = duration(float(last["seconds"]))
+        shown[word("Trained for")] = duration(float(newest["seconds"]))
     return facts(shown)
 
 
@@ -120,6 +139,27 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str:
         if (chart := line_chart(str(title), str(word("tokens")), series))
     )
     return f'<div class="run-curves">{figures}</div>' if figures else ""
+
+
+def compared_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """What `compare_table` gives, turned: a column for each checkpoint, a row for each score; a
+    baseline, which is the same for all of them, once."""
+    several = len({subject for _, subject, *_ in rows if ": " not in subject}) > 1
+    columns = dict[str, Sequence[str]]()
+    for checkpoint, subject, *cells in rows:
+        own = f"{checkpoint}, {subject}" if several else checkpoint
+        columns.setdefault(subject if ": " in subject else own, cells)
+    body = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th>"
+        + "".join(f"<td>{escape(str(cells[number]))}</td>" for cells in columns.values())
+        + "</tr>"
+        for number, name in enumerate(header[2:])
+    )
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    return (
+        '<div class="run-view"><div class="run-wide"><table>'
+        f"<tr><th></th>{head}</tr>{body}</table></div></div>"
+    )
 
 
 def _samples(look: Look) -> Iterator[str]:

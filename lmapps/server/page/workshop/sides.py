@@ -47,12 +47,14 @@ async def side_by_side(asks: Sequence[Ask]) -> AsyncGenerator[tuple[Side, ...], 
 
     tasks = [asyncio.create_task(_follow(ask, n, sides, show)) for n, ask in enumerate(asks)]
     try:
-        yield tuple(sides)
-        while not all(side.done for side in sides):
+        told = tuple(sides)
+        yield told
+        while not all(side.done for side in told):  # what was told: they go on meanwhile
             await news.wait()
             await asyncio.sleep(REFRESH_SECONDS)
             news.clear()
-            yield tuple(sides)
+            told = tuple(sides)
+            yield told
     finally:
         for task in tasks:
             task.cancel()

@@ -18,7 +18,7 @@ def training_tab(tab: gr.Tab, runs: Runs, found: Found, store: Store, picker: Pi
     with gr.Row():
         with gr.Column(scale=2, min_width=300), gr.Accordion(word("New run"), open=True):
             new = NewRun(runs, found, store)
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_classes="watching"):
             watching = Watching(runs, picker)
     watching.connect(tab)
     new.connect(tab, watching.outputs, watching.shown)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lmapps.server.page.languages import word
 from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.widgets import PRIVATE
-from lmapps.server.page.workshop.runview import STATES, empty_html, run_html
+from lmapps.server.page.workshop.runview import STATES, compared_html, empty_html, run_html
 from lmapps.server.page.workshop.switch import SHOW_CHAT, fresh
 from lmapps.training.against import can_compare, compare, compared
 from lmapps.training.look import Look
@@ -50,9 +51,9 @@ class Watching:
             self.forget = gr.Button(word("Delete"), variant="stop", visible=False, min_width=90)
         self.status = gr.Markdown(elem_classes="status", elem_id="run-status")
         self.back = gr.Button(visible=False, size="sm", elem_id="run-back")
+        self.scores = gr.HTML(elem_id="run-scores")
         self.view = gr.HTML(elem_id="run-view")
         self.before = gr.State("")
-        self.scores = gr.Dataframe(visible=False, interactive=False, elem_id="run-scores")
         with gr.Accordion(word("What it printed"), open=False, visible=False) as self.folded:
             self.output = gr.Textbox(
                 show_label=False, label=word("What it printed"), lines=4, max_lines=12,
@@ -76,7 +77,7 @@ class Watching:
             (self.forget, self._forgotten),
         ):
             self._on(button.click, action)
-        self._on(self.compare.click, self._compared)
+        self.compare.click(self._on_compare, self.chosen, self.outputs, **QUIET)
         picker = [self.picker.box, self.picker.about]
         switched = [*picker, self.status, self.back, self.before]
         self.chat.click(
@@ -105,10 +106,7 @@ class Watching:
             update[self.chosen]["value"] = look.name if look else None
         update[self.view] = run_html(look) if look else empty_html()
         table = compared(look) if look else None
-        update[self.scores] = gr.update(
-            value={"headers": table[0], "data": table[1]} if table else None,
-            visible=table is not None,
-        )
+        update[self.scores] = compared_html(*table) if table else ""
         return update | self._buttons(look)
 
     def _buttons(self, look: Look | None) -> Update:
@@ -165,13 +163,23 @@ class Watching:
         self.runs.forget(name)
         return str(word("The run is deleted: it had no weights yet."))
 
-    def _compared(self, name: str) -> str:
-        look = self.runs.look(name)
-        compare(look)
-        return str(
-            word("Scored on rows that were kept apart. {name} is still there: choose it at the top "
-                 "to go back.", name=Path(look.settings["start_from"]).name)
-        )  # fmt: skip
+    async def _on_compare(self, name: str | None) -> AsyncGenerator[Update, None]:
+        """Its scores beside those of the checkpoint before it, which takes a while."""
+        try:
+            check_page()
+            look = self.runs.look(name or "")
+            before = Path(look.settings["start_from"]).name
+            told = word("{name} and {before} answer the rows that were kept apart, which takes a "
+                        "minute or more ...", name=name, before=before)  # fmt: skip
+            yield {self.status: told, self.compare: gr.update(interactive=False)}
+            await asyncio.to_thread(compare, look)
+            status = word("Scored on rows that were kept apart. {name} is still there: choose it "
+                          "at the top to go back.", name=before)  # fmt: skip
+        except Exception as error:  # else the tab waits for ever
+            status = warning(error)
+        update = self.shown(name, status)
+        update[self.compare]["interactive"] = True
+        yield update
 
     async def _on_chat(self, name: str, now: str) -> Update:
         """The best weights so far answer on this page, from here on."""

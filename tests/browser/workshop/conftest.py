@@ -1,0 +1,88 @@
+"""One server for Compare, Models and Training: with a data folder of its own, one checkpoint with a
+report and one to compare with, and what people thought of a chat's replies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.__main__ import build_parser
+from lmapps.commands.train import _settings
+from lmapps.discovery import discover
+from lmapps.server.store.store import Store
+from lmapps.training.runs import Runs
+from lmapps.training.settings import TrainSettings
+
+QUICK = Path(__file__).with_name("quick_run.py")
+
+
+@pytest.fixture(scope="package")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with a run that is finished; nothing that is started lives on."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMAPPS_HOME", str(home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield home
+        runs = Runs()
+        for name in runs.names():
+            runs.pause(name)
+
+
+@pytest.fixture(scope="package")
+def served(
+    serve: Callable[..., Any], home: Path, tiny_checkpoint: Callable[[str], Any]
+) -> Iterator[Any]:
+    from lmapps.engine.backends.source import found_sources
+
+    old = home / "checkpoints" / "old"
+    tiny_checkpoint("gru").save(old)
+    tiny_checkpoint("gru").save(home / "checkpoints" / "gru")
+    (old / "README.md").write_text("---\nlicence: mit\n---\n# An old one\n\nIt knows little.")
+    (old / "run").mkdir()
+    (old / "run" / "settings.json").write_text("{}")
+    scores = {"validation": {"loss": 2.5, "accuracy": 0.5}}
+    (old / "report.json").write_text(json.dumps({"scores": scores}))
+    (old / "report.html").write_text("<h1>The report</h1><script>document.title = 'x'</script>")
+    log = [
+        {"step": n, "tokens": 100 * n, "loss": 3 - n / 10, "seconds": float(n), "share": n / 5,
+         "tokens_per_second": 100}
+        for n in range(1, 6)
+    ]  # fmt: skip
+    (old / "run" / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    with serve(discover(), 0.005, prepare=liked, find=found_sources) as running:
+        yield running
+
+
+@pytest.fixture
+def quick(
+    served: Any, home: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Callable[[str], Any]
+) -> list[TrainSettings]:
+    """Runs that learn nothing, quickly; the settings of those that were started."""
+    weights, started = home / "weights", list[TrainSettings]()
+    if not weights.exists():
+        tiny_checkpoint("gru").save(weights)
+
+    def program(*words: str) -> list[str]:
+        settings = _settings(build_parser(words).parse_args(words))
+        started.append(settings)
+        told = json.dumps(settings.as_dict())
+        steps = str(settings.steps or 100_000)
+        return [sys.executable, str(QUICK), settings.out, str(weights), steps, told]
+
+    monkeypatch.setattr("lmapps.training.runs.program", program)
+    return started
+
+
+def liked(store: Store) -> None:
+    """Two conversations whose replies somebody liked."""
+    for text in ("Hello", "Who is there?"):
+        made = store.begin("somebody", "chat", text)
+        asked = store.add("somebody", made, None, "user", text, "person")
+        answer = store.add("somebody", made, asked.id, "assistant", f"{text}!", "model")
+        store.rate("somebody", made, answer.id, 1)

@@ -1,0 +1,106 @@
+"""Compare as a person uses it: models or presets side by side, any application, Stop, a vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.browser.hands import (
+    button,
+    choose,
+    fill,
+    open_tab,
+    seen,
+    shown,
+    told,
+    wait_until_pressable,
+)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_two_models_answer_side_by_side_and_a_blind_vote_is_kept(
+    visit: Callable[..., Any], width: int
+) -> None:
+    page = open_tab(visit(width=width), "Compare")
+    page.locator("#compare-message textarea").wait_for()
+    button(page, "Compare").click()
+    told(page, "#compare-told", "The message is empty")
+    page.locator("#compare-blind input").check()
+    fill(page, "#compare-message", "The cat")
+    button(page, "Compare").click()
+    button(page, "A is better").wait_for(timeout=60_000)
+    for number in range(2):
+        assert page.locator(f"#compared-{number}").inner_text().strip()
+        told(page, f"#took-{number}", "first token after")
+    assert page.locator("#head-0").inner_text().strip() == "A", "nobody knows which is which"
+    first, second = (page.locator(f"#compared-{n}").bounding_box() for n in range(2))
+    assert (first["y"] == second["y"]) == (width > 720), "side by side, or one below the other"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    button(page, "A is better").click()
+    told(page, "#compare-told", "Your vote is kept")
+    heads = {page.locator(f"#head-{number}").inner_text().strip() for number in range(2)}
+    assert "unnamed" in heads and len(heads) == 2, "the names are shown now"
+    rows = page.locator("#votes tr").all_inner_texts()
+    assert len(rows) == 3 and any("100%" in row or "50%" in row for row in rows)
+    assert not button(page, "A is better").count(), "one vote for a comparison"
+
+
+def test_three_sides_answer_at_once_and_the_sum_of_votes_is_there_for_the_next_visitor(
+    visit: Callable[..., Any],
+) -> None:
+    page = open_tab(visit(), "Compare")
+    told(page, "#compare-told", "answer at the same time")
+    fill(page, "#compare-message", "The cat")
+    choose(page, "#side-0", "gru")
+    choose(page, "#side-1", "unnamed")
+    choose(page, "#side-2", "unnamed")
+    button(page, "Compare").click()
+    told(page, "#compare-told", "Two sides are the same")
+    choose(page, "#way-2", "Creative")
+    button(page, "Compare").click()
+    button(page, "unnamed, creative is better").wait_for(timeout=60_000)
+    places = [page.locator(f"#compared-{number}").bounding_box() for number in range(3)]
+    assert len({place["y"] for place in places}) == 1 and len({p["x"] for p in places}) == 3
+    for number in range(3):
+        assert shown(page, f"#compared-{number}")
+        told(page, f"#took-{number}", "first token after")
+    button(page, "unnamed, creative is better").click()
+    told(page, "#votes", "unnamed, creative")
+    visitor = open_tab(visit(), "Compare")
+    told(visitor, "#votes", "unnamed, creative")
+
+
+def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
+    visit: Callable[..., Any], served: Any
+) -> None:
+    page = open_tab(visit(), "Compare")
+    choose(page, "#compare-plugin", "Code")
+    fill(page, "#compare-instruction", "Add two numbers.")
+    for number, way in enumerate(("Precise", "Creative")):
+        choose(page, f"#side-{number}", "unnamed")
+        choose(page, f"#way-{number}", way)
+    choose(page, "#side-2", "-")
+    served.seconds_per_step = 0.1
+    try:
+        button(page, "Compare").click()
+        for number in range(2):
+            seen(page, f"#compared-{number} .cm-line").first.wait_for()
+        page.keyboard.press("Escape")
+        told(page, "#compare-told", "Stopped.")
+        served.wait_until_idle()
+    finally:
+        served.seconds_per_step = 0.005
+    places = [f"#compared-{number} .cm-content" for number in range(2)]
+    said = [shown(page, place) for place in places]
+    page.wait_for_timeout(300)
+    assert said == [shown(page, place) for place in places]
+    assert not button(page, "None is better").count(), "half a reply is not voted on"
+    button(page, "Compare").click()
+    wait_until_pressable(page, "None is better")
+    button(page, "None is better").click()
+    told(page, "#compare-told", "Your vote is kept")
+    assert seen(page, "#votes tr").count() == 3

@@ -1,0 +1,104 @@
+"""Models as a person sees them: what is there, loaded, freed, made the default, and got."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmapps.pull.known import OnProgress, Progress
+from tests.browser.hands import button, fill, open_tab, told, value, wait_for
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_model_is_looked_at_loaded_freed_and_made_the_default(
+    visit: Callable[..., Any], width: int
+) -> None:
+    page = open_tab(visit(width=width), "Models")
+    page.locator("#models label", has_text="old").click()
+    told(page, "#model-view", "On disk")
+    for text in ("gru", "Scores at the end of its training", "2.5"):
+        told(page, "#model-view", text)
+    page.locator("#model-view polyline").first.wait_for()
+    page.get_by_role("button", name="Card").click()
+    page.get_by_text("It knows little.").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    button(page, "Load").click()
+    told(page, "#model-status", "old is in memory", 60)
+    button(page, "For everybody").click()
+    told(page, "#model-view", "answers whoever chooses no other")
+    button(page, "Back to unnamed for everybody").click()
+    told(page, "#model-status", "unnamed answers whoever chooses no other")
+    button(page, "Free its memory").click()
+    told(page, "#model-status", "Its memory is free")
+
+
+def test_a_model_that_cannot_be_got_is_a_sentence_and_the_button_is_back(
+    visit: Callable[..., Any],
+) -> None:
+    page = open_tab(visit(), "Models")
+    page.get_by_role("button", name="Get a model").click()
+    button(page, "Get it").click()
+    told(page, "#pulling", "No model is named")
+    page.locator("#wanted input").fill("no-such-model")
+    page.locator("#wanted input").press("Enter")
+    button(page, "Get it").click()
+    told(page, "#pulling", "There is no model 'no-such-model' to pull")
+    assert button(page, "Get it").is_enabled()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_model_comes_with_a_bar_is_stopped_and_comes_again_from_a_folder(
+    visit: Callable[..., Any],
+    home: Path,
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    looked, ended = threading.Event(), threading.Event()
+
+    def slow(name: str, *, licence: str, on_progress: OnProgress) -> Path:
+        try:
+            on_progress(Progress("downloading", 30_000_000, 120_000_000))
+            assert looked.wait(30)
+            while True:
+                on_progress(Progress("downloading", 40_000_000, 120_000_000))
+        finally:
+            ended.set()
+
+    page = open_tab(visit(width=width), "Models")
+    page.get_by_role("button", name="Get a model").click()
+    with monkeypatch.context() as patch:
+        patch.setattr("lmapps.pull.pull.pull", slow)
+        fill(page, "#wanted", "somebody/something")
+        page.keyboard.press("Enter")
+        button(page, "Get it").click()
+        told(page, "#pulling", "downloading 30.0 MB / 120.0 MB")
+        bar = page.locator("#pulling [role=progressbar]")
+        assert bar.get_attribute("aria-valuenow") == "25"
+        assert button(page, "Get it").is_disabled()
+        button(page, "Stop").click()
+        looked.set()
+        told(page, "#pulling", "Stopped.")
+        assert ended.wait(30), "the pull ends with who wanted it"
+
+    name = f"brought-{width}"
+    tiny_checkpoint("gru").save(tmp_path / name)
+    fill(page, "#wanted", str(tmp_path / "nowhere"))
+    page.keyboard.press("Enter")
+    button(page, "Get it").click()
+    told(page, "#pulling", "There is no folder")
+    fill(page, "#wanted", str(tmp_path / name))
+    page.keyboard.press("Enter")
+    button(page, "Get it").click()
+    told(page, "#pulling", f"{name} is here")
+    told(page, "#model-view", str(home / "checkpoints" / name))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    button(page, "Chat with it").click()
+    wait_for(page, lambda: value(page, "#model") == name)
