@@ -44,8 +44,6 @@ USED_OF_GRADIO = re.compile(
 )
 """What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
 are not there."""
-ONLY_JSON = re.compile(r"/gradio_api/(?!upload)", re.I)
-"""Where our page sends JSON: what a form of another site can send is none."""
 _NAME = re.compile(r"[\w.-]{1,64}", re.A)
 
 
@@ -53,12 +51,6 @@ class TooSlow(InputError):
     """A request that does not arrive."""
 
     status = 408
-
-
-class NotJson(InputError):
-    """A body of another kind than the page sends."""
-
-    status = 415
 
 
 class BrokenOff(InputError):
@@ -146,6 +138,8 @@ class Visit:
         except (ClientDisconnect, ProtocolError):  # uvicorn has said what is wrong, and closed
             self._refusal = self._refusal or BrokenOff("the request broke off")
         except Exception as error:  # the request boundary
+            if isinstance(error, UnicodeError) and self.path.startswith("/gradio_api/"):
+                self._refusal = InputError("the request holds what is no text in UTF-8")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._refusal = StorageError("the disk of the server is full: tell who runs it")
             if not self._refusal:
@@ -172,10 +166,6 @@ class Visit:
             raise InputError(f"content-length must be a whole number, got {length[:40]!r}")
         if int(length[:20]) > MOST_BYTES:
             raise _too_large()
-        if self.scope["method"] == "POST" and ONLY_JSON.match(self.path):
-            kind = self.headers.get("content-type", "")
-            if not kind.startswith("application/json"):
-                raise NotJson(f"send application/json to {self.path[:100]!r}, got {kind[:40]!r}")
 
     async def receive(self) -> Message:
         """The next part of the body; that the client has gone where there is too much of it."""
