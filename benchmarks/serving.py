@@ -36,6 +36,7 @@ SHAPES = {  # width, layers, heads, key-value heads, vocabulary
     "10M": (256, 10, 4, 2, 8192),
     "30M": (384, 12, 6, 2, 16384),
     "125M": (768, 12, 12, 4, 32768),
+    "SmolLM2": (576, 30, 9, 3, 49152),
 }
 RECURRENT = {  # width, layers, vocabulary
     "10M rnn": (448, 7, 8192),
