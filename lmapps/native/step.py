@@ -165,7 +165,9 @@ class NativeStep:
             (ctypes.c_int * len(shape))(*shape), c.norm_eps, table_SD.data_ptr(), level
         )
         if not handle:
-            raise Unavailable("there is not enough memory for a packed copy of the model")
+            raise Unavailable(
+                "there is not enough memory for a packed copy of the model, or for its threads"
+            )
         return handle
 
     def _load(self) -> None:
