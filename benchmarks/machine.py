@@ -50,6 +50,19 @@ def matmul_peak(dtype: torch.dtype, device: str, size: int = 2048, rounds: int =
     return 2 * size**3 / min(times)
 
 
+def bandwidth(threads: int, megabytes: int = 512, rounds: int = 7) -> float:
+    """Bytes/s that are read from memory by so many threads, the best of several: no step of a model
+    that is larger than the caches can read its weights faster."""
+    torch.set_num_threads(threads)
+    numbers = torch.ones(megabytes * 2**20 // 4)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        numbers.sum()
+        times.append(time.perf_counter() - start)
+    return numbers.nbytes / min(times)
+
+
 def alternate(
     contestants: Sequence[str], rounds: int, measure: Callable[[str], dict[str, float]]
 ) -> dict[str, list[dict[str, float]]]:

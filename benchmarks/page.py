@@ -3,10 +3,11 @@
     python benchmarks/page.py
 
 A server of this process, and people in another one who speak the page's own protocol (Gradio's
-queue), as browsers do. They all send a message in the same moment and read the stream of their
-reply; the same number of requests goes to the same engine without the page, in turn with it. Then
-tabs are opened, used for one message, and closed, round after round: what a tab takes, and what is
-left of it. Last, a chat of 500 turns is opened and goes on, in chromium too where there is one.
+queue), as browsers do. Each of them sends a message, reads the stream of the reply, and sends the
+next one, so that all of them stream at once; the same is asked of the same engine without the page,
+in turn with it. All of them sending in the same moment is the hardest case. Then tabs are opened,
+used for one message, and closed, round after round: what a tab takes, and what is left of it. Last,
+a chat of 500 turns is opened and goes on, in chromium too where there is one.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import machine
 import torch
-from visiting import Visit
+from visiting import Told, Visit
 
+T = TypeVar("T")
 WORDS = "Tell me a long story about a river, number {number}."
 LONG_TURNS = 500
 CHROMIUM = "/usr/bin/chromium"
@@ -52,16 +54,38 @@ WATCHED = """() => {
 # People, in a process of their own.
 
 
-async def crowd(url: str, people: int, longest: int) -> list[dict[str, float]]:
-    """All of them arrive, then all of them send at once."""
+async def crowd(url: str, people: int, longest: int, seconds: int) -> dict[str, Any]:
+    """All of them arrive, then talk for so long; 0 = all send one message in the same moment."""
     async with client(url) as http:
         config = (await http.get("/config")).json()
         visits = [Visit(http, config) for _ in range(people)]
         begun = time.perf_counter()
         await asyncio.gather(*(visit.arrive() for visit in visits))
         arrived = time.perf_counter() - begun
-        talks = (visit.send(WORDS.format(number=n), longest) for n, visit in enumerate(visits))
-        return [asdict(told) | {"arrived": arrived} for told in await asyncio.gather(*talks)]
+
+        async def say(person: int, number: int) -> Told:
+            return await visits[person].send(WORDS.format(number=number), longest, anew=True)
+
+        told = await talking(say, people, seconds)
+        return {"arrived": arrived, "told": [asdict(one) for one in told]}
+
+
+async def talking(say: Callable[[int, int], Awaitable[T]], people: int, seconds: int) -> list[T]:
+    """Everybody says one thing after another, each beginning at another moment; what came of each
+    that was begun after the first quarter. Without seconds all of them say one thing at once."""
+    begun = time.perf_counter()
+
+    async def person(number: int) -> list[T]:
+        if not seconds:
+            return [await say(number, number)]
+        await asyncio.sleep(seconds / 4 * number / people)
+        told = []
+        while (now := time.perf_counter() - begun) < seconds:
+            one = await say(number, len(told))
+            told.append((now, one))
+        return [one for now, one in told if now > seconds / 4]
+
+    return [one for told in await asyncio.gather(*map(person, range(people))) for one in told]
 
 
 async def tabs(url: str, count: int, longest: int) -> None:
@@ -135,50 +159,52 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
         yield url, engine, store
 
 
-async def without_page(engine: Any, count: int, longest: int) -> list[float]:
-    """Seconds to the first text of so many requests at once, each of another person."""
+async def without_page(engine: Any, people: int, longest: int, seconds: int) -> list[float]:
+    """Seconds to the first text of each reply, where as many talk to the engine itself."""
     from lmapps.discovery import discover
     from lmapps.engine.application import Application, Text
 
     plugin = discover().plugins["chat"]
     decoding = plugin.decoding.replace(max_new_tokens=longest)
 
-    async def one(number: int) -> float:
+    async def say(person: int, number: int) -> float:
         asked, first = time.perf_counter(), 0.0
         talk = [{"role": "user", "content": WORDS.format(number=number)}]
-        application = Application(plugin, engine, f"person {number}")
+        application = Application(plugin, engine, f"person {person}")
         async with aclosing(application.events({"messages": talk}, decoding)) as events:
             async for event in events:
                 if isinstance(event, Text) and not first:
                     first = time.perf_counter() - asked
         return first
 
-    return await asyncio.gather(*(one(number) for number in range(count)))
+    return await talking(say, people, seconds)
 
 
-def crowds(url: str, engine: Any, args: argparse.Namespace) -> dict[str, float]:
+def crowds(url: str, engine: Any, args: argparse.Namespace, seconds: int) -> dict[str, Any]:
     """Without the page and through it, in turn."""
     direct, seen, rates, arrived = list[float](), list[float](), list[float](), list[float]()
+    words = [str(args.people), str(args.longest), str(seconds)]
     for number in range(args.rounds + 1):
-        alone = asyncio.run(without_page(engine, args.people, args.longest))
-        told = through_page(url, "crowd", str(args.people), str(args.longest))
-        if not number:  # the first round warms both up
+        alone = asyncio.run(without_page(engine, args.people, args.longest, seconds))
+        told = through_page(url, "crowd", *words)
+        if not number and args.rounds > 1:  # the first round warms both up
             continue
         direct.append(percentile(alone, 0.95))
-        seen.append(percentile([each["first"] for each in told], 0.95))
-        rates += [e["updates"] / max(e["seconds"] - e["first"], 0.1) for e in told]
-        arrived.append(told[0]["arrived"])
-    added = [through - alone for through, alone in zip(seen, direct, strict=True)]
-    return {
-        "p95 first token of the engine alone (ms)": 1000 * machine.median(direct),
-        "p95 first text on the page (ms)": 1000 * machine.median(seen),
-        "added by the page (ms)": 1000 * machine.median(added),
-        "added by the page, lowest and highest round (ms)": [
-            round(1000 * value) for value in (min(added), max(added))
-        ],
-        "updates a second and stream": machine.median(rates),
-        "all of them have opened the page after (s)": machine.median(arrived),
+        seen.append(percentile([each["first"] for each in told["told"]], 0.95))
+        rates += [each["updates"] / (each["seconds"] - each["first"]) for each in told["told"]]
+        arrived.append(told["arrived"])
+    added = [1000 * (through - alone) for through, alone in zip(seen, direct, strict=True)]
+    how = f"{args.people} streaming" if seconds else f"{args.people} in the same moment"
+    measured = {
+        f"{how}: p95 first token of the engine alone (ms)": 1000 * machine.median(direct),
+        f"{how}: p95 first text on the page (ms)": 1000 * machine.median(seen),
+        f"{how}: added by the page (ms)": machine.median(added),
+        f"{how}: lowest and highest round": [round(value) for value in (min(added), max(added))],
     }
+    if not seconds:
+        opened = f"all {args.people} have opened the page after (s)"
+        return measured | {opened: machine.median(arrived)}
+    return measured | {f"{how}: updates a second and stream": machine.median(rates)}
 
 
 def rounds_of_tabs(url: str, engine: Any, args: argparse.Namespace) -> dict[str, float]:
@@ -221,10 +247,10 @@ def long_chats(url: str, store: Any, args: argparse.Namespace) -> dict[str, floa
         store.grow(reply.id, f"Answer {number}. " + "The river goes on and on. " * 8, "stop")
         parent = reply.id
     measured = {}
-    (short,) = through_page(url, "crowd", "1", str(args.longest))
+    (short,) = through_page(url, "crowd", "1", str(args.longest), "0")["told"]
     (told,) = through_page(url, "long", name, conversation, str(args.longest))
-    measured["bytes of an update, 2 turns"] = short["most"]
-    measured[f"bytes of an update, {LONG_TURNS} turns"] = told["most"]
+    measured["bytes of an update, 2 turns"] = machine.median(short["bytes"])
+    measured[f"bytes of an update, {LONG_TURNS} turns"] = machine.median(told["bytes"])
     measured[f"opened by the server, {LONG_TURNS} turns (s)"] = told["opened"]
     if Path(CHROMIUM).exists():
         measured |= browsed(url, name, conversation)
@@ -273,7 +299,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as home,
         serving(args.checkpoint, args.slots, Path(home)) as (url, engine, store),
     ):
-        measured = crowds(url, engine, args)
+        measured = crowds(url, engine, args, args.seconds)
+        measured |= crowds(url, engine, args, 0)
         measured |= rounds_of_tabs(url, engine, args)
         return measured | long_chats(url, store, args)
 
@@ -292,10 +319,11 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=60)
-    parser.add_argument("--slots", type=int, default=16, help="of the engine, as `lmapps serve`")
+    parser.add_argument("--slots", type=int, default=64, help="replies written at once")
+    parser.add_argument("--seconds", type=int, default=10, help="of talking, each time")
     parser.add_argument("--longest", type=int, default=120, help="tokens of a reply")
     parser.add_argument("--tabs", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How long `lmapps serve` takes until it answers, stage by stage, and its page until one can write.
+"""How long `lmapps serve` takes until it answers, stage by stage, and its page until one can send.
 
     python benchmarks/startup.py --rounds 5
 
@@ -67,7 +67,8 @@ models.close()
 """
 USABLE = """() => {
     const box = document.querySelector("#message textarea");
-    const seen = box && !box.disabled && box.offsetParent;
+    const send = document.querySelector("#send");
+    const seen = box && !box.disabled && box.offsetParent && send && !send.disabled;
     if (!window.usable && seen) window.usable = performance.now();
     return window.usable;
 }"""

@@ -28,9 +28,9 @@ class Told:
     """Seconds to the first text of the reply; 0 = there was none."""
     seconds: float = 0.0
     updates: int = 0
-    bytes: int = 0
-    most: int = 0
-    """Bytes of the largest update but for the first and the last one."""
+    """After the first text."""
+    bytes: list[int] = field(default_factory=list)
+    """Of each of these updates."""
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Visit:
     def __post_init__(self) -> None:
         self.values = {one["id"]: one["props"].get("value") for one in self.config["components"]}
         self.labels = {one["id"]: one["props"].get("label") for one in self.config["components"]}
+        self._grown = set[int]()
+        """Events of which something has come already: then comes what is other than it was."""
         visitor, self.place, _, self.message, *_ = self._inputs("_on_send")
         self.values[visitor] = self.name
 
@@ -69,8 +71,10 @@ class Visit:
         ]  # fmt: skip
         await self.ask(*loads)
 
-    async def send(self, text: str, longest: int) -> Told:
-        """A message, and its reply of at most so many tokens."""
+    async def send(self, text: str, longest: int, *, anew: bool = False) -> Told:
+        """A message, and its reply of at most so many tokens; `anew` in a new conversation."""
+        if anew:
+            self.values[self.place] = ""
         self.values[self.message] = text
         for number in self._inputs("_on_send"):
             if "Longest reply" in str(self.labels[number]):
@@ -107,18 +111,20 @@ class Visit:
         now = time.perf_counter() - asked
         if message["msg"] not in ("process_generating", "process_completed"):
             return
-        told.bytes += len(line)
         told.seconds = now
+        is_growing = message["msg"] == "process_generating"
+        if told.first and is_growing:
+            told.updates += 1
+            told.bytes.append(len(line))
         if not told.first and REPLY in line:
             told.first = now
-        if message["msg"] == "process_generating":
-            told.updates += 1
-            if told.updates > 2:
-                told.most = max(told.most, len(line))
         outputs = self._by_id(event)["outputs"]
-        if self.place in outputs:
-            is_news = message["msg"] == "process_generating" and told.updates > 1
-            self._remember(message["output"]["data"][outputs.index(self.place)], is_news)
+        if self.place in outputs and (is_growing or event not in self._grown):
+            told_of_it = message["output"]["data"][outputs.index(self.place)]
+            self._remember(told_of_it, event in self._grown)
+            self._grown |= {event} if is_growing else set()
+        if not is_growing:
+            self._grown.discard(event)
 
     def _remember(self, value: Any, is_news: bool) -> None:
         """Where the page stands; `is_news`: as what is other than it was."""

@@ -132,7 +132,7 @@ def _module(file: Path) -> ModuleType:
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # where dataclasses and type hints look for it
     try:
-        exec(code, vars(module))
+        exec(code, vars(module))  # noqa: S102
     except BaseException:
         if before is None:
             del sys.modules[module.__name__]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.decoding import Decoding
-from lmapps.errors import CheckpointError
+from lmapps.errors import CheckpointError, DecodingError
 
 Floats = npt.NDArray[np.float64]
 _BLOCK = 128
@@ -58,7 +58,8 @@ def adjusted(
 ) -> Floats:
     """A copy of the logits with bias and penalties; minus infinity where an id may not come.
 
-    Raises `CheckpointError` where the model gives no numbers.
+    Raises `CheckpointError` where the model gives no numbers, and `DecodingError` where it rules
+    out all that is allowed.
     """
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
@@ -67,6 +68,11 @@ def adjusted(
         logits[token_id] += value
     if allowed_V is not None:
         logits[~allowed_V] = -np.inf
+        if logits.max() == -np.inf:
+            raise DecodingError(
+                "the reply cannot go on: the model rules out every token that the regex or schema "
+                "allows here"
+            )
     _penalize(logits, decoding, prompt_ids, generated)
     return logits
 

@@ -94,7 +94,7 @@ class Scheduler:
             self.slots.prefixes.clear()
         if not isinstance(error, LmappsError):
             error = _failed(error)
-        under_way = [*self._holding(), *self.waiting]
+        under_way, held = [*self._holding(), *self.waiting], len(self.slots.running)
         self.slots.running.clear()
         self.waiting.clear()
         self.reading = None
@@ -102,6 +102,8 @@ class Scheduler:
             if request.finish is None:
                 self._end(request, "error", error)
         self.send()
+        for row in range(held):  # at last: on a device that has failed this fails too
+            self.slots.state.clear(row)
 
     def _holding(self) -> Iterator[Request]:
         """The requests that have a slot, or will have once their prompt is read."""

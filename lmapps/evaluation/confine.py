@@ -134,7 +134,7 @@ def first_process(folder: str, program: bytes, limits: Sizes) -> int:
         os.close(write)
         os.dup2(read, 0)
         give_up_rights(limits)
-        os.execve(PYTHON, [PYTHON, "-I", "-S", "-B", "-"], {"PATH": "/usr/bin", "HOME": "/work"})
+        os.execve(PYTHON, [PYTHON, "-I", "-S", "-B", "-"], {"PATH": "/usr/bin", "HOME": "/work"})  # noqa: S606
     while True:
         done, status = os.wait()
         if done == child:

@@ -28,14 +28,15 @@ template <class Done> inline void spin(Done done) {
 class Pool {
  public:
   explicit Pool(int threads) : count(threads) {
-    for (int i = 1; i < count; i++) workers.emplace_back([this, i] { serve(i); });
+    try {
+      for (int i = 1; i < count; i++) workers.emplace_back([this, i] { serve(i); });
+    } catch (...) {   // the system has no thread more: those that began would end the process
+      end();
+      throw;
+    }
   }
 
-  ~Pool() {
-    work = nullptr;
-    announce();
-    for (std::thread &worker : workers) worker.join();
-  }
+  ~Pool() { end(); }
 
   // Runs work(0) here and work(1) .. work(count - 1) in the others; returns when all are done.
   void run(const std::function<void(int)> &piece) {
@@ -61,6 +62,12 @@ class Pool {
   const int count;
 
  private:
+  void end() {
+    work = nullptr;
+    announce();
+    for (std::thread &worker : workers) worker.join();
+  }
+
   void announce() {
     if (count == 1) return;
     {

@@ -57,16 +57,20 @@ class Step(Protocol):
         """Logits (B, V) after T more tokens in each row."""
 
 
-def choose_step(model: LanguageModel, weights: str = "float32") -> Step:
-    """`weights` is the precision that the model's matrices are used in: float32, bfloat16, int8.
+def choose_step(model: LanguageModel, weights: str = "float32", *, prepared: bool = False) -> Step:
+    """A step of this model, for as long as its parameters stay.
 
-    float32 takes a model's parameters as they are. Raises `SettingsError` for another word.
+    weights   the precision that its matrices are used in: float32 (as they are), bfloat16, int8
+    prepared  on a GPU: in few shapes, compiled and captured beforehand, which takes a minute; for a
+              model that is served, not for a sample of one in training
+
+    Raises `SettingsError` for another word.
     """
     if weights not in WEIGHTS:
         raise SettingsError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     if model.device.type == "cuda":
         is_transformer = model.config.body == "transformer"  # torch.compile knows no nn.LSTM
-        return TorchStep(model, weights, fixed=True, compiled=is_transformer)
+        return TorchStep(model, weights, fixed=prepared, compiled=prepared and is_transformer)
     try:
         return NativeStep(model, weights)
     except Unavailable as reason:
@@ -161,7 +165,9 @@ class NativeStep:
             (ctypes.c_int * len(shape))(*shape), c.norm_eps, table_SD.data_ptr(), level
         )
         if not handle:
-            raise Unavailable("there is not enough memory for a packed copy of the model")
+            raise Unavailable(
+                "there is not enough memory for a packed copy of the model, or for its threads"
+            )
         return handle
 
     def _load(self) -> None:

@@ -88,7 +88,9 @@ def _fetch(
             endpoint=endpoint,
         )
     size = Path(path).stat().st_size
-    digest = hashlib.sha256() if file.lfs else hashlib.sha1(b"blob %d\0" % size)
+    digest = (
+        hashlib.sha256() if file.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    )
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)

@@ -18,6 +18,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from lmapps.engine.backends.source import KEY
 from lmapps.errors import SettingsError
 from lmapps.paths import home
 from lmapps.server.settings import ServeSettings
@@ -116,7 +117,7 @@ def _from_file(file: Path) -> Source:
 def _from_environment(environment: Mapping[str, str]) -> Source:
     known = {variable(item.name): item for item in fields(ServeSettings)}
     for name, word in environment.items():
-        if not name.startswith(PREFIX) or name in OTHERS:
+        if not name.startswith(PREFIX) or name in OTHERS or name.startswith(KEY):
             continue
         if name not in known:
             near = _nearest(name, [*known, *OTHERS])

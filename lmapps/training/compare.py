@@ -69,7 +69,7 @@ def compare_page(results: Results, folders: Mapping[str, Path]) -> str:
         header=header,
         rows=rows,
         trivial={subject for _, subject, _ in rows_of(results) if ": " in subject},
-        charts={name: Markup(chart) for name, chart in charts.items()},
+        charts={name: Markup(chart) for name, chart in charts.items()},  # noqa: S704
     )
 
 

@@ -141,7 +141,7 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         trivial=rows.keys() - report["scores"].keys(),
         score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
         gap=_gap(log),
-        charts={name: Markup(chart) for name, chart in charts(log).items()},
+        charts={name: Markup(chart) for name, chart in charts(log).items()},  # noqa: S704
         samples=list(_samples(log))[-SAMPLES_SHOWN:],
         tables={
             "Settings": {k: _plain(v) for k, v in settings.items() if v not in ("", (), [])},

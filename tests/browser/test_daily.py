@@ -116,7 +116,11 @@ def test_any_reply_can_be_looked_into_by_pointer_finger_and_keys(visit: Visit, w
     seen(page, "#score").click()
     tokens = seen(page, ".strip button")
     tokens.first.wait_for()
-    page.get_by_text("perplexity").locator("visible=true").wait_for()
+    told = page.get_by_text("perplexity").locator("visible=true").first.inner_text()
+    assert "first after" in told and "tokens/s" in told
+    assert "The first one" in seen(page, ".saw .textfield").inner_text(), "what the model saw"
+    ids = seen(page, ".saw textarea").input_value().split()
+    assert len(ids) > 5 and all(number.isdecimal() for number in ids)
     said = page.locator("#chat-chat .bot.message").first.inner_text().split()
     assert "".join(tokens.all_inner_texts()).split()[0] in said[0] or said
     tokens.nth(2).click()
@@ -129,6 +133,31 @@ def test_any_reply_can_be_looked_into_by_pointer_finger_and_keys(visit: Visit, w
     page.keyboard.press("Home")
     assert tokens.first.get_attribute("tabindex") == "0"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_reply_is_corrected_its_code_is_in_colour_and_undo_gives_the_message_back(
+    visit: Visit,
+) -> None:
+    page = visit(width=390)
+    say(page, "Write a function")
+    page.locator("#chat-chat .bot.message").first.hover()
+    page.locator("#chat-chat").get_by_label("Edit").last.click()
+    box = page.locator("#chat-chat textarea").first
+    box.fill("```python\ndef one():\n    return 1\n```")
+    page.locator("#chat-chat").get_by_label("Submit").first.click()
+    page.get_by_text("Your correction is kept.").wait_for()
+    code = page.locator("#chat-chat .bot.message pre code")
+    code.wait_for()
+    colours = "all => new Set(all.map(one => getComputedStyle(one).color)).size"
+    wait_for(page, lambda: code.locator("span").evaluate_all(colours) > 1)
+    assert page.locator("#chat-chat .bot.message pre").locator("xpath=..").locator("button").count()
+    page.get_by_text("Version 2 of 2").wait_for()
+    button(page, "Undo").click()
+    wait_for(page, lambda: page.input_value("#message textarea") == "Write a function")
+    wait_for(page, lambda: page.locator("#chat-chat .message").count() == 0)
+    button(page, "Conversations").click()
+    seen(page, "#conversations label").filter(has_text="Write a function").click()
+    wait_for(page, lambda: not seen(page, "#conversations").count())  # folded away again
 
 
 def test_a_summary_counts_its_words_and_a_reply_is_downloaded(visit: Visit, tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ PAYLOADS = [
     f'```mermaid\ngraph TD; A["<img src=x onerror={HIT}>"] --> B; click A "javascript:{HIT}"\n```',
     f'```html\n<img src=x onerror="{HIT}">\n```',
     f'"><script>{HIT}</script>\'"><img src=x onerror="{HIT}">',
+    f'[bait](data:text/html,<script>parent.{HIT}</script>) [bait]( java&#10;script:{HIT})',
+    '<a id=bait href="data:text/html;base64,PHNjcmlwdD4xPC9zY3JpcHQ+">bait</a>',
+    f'<svg><a xlink:href="javascript:{HIT}"><text id=bait>bait</text></a><set onend="{HIT}"></svg>',
+    f'<input autofocus onfocus="{HIT}"><video><source onerror="{HIT}"></video>',
+    f'<object data="javascript:{HIT}"></object><embed src="javascript:{HIT}">',
+    '<style>@import "http://evil.invalid/b.css";</style><base href="http://evil.invalid/">',
 ]  # fmt: skip
 PLUGIN = '''"""A plugin from somewhere."""
 
@@ -48,14 +54,35 @@ def ending(reply: str) -> str:
 SHORT = Decoding(max_new_tokens=2)
 
 
-@plugin(title=PAYLOAD[:200], finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
+TITLE = PAYLOAD[: PAYLOAD.index(">") + 1]
+
+
+@plugin(title=TITLE, finish=ending, decoding=SHORT, examples=[[PAYLOAD]])
 def hostile(text: str = PAYLOAD) -> str:
     """{help}
 
     Args:
         text: {help}
     """
-    return text
+    return "Hi"
+'''
+
+
+TALKING = '''"""A model that writes whatever somebody wants."""
+
+from lmapps import Decoding, Messages, plugin
+
+PAYLOADS = {payloads!r}
+
+
+def ending(reply: str) -> str:
+    return "\\n\\n".join(PAYLOADS)
+
+
+@plugin(title="Talking", finish=ending, decoding=Decoding(max_new_tokens=2))
+def talking(messages: Messages) -> Messages:
+    """Talk."""
+    return messages
 '''
 
 
@@ -66,15 +93,19 @@ def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
     payload = " ".join(PAYLOADS[1:6])
     text = PLUGIN.format(payload=payload, help=payload.replace('"', "'"))
     (folder / "hostile.py").write_text(text)
+    (folder / "talking.py").write_text(TALKING.format(payloads=PAYLOADS))
     (folder / "<img src=x onerror=window.hit=1>.py").write_text("1 / 0")
     with serve(discover([plugin_folders()[0], folder]), 0.0) as running:
         yield running
 
 
-@pytest.fixture
-def page(browser: Any, served: Any) -> Iterator[Any]:
-    """A visitor who clicks on whatever is offered, and in whose page nothing may run."""
-    context = browser.new_context(accept_downloads=True)
+@pytest.fixture(params=["with the policy", "without it"])
+def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A visitor who clicks on whatever is offered, and in whose page nothing may run: each of two
+    walls holds alone. Without the page's content policy it is Gradio's sanitizer (DOMPurify), which
+    lets forms and pictures of other servers through; those the policy keeps out."""
+    has_policy = request.param == "with the policy"
+    context = browser.new_context(accept_downloads=True, bypass_csp=not has_policy)
     page = context.new_page()
     outside = list[str]()
     page.on("request", lambda r: None if is_ours(r.url, served) else outside.append(r.url))
@@ -84,14 +115,15 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
     page.wait_for_selector("#send:not([disabled])")
     yield page
     page.evaluate(
-        """() => document.querySelectorAll('#bait, a').forEach(
-            one => /bait/.test(one.innerText) && one.click())"""
+        """(all) => document.querySelectorAll(all).forEach(
+            one => /bait/.test(one.textContent) && one.click?.())""",
+        "#bait, a" if has_policy else "a",
     )
     page.wait_for_timeout(300)
     frames = [frame.evaluate("window.hit || 0") for frame in page.frames]
     assert frames == [0] * len(frames)
     assert page.url.startswith(served.url), "nobody was led away"
-    assert not outside, "nothing was asked of another server"
+    assert not (has_policy and outside), "nothing was asked of another server"
     context.close()
     served.wait_until_idle()
 
@@ -117,7 +149,8 @@ def test_in_a_conversation_that_somebody_made_and_in_its_title(page: Any, tmp_pa
     file = tmp_path / "<img src=x onerror=window.hit=1>.json"
     file.write_text(json.dumps(made))
     page.locator("input[type=file][accept='.json']").set_input_files(file)
-    page.locator("#chat-chat .bot.message").nth(len(PAYLOADS) - 1).wait_for()
+    last = page.locator("#chat-chat .bot.message").nth(len(PAYLOADS) - 1)
+    last.wait_for(state="attached")  # of some nothing is left to see
     page.wait_for_timeout(500)
     assert page.locator("#conversations img, #conversations script, #conversations a").count() == 0
     page.get_by_text("This conversation").locator("visible=true").click()
@@ -145,3 +178,36 @@ def test_in_a_file_and_its_name(page: Any, tmp_path: Path) -> None:
     good.write_text("<p>x</p>" + "\n".join(PAYLOADS))
     drop.set_input_files(good)
     page.wait_for_function("document.querySelector('#field-text textarea').value.length > 5")
+
+
+def test_in_every_word_of_a_plugin_and_in_the_list_of_plugins(page: Any) -> None:
+    tabs = page.locator("button[role=tab]:visible")
+    (hostile,) = (tab for tab in tabs.all() if "<img" in tab.inner_text())
+    hostile.click()
+    page.locator("#field-text textarea:visible").wait_for()
+    assert "<img" in page.locator("#field-text:visible").inner_text(), "the label is there as text"
+    page.locator(".overflow-menu > button").locator("visible=true").click()
+    page.locator(".overflow-dropdown button", has_text="Plugins").click()
+    page.locator("#plugins-page", has_text="ZeroDivisionError").wait_for()
+    assert page.locator("#plugins-page img, #plugins-page script").count() == 0
+
+
+def test_in_what_a_model_writes_in_a_form(page: Any) -> None:
+    tabs = page.locator("button[role=tab]:visible")
+    next(tab for tab in tabs.all() if "<img" in tab.inner_text()).click()
+    button(page, "Write").click()
+    page.locator("#reply-hostile", has_text="bait").wait_for()
+    page.wait_for_timeout(300)
+
+
+def test_in_what_a_model_writes_in_a_conversation(page: Any) -> None:
+    page.get_by_role("tab", name="Talking", exact=True).locator("visible=true").click()
+    page.locator("#message textarea:visible").fill("Hi")
+    button(page, "Send").click()
+    page.locator("#chat-talking .bot.message", has_text="bait").first.wait_for()
+    page.wait_for_timeout(500)  # what a picture that is not there would do
+    inside = page.locator("#chat-talking .bot.message")
+    for wall in ("script", "iframe", "object", "embed", "base", "[onerror]", "[onload]"):
+        assert inside.locator(wall).count() == 0, wall
+    links = inside.locator("a").evaluate_all("links => links.map(one => one.protocol)")
+    assert not {"javascript:", "data:"} & {*links}

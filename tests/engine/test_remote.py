@@ -300,3 +300,13 @@ def test_lmapps_run_runs_a_plugin_on_it(served: Any, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.strip()
     assert main([*words, "--explain"]) == 2
     assert "are not known here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_key_that_a_server_quotes_is_told_to_nobody(status: int) -> None:
+    import httpx
+
+    far = OpenAIBackend("far", "http://x/v1", "m", key="sk-of-the-house-123")
+    said = {"error": {"message": "the key sk-of-the-house-123 is not known"}}
+    error = asyncio.run(far._refused(httpx.Response(status, json=said)))
+    assert "the key *** is not known" in str(getattr(error, "error", error))

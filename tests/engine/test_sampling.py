@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmapps.decoding import Decoding
 from lmapps.engine.sampling import draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
-from lmapps.errors import CheckpointError
+from lmapps.errors import CheckpointError, DecodingError
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05]))
 
@@ -85,6 +85,17 @@ def test_no_repeat_ngram_never_completes_a_run_twice() -> None:
 def test_damaged_weights_are_named() -> None:
     with pytest.raises(CheckpointError, match="not a number"):
         sample(np.array([np.nan, 1.0]), Decoding(), random.Random(0))
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_is_not_allowed_never_comes_even_where_the_model_rules_out_the_rest(
+    temperature: float,
+) -> None:
+    logits, decoding = np.array([1.0, -np.inf, 2.0]), Decoding(temperature=temperature)
+    with pytest.raises(DecodingError, match="rules out every token"):
+        sample(logits, decoding, random.Random(0), allowed_V=np.array([False, True, False]))
+    allowed = np.array([True, True, False])
+    assert sample(logits, decoding, random.Random(0), allowed_V=allowed) == 0
 
 
 @given(

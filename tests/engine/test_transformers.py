@@ -26,6 +26,7 @@ from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_
 from lmapps.engine.backends.transformers import ForeignCheckpoint, load
 from lmapps.engine.engine import Engine
 from lmapps.engine.request import Request
+from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
 from lmapps.errors import CheckpointError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
@@ -242,6 +243,21 @@ def test_where_memory_ends_in_the_middle_of_a_row_the_row_goes_on_as_if_it_had_n
         assert torch.equal(slots.decode(), expected_BV)
         slots.leave(1)
         assert slots.state[1] is None, "who leaves takes no memory"  # type: ignore[index]
+
+
+def test_a_step_that_fails_leaves_no_cache_of_those_whom_it_ended(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    foreign = load(make("gpt2", tmp_path / "gpt2", tiny_checkpoint("gru")))
+    scheduler = Scheduler(Slots(foreign.model, 3, foreign.step), foreign.tokenizer.vocab_size)
+    rows: Any = scheduler.slots.state
+    with torch.inference_mode():
+        scheduler.waiting += [asked(foreign, text) for text in ("The cat sat.", "The dog", "A")]
+        for _ in range(3):
+            scheduler.step()
+        assert all(rows[row] is not None for row in range(3))
+        scheduler.fail(ValueError("out of paper"))
+    assert all(rows[row] is None for row in range(3)) and not rows.lengths[:3].any()
 
 
 def asked(foreign: ForeignCheckpoint, text: str) -> Request:

@@ -22,6 +22,7 @@ from lmapps.model.config import BODIES
 from lmapps.model.state import State
 from lmapps.native import torch_step
 from lmapps.native.shapes import Shapes
+from lmapps.native.step import choose_step
 from lmapps.native.torch_step import TorchStep
 
 Tiny = Callable[[str], Checkpoint]
@@ -155,6 +156,19 @@ def test_what_cannot_be_compiled_is_run_as_it_is_and_its_name_says_so(
     plain = replies(TorchStep(checkpoint.model), checkpoint, TEXTS[:2])
     assert replies(step, checkpoint, TEXTS[:2]) == plain
     assert step.name == "torch, float32 (RuntimeError: no compiler here)"
+
+
+@pytest.mark.parametrize("body", ["transformer", "gru"])
+def test_a_model_on_a_gpu_that_is_served_is_prepared_and_a_sample_in_training_is_not(
+    tiny_checkpoint: Tiny, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_checkpoint(body).model
+    monkeypatch.setattr(type(model), "device", torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    compiled = ", compiled" if body == "transformer" else ""
+    served = choose_step(model, prepared=True)
+    assert served.name == f"torch on cuda:0, float32{compiled}, CUDA graphs"
+    assert choose_step(model).name == "torch on cuda:0, float32"
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Programs that others wrote for OpenAI's API: Gradio's own loader, LangChain."""
+"""Programs that others wrote for OpenAI's API: Gradio's own loader, LangChain, LlamaIndex."""
 
 from __future__ import annotations
 
@@ -44,3 +44,28 @@ def test_langchain_asks_streams_counts_and_gets_its_own_form(served: Any) -> Non
     assert isinstance(formed.invoke("A cat has four legs."), Animal)
     with pytest.raises(Exception, match="tools is not supported: leave it out"):
         model.bind_tools([Animal]).invoke("A cat.")
+
+
+def test_llamaindex_chats_streams_and_completes(served: Any) -> None:
+    """The same where llama-index-llms-openai-like is installed."""
+    openai_like = pytest.importorskip("llama_index.llms.openai_like")
+    from llama_index.core.llms import ChatMessage
+
+    options = {
+        "api_base": f"{served.url}/v1", "api_key": "none", "model": "unnamed",
+        "context_window": 128, "max_tokens": 20, "additional_kwargs": {"seed": 3},
+    }  # fmt: skip
+    model = openai_like.OpenAILike(**options, is_chat_model=True)
+    asked = [
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="Where is the cat?"),
+    ]
+    reply = model.chat(asked)
+    assert reply.message.content and reply.raw.usage.completion_tokens == 20
+    pieces = [piece.delta for piece in model.stream_chat(asked)]
+    assert "".join(pieces) == reply.message.content and len(pieces) > 5
+    plain = openai_like.OpenAILike(**options, is_chat_model=False)
+    whole = plain.complete("The cat").text
+    assert whole and list(plain.stream_complete("The cat"))[-1].text == whole
+    with pytest.raises(Exception, match=r"the prompt has .* tokens, the model takes at most"):
+        model.chat([ChatMessage(role="user", content="a cat " * 500)])

@@ -181,7 +181,9 @@ def endless() -> Iterator[bytes]:
 
 
 def test_a_body_without_a_stated_length_is_counted(served: Any) -> None:
-    answer = httpx.post(f"{served.url}/gradio_api/queue/join", content=endless(), timeout=30)
+    kind = {"content-type": "application/json"}
+    url = f"{served.url}/gradio_api/queue/join"
+    answer = httpx.post(url, content=endless(), timeout=30, headers=kind)
     assert answer.status_code == 413 and "larger than" in answer.json()["error"]["message"]
 
 
@@ -334,3 +336,14 @@ def raw(served: Any, head: str, body: bytes = b"") -> bytes:
         while part := connection.recv(10_000):
             answer += part
         return answer
+
+
+@pytest.mark.parametrize("kind", [None, "application/xml", "application/json", "text/plain"])
+@pytest.mark.parametrize("path", ["run/predict", "queue/join", "cancel", "reset"])
+def test_a_body_that_is_no_text_is_no_failure_of_ours(
+    served: Any, path: str, kind: str | None
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    for content in (b"\xff\xfe{", b'["\\ud800"]'):
+        answer = httpx.post(f"{served.url}/gradio_api/{path}", content=content, headers=headers)
+        assert 400 <= answer.status_code < 500

@@ -88,3 +88,65 @@ def test_no_request_gets_a_5xx(schema: Any, served: Any, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("POST")])
 def test_many_requests_get_no_5xx(schema: Any, served: Any, name: str) -> None:
     run(schema, served, name, 400)
+
+
+def form(*names: str) -> dict[str, Any]:
+    properties = {name: {"type": "string"} for name in names}
+    body = {"application/x-www-form-urlencoded": {"schema": {"properties": properties}}}
+    return {"post": {"requestBody": {"content": body}, "responses": {}}}
+
+
+LOOK: dict[str, Any] = {"get": {"responses": {}}}
+ACCOUNTS: dict[str, Any] = {
+    "openapi": "3.0.3", "info": {"title": "accounts", "version": "1"},
+    "paths": {
+        "/account": LOOK, "/account/usage": LOOK, "/account/keys": form("name"),
+        "/account/keys/revoke": form("name"), "/account/password": form("password", "new"),
+        "/login": LOOK | form("name", "password"), "/plugins/version": LOOK,
+        "/runs/version": LOOK, "/runs/{name}/report.html": {"get": {
+            "parameters": [{"in": "path", "name": "name", "required": True,
+                            "schema": {"type": "string"}}], "responses": {},
+        }},
+        "/logout": form(),
+    },
+}  # fmt: skip
+"""The addresses of accounts and of the page, which the server does not describe: it is no API."""
+
+
+@pytest.fixture(scope="module")
+def people(serve: Any) -> Any:
+    """A server with accounts, and the cookie of an admin's session."""
+    from lmapps.discovery import Found
+    from lmapps.server.accounts.users import Users
+
+    tokens = list[str]()
+
+    def prepare(store: Any) -> None:
+        users = Users(store.database)
+        tokens.append(users.begin_session(users.add("ann", "a long password")))
+
+    with serve(Found(), 0.0, prepare=prepare) as running:
+        yield running.url, {"cookie": f"lmapps_session={tokens[0]}"}
+
+
+@pytest.mark.parametrize(
+    "name", [f"{m.upper()} {path}" for path, ways in ACCOUNTS["paths"].items() for m in ways]
+)
+@pytest.mark.parametrize("examples", [6, pytest.param(150, marks=pytest.mark.long)])
+def test_no_form_of_an_account_gets_a_5xx(people: Any, name: str, examples: int) -> None:
+    (url, headers), (method, path) = people, name.split()
+    operation = schemathesis.openapi.from_dict(ACCOUNTS)[path][method]
+    modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+    has_input = (method == "POST" and path != "/logout") or "{" in path
+    strategies = [operation.as_strategy(generation_mode=mode) for mode in modes[: 1 + has_input]]
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.one_of(*strategies))
+    def check(case: Any) -> None:
+        answer = case.call(base_url=url, headers=headers, timeout=60, allow_redirects=False)
+        assert answer.status_code < 500, answer.text
+
+    check()

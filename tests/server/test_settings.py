@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from lmapps.__main__ import main
 from lmapps.errors import SettingsError
-from lmapps.server.configured import add_settings, documented, settings_of, variable
+from lmapps.server.configured import _shown, add_settings, documented, settings_of, variable
 from lmapps.server.settings import ServeSettings
 
 GIVEN: dict[str, tuple[str, Any]] = {
@@ -127,7 +128,8 @@ def test_what_does_not_fit_says_where_it_was_given_and_what_was_meant(
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
-    read(environment={"LMAPPS_HOME": "/x", "LMAPPS_NATIVE": "0", "PATH": "/bin"})
+    others = {"LMAPPS_HOME": "/x", "LMAPPS_NATIVE": "0", "LMAPPS_KEY_GPT": "s", "PATH": "/bin"}
+    assert read(environment=others) == ServeSettings()
 
 
 @pytest.mark.parametrize(
@@ -149,3 +151,15 @@ def test_the_settings_are_printed_without_a_password(
     assert main(["settings", "--port", "8001", "--database", "postgresql://me:secret@db/x"]) == 0
     told = capsys.readouterr().out
     assert tomllib.loads(told)["port"] == 8001 and "secret" not in told and "me:***@db/x" in told
+
+
+def test_the_page_about_running_a_server_has_every_setting_as_it_is() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) ?\| (.*) \| (yes|) ?\|$", page, re.M)
+    assert [row[0] for row in rows] == [item.name for item in fields(ServeSettings)]
+    for item, (name, environment, usual, means, live) in zip(
+        fields(ServeSettings), rows, strict=True
+    ):
+        assert environment == variable(name) and means == item.metadata["help"]
+        assert usual.strip("`") == _shown(item.default), name
+        assert bool(live) == item.metadata["live"], name

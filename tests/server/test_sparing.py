@@ -62,6 +62,25 @@ def test_a_conversation_is_sent_as_gradio_sends_it(page: Any) -> None:
     assert ours[0] == theirs[0].model_dump() if hasattr(theirs[0], "model_dump") else theirs[0]
 
 
+def test_an_event_is_given_what_gradio_would_give_it_and_the_same_is_refused() -> None:
+    with Page() as page:
+        inputs = [gr.Textbox(), gr.State(7), gr.Slider(0, 9), gr.Dropdown(["a", "b"]), gr.Number()]
+        inputs[0].submit(lambda *_: None, inputs, None)
+    (event,) = page.fns.values()
+    state = OpenPage(page)
+
+    def given(values: list[Any], by: Any) -> list[Any]:
+        return asyncio.run(by.preprocess_data(page, event, values, state))
+
+    values = ["x", None, 3, "b", 2.5]
+    assert given(values, Page) == given(values, gr.Blocks) == ["x", 7, 3, "b", 2.5]
+    for by in (Page, gr.Blocks):
+        with pytest.raises(gr.Error, match="not in the list of choices"):
+            given(["x", None, 3, "c", 2.5], by)
+    state[inputs[3]._id] = gr.Dropdown(["a", "b", "c"], render=False)
+    assert given(["x", None, 3, "c", 2.5], Page)[3] == "c", "this page has more to choose from"
+
+
 def test_of_a_page_nothing_is_kept_but_what_is_not_as_it_was_built(page: Any) -> None:
     state = OpenPage(page)
     told(page, {page.box: "new", page.line: gr.update(visible=False)}, state)

@@ -278,7 +278,8 @@ class OpenAIBackend:
             server.running -= 1
 
     async def _refused(self, response: httpx.Response) -> Exception:
-        text = (await response.aread()).decode(errors="replace")
+        key = self._headers.get("Authorization", "")[7:] or "\0"  # which the server may quote
+        text = (await response.aread()).decode(errors="replace").replace(key, "***")
         error = refusal(self.name, response.status_code, text, response.headers)
         if response.status_code in RETRIED:
             return Temporary(error, seconds_to_wait(response.headers))

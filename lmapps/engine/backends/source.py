@@ -165,6 +165,7 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     from lmapps.engine.backends.replicas import Replicas
     from lmapps.engine.engine import Engine
     from lmapps.model.checkpoint import Checkpoint
+    from lmapps.native.step import choose_step
 
     # On a GPU there is no second copy of the weights: they are read as they will be used.
     is_bf16 = on_gpu(opening.devices) and opening.weights == "bfloat16"
@@ -173,12 +174,9 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     try:
         for device in opening.devices:
             checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
-            engines.append(
-                Engine(
-                    checkpoint, slots=opening.slots, queue=opening.queue,
-                    weights=opening.weights, name=name,
-                )
-            )  # fmt: skip
+            step = choose_step(checkpoint.model, opening.weights, prepared=True)
+            slots, queue = opening.slots, opening.queue
+            engines.append(Engine(checkpoint, slots=slots, queue=queue, name=name, step=step))
     except BaseException:
         for engine in engines:
             engine.close()

@@ -15,8 +15,10 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from h11 import ProtocolError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -133,9 +135,11 @@ class Visit:
             await self._go_on_failed()
         except LmappsError as error:
             self._refusal = self._refusal or error
-        except ClientDisconnect:
+        except (ClientDisconnect, ProtocolError):  # uvicorn has said what is wrong, and closed
             self._refusal = self._refusal or BrokenOff("the request broke off")
         except Exception as error:  # the request boundary
+            if isinstance(error, UnicodeError) and self.path.startswith("/gradio_api/"):
+                self._refusal = InputError("the request holds what is no text in UTF-8")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._refusal = StorageError("the disk of the server is full: tell who runs it")
             if not self._refusal:
@@ -149,7 +153,8 @@ class Visit:
             raise
         finally:
             if self._refusal and not self.status:
-                await self._refuse(self._refusal)
+                with suppress(ProtocolError):
+                    await self._refuse(self._refusal)
             self._log(level, **extra)
 
     def _check(self) -> None:

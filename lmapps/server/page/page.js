@@ -190,6 +190,11 @@ const lmapps = {
 
   lmapps.paint();
   document.addEventListener("keydown", lmapps.stop);
+  // On a phone the list of conversations is folded away when one is chosen, also the one that is open.
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest?.("#conversations label, #new-chat"))
+      target.closest(".chat-list")?.classList.remove("unfolded");
+  });
   window.addEventListener("pagehide", lmapps.keep);
   document.addEventListener("change", ({ target }) => {
     if (target.id === "language") lmapps.choose(target.value);

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import gradio as gr
 
@@ -13,9 +14,11 @@ from lmapps.discovery import Found
 from lmapps.engine.models import Models
 from lmapps.failures import Failure, remember
 from lmapps.plugin import Plugin
+from lmapps.server.managing import NotAllowed, check_page
 from lmapps.server.page.chat.chat import QUIET, chat_tab
 from lmapps.server.page.forms.forms import form_tab
 from lmapps.server.page.languages import known, word
+from lmapps.server.page.live import warning
 from lmapps.server.page.look import ICON
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.places import Places, plugin_tabs
@@ -64,12 +67,21 @@ def build_page(
         trained = models.folder(models.default)
         plugin_tabs(
             places, draw,
-            (lambda left_over: plugins_page(found, left_over, trained)) if for_admins else None,
+            (lambda left_over: listed(found, left_over, trained)) if for_admins else None,
             lambda: our_tabs(picker, found, store, runs, for_admins),
         )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)
     return page
+
+
+def listed(found: Found, left_over: Sequence[str], trained: Path | None) -> str:
+    """The list of plugins, which names files: for admins, whoever has the page."""
+    try:
+        check_page()
+    except NotAllowed as error:
+        return warning(error)
+    return plugins_page(found, left_over, trained)
 
 
 def build_tab(plugin: Plugin, build: Callable[[], None]) -> None:

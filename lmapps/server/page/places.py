@@ -131,7 +131,8 @@ def plugin_tabs(
         for number in places:
             changed = places.since(number) > int(drawn)
             now += _now(places, number) if changed else [gr.skip()] * 3
-        gone = chosen.startswith("place-") and not places.at(int(chosen.removeprefix("place-")))
+        place = (chosen or "").removeprefix("place-")
+        gone = place.isdecimal() and not places.at(int(place))
         selected = gr.Tabs(selected=LIST if list_page else places.some()) if gone else gr.skip()
         told = [list_page(left_over)] if list_page else []
         return [*now, selected, str(version), *told]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import copy
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,9 @@ CLOSED_PAGES = 32
 
 TEXTS = (gr.Markdown, gr.Textbox, gr.HTML)
 """Components whose value is a text."""
+FIELDS = (gr.Textbox, gr.Number, gr.Slider, gr.Checkbox, gr.Dropdown, gr.Radio)
+"""Components that a person fills in with no file."""
+SCALARS = (str, int, float, bool, type(None))
 SHOWN = {"__type__", "visible", "interactive", "label"}
 """What may change of a component without its being another one for the server."""
 NOT_SO_SIMPLE = object()
@@ -35,6 +38,31 @@ NOT_SO_SIMPLE = object()
 
 class Page(gr.Blocks):
     """The page's components and events."""
+
+    async def preprocess_data(
+        self,
+        block_fn: Any,
+        inputs: Sequence[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """What the browser has sent -> what an event is given, one value for each input."""
+        if state is None or block_fn.component_prop_inputs or len(inputs) < len(block_fn.inputs):
+            return await super().preprocess_data(block_fn, list(inputs), state, explicit_call)
+        given = dict[int, Any]()
+        for place, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
+            known = state.get(block._id, block)
+            if type(known) in FIELDS and isinstance(value, SCALARS):
+                with suppress(Exception):  # Gradio says what is wrong with it, below
+                    given[place] = known.preprocess(value)
+        rest = [place for place in range(len(block_fn.inputs)) if place not in given]
+        if rest:
+            fewer = copy(block_fn)
+            fewer.inputs = [block_fn.inputs[place] for place in rest]
+            values = [inputs[place] for place in rest]
+            values = await super().preprocess_data(fewer, values, state, explicit_call)
+            given |= zip(rest, values, strict=True)
+        return [given[place] for place in range(len(block_fn.inputs))]
 
     async def postprocess_data(
         self, block_fn: Any, predictions: Any, state: SessionState | None

@@ -119,7 +119,6 @@ class ChatTab:
         self.stop.click(stopped, None, [self.status, self.send, self.stop, self.retry], **stopping)
         for event, action, *inputs in (
             (self.shelf.new.click, lambda place: talk.open(place, None)),
-            (dialogue.chatbot.clear, lambda place: talk.open(place, None)),
             (self.shelf.listed.input, talk.open, self.shelf.listed),
             (self.undo.click, talk.undo),
             (dialogue.before.click, lambda place: talk.switch(place, -1)),

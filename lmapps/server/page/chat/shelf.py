@@ -18,10 +18,7 @@ UNFOLD = """() => {
     const shelf = [...document.querySelectorAll(".chat-list")].find(one => one.offsetParent);
     shelf.classList.toggle("unfolded");
 }"""
-FOLD = """() => {
-    document.querySelectorAll(".chat-list").forEach(one => one.classList.remove("unfolded"));
-}"""
-"""On a phone the list is folded away above the chat."""
+"""On a phone the list is folded away above the chat; `page.js` folds it when one is chosen."""
 
 
 class Shelf:
@@ -30,7 +27,7 @@ class Shelf:
     def __init__(self) -> None:
         with gr.Row(elem_classes="shelf-head"):
             self.unfold = gr.Button(word("Conversations"), size="sm", elem_id="unfold")
-            self.new = gr.Button(word("New chat"), size="sm")
+            self.new = gr.Button(word("New chat"), size="sm", elem_id="new-chat")
         self.search = gr.Textbox(
             label=word("Search conversations"), placeholder=word("Search"), elem_id="search",
             show_label=False, container=False,
@@ -53,8 +50,6 @@ class Shelf:
         self._exports = Exports()
         quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
         self.unfold.click(None, js=UNFOLD, **quiet)
-        for chosen in (self.new.click, self.listed.input):
-            chosen(None, js=FOLD, **quiet)
 
     def update(self, seen: Seen) -> dict[Any, Any]:
         """Components and what they show after an action."""
