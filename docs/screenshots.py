@@ -23,7 +23,11 @@ import httpx
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.browser.hands import button, fill, open_tab, tabs  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SIZES = {"": (1280, 800), "-phone": (390, 844)}
@@ -55,14 +59,21 @@ def written(page: Any) -> None:
     ended(page, "Write")
 
 
+def compared(page: Any) -> None:
+    """One model asked in two ways."""
+    page.locator("#compare-message").wait_for()
+    fill(page, "#compare-message", "What is a river?")
+    page.locator("#way-1 input").click()
+    page.get_by_role("option", name="Creative").locator("visible=true").click()
+    page.locator(".tabitem button.primary", has_text="Compare").locator("visible=true").click()
+    button(page, "None is better").wait_for(timeout=120_000)
+
+
 USES: dict[str, Callable[[Any], None]] = {
     "Chat": chatted, "Code": written, "News": written, "Summarize": written,
+    "Compare": compared,
 }  # fmt: skip
 """What is done in a tab before it is pictured; the others are only opened."""
-
-
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
 
 
 def ended(page: Any, name: str) -> None:
@@ -113,32 +124,13 @@ def pictures(browser: Any, url: str) -> Iterator[tuple[str, bytes]]:
             page.wait_for_selector("#send:not([disabled])")
             for name in tabs(page):
                 open_tab(page, name)
+                page.wait_for_timeout(300)
                 USES.get(name, lambda _: None)(page)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(600)
-                page.evaluate(UNNAMED, str(IMAGES.parent.parent))
+                page.evaluate(UNNAMED, str(ROOT))
                 yield f"{name.lower()}-{scheme}{ending}", page.screenshot()
             visitor.close()
-
-
-def tabs(page: Any) -> list[str]:
-    menu = page.locator(".overflow-menu button").locator("visible=true")
-    listed = page.locator("[role=tab], .overflow-dropdown button")
-    if menu.count():
-        menu.first.click()
-    names = [name.strip() for name in listed.all_inner_texts() if name.strip()]
-    if menu.count():
-        menu.first.click()
-    return list(dict.fromkeys(names))
-
-
-def open_tab(page: Any, name: str) -> None:
-    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-    if not tab.count():
-        page.locator(".overflow-menu button").first.click()
-        tab = page.locator(".overflow-dropdown button", has_text=name)
-    tab.first.click()
-    page.wait_for_timeout(300)
 
 
 def _size(ending: str) -> dict[str, int]:

@@ -90,3 +90,16 @@ def choose(page: Any, box: str, name: str) -> None:
         return bool(field.input_value() == name)
 
     wait_for(page, chosen)
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds that keeps people out."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = list[str]()
+    for fault in Axe().run(page).response["violations"]:
+        if fault["impact"] in ("serious", "critical"):
+            where = fault["nodes"][0]
+            told = f"{where['target']} {where['html'][:200]} {where['failureSummary']}"
+            found.append(f"{fault['id']} x{len(fault['nodes'])}: {told}")
+    return found

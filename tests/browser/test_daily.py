@@ -8,46 +8,19 @@ from typing import Any
 
 import pytest
 
+from tests.browser.hands import (
+    button,
+    choose,
+    open_tab,
+    seen,
+    unfold,
+    wait_for,
+    wait_until_pressable,
+)
+
 pytestmark = pytest.mark.browser
 Visit = Callable[..., Any]
 WIDTHS = pytest.mark.parametrize("width", [1280, 390])
-
-
-def seen(page: Any, selector: str) -> Any:
-    return page.locator(selector).locator("visible=true")
-
-
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
-
-
-def unfold(page: Any, name: str) -> None:
-    seen(page, "button.label-wrap").filter(has_text=name).click()
-
-
-def open_tab(page: Any, name: str) -> None:
-    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-    if not tab.count():
-        page.locator(".overflow-menu button").first.click()
-        tab = page.locator(".overflow-dropdown button", has_text=name)
-    tab.first.click()
-
-
-def wait_for(page: Any, check: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if check():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(page.locator("body").inner_text()[:2000])
-
-
-def wait_until_pressable(page: Any, name: str) -> None:
-    page.wait_for_function(
-        "name => [...document.querySelectorAll('button')].some("
-        "b => b.offsetParent && b.innerText.trim() === name && !b.disabled)",
-        arg=name,
-        timeout=30_000,
-    )
 
 
 def say(page: Any, text: str) -> None:
@@ -58,39 +31,10 @@ def say(page: Any, text: str) -> None:
     wait_until_pressable(page, "Send")
 
 
-def write(page: Any, headline: str) -> str:
-    """Fill in the form of the news, and wait for the article."""
-    seen(page, "#field-headline textarea, #field-headline input").first.fill(headline)
-    button(page, "Write").click()
-    wait_until_pressable(page, "Stop")
-    wait_until_pressable(page, "Write")
-    text, before = shown(page, "#reply-news"), None
-    while text != before:  # Markdown is drawn a moment after the buttons
-        page.wait_for_timeout(300)
-        text, before = shown(page, "#reply-news"), text
-    return text
-
-
-def shown(page: Any, place: str) -> str:
-    return str(page.locator(place).inner_text()).strip()
-
-
 def temperature(page: Any) -> str:
     return str(
         page.get_by_label("number input for Temperature").locator("visible=true").input_value()
     )
-
-
-def choose(page: Any, box: str, name: str) -> None:
-    field = seen(page, f"{box} input")
-
-    def chosen() -> bool:  # what the page finds out as it opens may fill the box anew
-        field.click()
-        page.get_by_role("option", name=name).click()
-        page.wait_for_timeout(200)
-        return bool(field.input_value() == name)
-
-    wait_for(page, chosen)
 
 
 @WIDTHS
@@ -214,32 +158,6 @@ def test_a_reply_is_corrected_its_code_is_in_colour_and_undo_gives_the_message_b
     button(page, "Conversations").click()
     seen(page, "#conversations label").filter(has_text="Write a function").click()
     wait_for(page, lambda: not seen(page, "#conversations").count())  # folded away again
-
-
-@pytest.mark.long  # fails now and then, and it is not yet understood why
-def test_the_runs_of_a_form_come_back_and_are_cleared_with_undo(visit: Visit, served: Any) -> None:
-    page = visit()
-    open_tab(page, "News")
-    first = write(page, "A storm at sea")
-    write(page, "A quiet day")
-    unfold(page, "Last runs")
-    runs = seen(page, "#runs-news label")
-    wait_for(page, lambda: runs.count() == 2)
-    page.goto(served.url)
-    page.wait_for_selector("#send:not([disabled])")
-    open_tab(page, "News")
-    unfold(page, "Last runs")
-    runs.filter(has_text="A storm at sea").click()
-    box = seen(page, "#field-headline textarea, #field-headline input").first
-    wait_for(page, lambda: box.input_value() == "A storm at sea")
-    wait_for(page, lambda: shown(page, "#reply-news") == first)
-    unfold(page, "Inside the reply")
-    seen(page, "#score").click()
-    seen(page, ".strip button").first.wait_for()
-    button(page, "Clear the list").click()
-    wait_for(page, lambda: runs.count() == 0)
-    button(page, "Undo clear").click()
-    wait_for(page, lambda: runs.count() == 2)
 
 
 def test_a_summary_counts_its_words_and_a_reply_is_downloaded(visit: Visit, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.hands import button, fill, open_tab, seen, shown, value, wait_for
+from tests.browser.hands import button, fill, open_tab, seen, shown, unfold, value, wait_for
 
 pytestmark = pytest.mark.browser
 STORM = ("Storm closes airport for two days", "weather", "news report", "one paragraph")
@@ -72,6 +72,35 @@ def test_code_is_highlighted_as_its_language_from_an_example_to_a_file(
     name, text = downloaded(page, link.or_(page.locator("#reply-code a[download]")).first, tmp_path)
     assert name.endswith(".py") and text.strip() and copied(page, "code").strip() == text.strip()
     assert not page.get_by_text("words in").locator("visible=true").count(), "of code nobody counts"
+
+
+def test_the_runs_of_a_form_come_back_and_are_cleared_with_undo(
+    page: Any, served: Any, tmp_path: Path
+) -> None:
+    open_tab(page, "News")
+    first = ""
+    for headline in ("A quiet day", "A storm at sea"):
+        fill(page, "#field-headline", headline)
+        grown(page, "#reply-news")
+        # As it is, not as it is drawn: Markdown comes a moment after the buttons.
+        first = first or downloaded(page, seen(page, "#download-news"), tmp_path)[1]
+    unfold(page, "Last runs")
+    runs = seen(page, "#runs-news label")
+    wait_for(page, lambda: runs.count() == 2)
+    page.goto(served.url)
+    page.wait_for_selector("#send:not([disabled])")
+    open_tab(page, "News")
+    unfold(page, "Last runs")
+    runs.filter(has_text="A quiet day").click()
+    wait_for(page, lambda: value(page, "#field-headline") == "A quiet day")
+    assert downloaded(page, seen(page, "#download-news"), tmp_path)[1] == first
+    unfold(page, "Inside the reply")
+    seen(page, "#score").click()
+    seen(page, ".strip button").first.wait_for()
+    button(page, "Clear the list").click()
+    wait_for(page, lambda: runs.count() == 0)
+    button(page, "Undo clear").click()
+    wait_for(page, lambda: runs.count() == 2)
 
 
 def test_on_a_phone_the_reply_is_gone_to_when_it_is_asked_for(visit: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
+from tests.browser.hands import button
 
 pytestmark = pytest.mark.browser
 
@@ -134,10 +135,6 @@ def is_refused(request: Any) -> bool:
 
 def is_ours(url: str, served: Any) -> bool:
     return url.startswith((served.url, "data:", "blob:", "about:"))
-
-
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
 
 
 def test_in_a_conversation_that_somebody_made_and_in_its_title(page: Any, tmp_path: Path) -> None:

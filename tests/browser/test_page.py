@@ -11,6 +11,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
+from tests.browser.hands import button, wait_until_pressable
 
 pytestmark = pytest.mark.browser
 FIFTH = '''"""Write a haiku."""
@@ -55,10 +56,6 @@ def is_outside(url: str, served: Any) -> bool:
     return not url.startswith((served.url, "data:", "blob:"))
 
 
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
-
-
 def replies(page: Any) -> Any:
     return page.locator("#chat-chat .bot.message")
 
@@ -66,15 +63,6 @@ def replies(page: Any) -> Any:
 def send(page: Any, text: str) -> None:
     page.fill("#message textarea", text)
     button(page, "Send").click()
-
-
-def wait_until_enabled(page: Any, name: str) -> None:
-    page.wait_for_function(
-        "name => [...document.querySelectorAll('button')].some("
-        "b => b.offsetParent && b.innerText.trim() === name && !b.disabled)",
-        arg=name,
-        timeout=20_000,
-    )
 
 
 def test_chat_streams_and_is_kept_over_a_reload(page: Any) -> None:
@@ -85,7 +73,7 @@ def test_chat_streams_and_is_kept_over_a_reload(page: Any) -> None:
         lengths.add(len(replies(page).first.inner_text()))
         page.wait_for_timeout(50)
     assert len(lengths) > 3, "the reply grew while it was written"
-    wait_until_enabled(page, "Send")
+    wait_until_pressable(page, "Send")
     said = replies(page).first.inner_text().strip()
     assert said
     page.wait_for_timeout(500)
@@ -98,10 +86,10 @@ def test_chat_streams_and_is_kept_over_a_reload(page: Any) -> None:
 def test_stop_stops_and_the_conversation_goes_on(page: Any, served: Any) -> None:
     send(page, "Tell me everything")
     replies(page).first.wait_for()
-    wait_until_enabled(page, "Stop")
+    wait_until_pressable(page, "Stop")
     button(page, "Stop").click()
     served.wait_until_idle()
-    wait_until_enabled(page, "Send")
+    wait_until_pressable(page, "Send")
     said = replies(page).first.inner_text()
     page.wait_for_timeout(500)
     assert replies(page).first.inner_text() == said
@@ -112,11 +100,11 @@ def test_stop_stops_and_the_conversation_goes_on(page: Any, served: Any) -> None
 
 def test_retry_answers_again_and_new_chat_empties(page: Any) -> None:
     send(page, "Hello")
-    wait_until_enabled(page, "Retry")
+    wait_until_pressable(page, "Retry")
     first = replies(page).first.inner_text()
     button(page, "Retry").click()
-    wait_until_enabled(page, "Stop")
-    wait_until_enabled(page, "Retry")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Retry")
     assert replies(page).count() == 1
     assert replies(page).first.inner_text() != first
     button(page, "New chat").click()
@@ -141,8 +129,8 @@ def test_a_form_is_filled_by_an_example_and_writes(page: Any) -> None:
     headline = page.locator("#field-headline textarea, #field-headline input").first
     page.wait_for_function("e => e.value.startsWith('Storm')", arg=headline.element_handle())
     button(page, "Write").click()
-    wait_until_enabled(page, "Stop")
-    wait_until_enabled(page, "Write")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Write")
     assert page.locator("#reply-news").inner_text().strip()
     assert page.locator("#reply-news button").count() >= 1, "a button to copy"
 
@@ -182,8 +170,8 @@ def test_a_fifth_plugin_has_its_tab_and_a_broken_one_its_reason(page: Any) -> No
     page.get_by_role("tab", name="Haiku").click()
     page.locator("#field-topic textarea, #field-topic input").first.fill("rain")
     button(page, "Write").click()
-    wait_until_enabled(page, "Stop")
-    wait_until_enabled(page, "Write")
+    wait_until_pressable(page, "Stop")
+    wait_until_pressable(page, "Write")
     assert page.locator("#reply-haiku").inner_text().strip()
     page.get_by_role("tab", name="Plugins").click()
     page.locator("#plugins-page", has_text="haiku.py").wait_for()
@@ -200,8 +188,8 @@ def test_decoding_settings_are_folded_and_count(page: Any) -> None:
     texts = []
     for _ in range(2):
         button(page, "Write").click()
-        wait_until_enabled(page, "Stop")
-        wait_until_enabled(page, "Write")
+        wait_until_pressable(page, "Stop")
+        wait_until_pressable(page, "Write")
         texts.append(page.locator("#reply-haiku").inner_text())
     assert texts[0] == texts[1]
 

@@ -17,6 +17,7 @@ from lmapps.discovery import Library
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import plugin_folders
 from lmapps.server.page.places import AT_ONCE
+from tests.browser.hands import button
 
 pytestmark = pytest.mark.browser
 
@@ -51,10 +52,6 @@ def page(browser: Any, served: Any) -> Iterator[Any]:
 
 def tab(page: Any, name: str) -> Any:
     return page.get_by_role("tab", name=name, exact=True)
-
-
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
 
 
 def box(page: Any, field: str) -> Any:

@@ -231,17 +231,16 @@ def test_a_page_server_that_is_killed_is_taken_over_with_the_conversation(
 def stored_turns(cluster: Cluster) -> list[Any]:
     store = Store(cluster.database)
     owner = Users(store.database).find("ann").owner
-    turns = [
-        turn for item in store.list(owner, "chat") for turn in store.load(owner, item.id).turns
-    ]
+    listed = reversed(store.list(owner, "chat"))  # the last one used comes last
+    turns = [turn for item in listed for turn in store.load(owner, item.id).turns]
     store.close()
     return turns
 
 
 def written(cluster: Cluster) -> str:
     """What is kept of the reply that is being written."""
-    replies = [turn for turn in stored_turns(cluster) if turn.role == "assistant"]
-    return next((turn.content for turn in replies if turn.finish is None), "")
+    last = stored_turns(cluster)[-1]
+    return str(last.content) if last.role == "assistant" and last.finish is None else ""
 
 
 def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
@@ -257,12 +256,33 @@ def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
     process = made_by(ann)
     killed.kill()
     wait_for_takeover(ann, process)
+    assert written(cluster), "and it can be seen that it was cut off"
     ann.page.get_by_text("killed in the middle").first.wait_for()
     ann.page.wait_for_function("document.querySelector('.bot')?.innerText.length > 0")
-    assert written(cluster), "and it can be seen that it was cut off"
     ann.page.get_by_role("button", name="Retry").first.click()
     ann.page.wait_for_selector(".stop-reply:not([disabled])", timeout=60_000)
     wait_for_end(ann)
     killed.start()
     killed.wait("/ready")
+    ann.context.close()
+
+
+def test_a_page_server_that_is_told_to_stop_writes_to_the_end_first(
+    browser: Any, cluster: Cluster
+) -> None:
+    ann = Visitor(browser, f"{cluster.url}/")
+    ann.log_in()
+    ann.page.get_by_role("button", name="New chat").click()
+    say(ann, "told to stop")
+    while not written(cluster):
+        ann.page.wait_for_timeout(20)
+    stopped, process = cluster.pages["ab".index(server_of(ann))], made_by(ann)
+    stopped.process.terminate()
+    wait_for_takeover(ann, process)
+    ann.page.get_by_text("told to stop").first.wait_for()
+    replies = [turn for turn in stored_turns(cluster) if turn.role == "assistant"]
+    assert replies[-1].finish == "stop", "neither cut off nor cancelled"
+    assert stopped.process.wait(60) == 0
+    stopped.start()
+    stopped.wait("/ready")
     ann.context.close()

@@ -13,6 +13,7 @@ from tests.browser.hands import (
     fill,
     open_tab,
     seen,
+    serious,
     shown,
     told,
     wait_until_pressable,
@@ -42,6 +43,7 @@ def test_two_models_answer_side_by_side_and_a_blind_vote_is_kept(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     button(page, "A is better").click()
     told(page, "#compare-told", "Your vote is kept")
+    assert not serious(page)
     heads = {page.locator(f"#head-{number}").inner_text().strip() for number in range(2)}
     assert "unnamed" in heads and len(heads) == 2, "the names are shown now"
     rows = page.locator("#votes tr").all_inner_texts()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lmapps.pull.known import OnProgress, Progress
-from tests.browser.hands import button, fill, open_tab, told, value, wait_for
+from tests.browser.hands import button, fill, open_tab, serious, told, value, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -27,6 +27,7 @@ def test_a_model_is_looked_at_loaded_freed_and_made_the_default(
     page.locator("#model-view polyline").first.wait_for()
     page.get_by_role("button", name="Card").click()
     page.get_by_text("It knows little.").wait_for()
+    assert not serious(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     button(page, "Load").click()
     told(page, "#model-status", "old is in memory", 60)

@@ -14,7 +14,18 @@ import pytest
 from lmapps.discovery import discover
 from lmapps.training.runs import Runs
 from lmapps.training.settings import TrainSettings
-from tests.browser.hands import button, choose, fill, open_tab, seen, told, unfold, value, wait_for
+from tests.browser.hands import (
+    button,
+    choose,
+    fill,
+    open_tab,
+    seen,
+    serious,
+    told,
+    unfold,
+    value,
+    wait_for,
+)
 
 pytestmark = pytest.mark.browser
 Visit = Callable[..., Any]
@@ -70,6 +81,7 @@ def test_plugins_examples_and_a_recipe_become_a_checkpoint_to_chat_with(
     assert settings.apps == ("chat",) and settings.steps == 7 and settings.dropout == 0.2
     assert settings.start_from == str(home / "checkpoints" / "old") and not settings.minutes
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not serious(page)
     button(page, "Chat with it").click()
     page.wait_for_selector("#send:not([disabled])")
     wait_for(page, lambda: value(page, "#model") == name)
