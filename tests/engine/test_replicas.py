@@ -18,6 +18,7 @@ from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_
 from lmapps.engine.engine import Engine
 from lmapps.messages import Message
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.native.torch_step import TorchStep
 from lmapps.server.api.connection import merged
 
 ENDLESS = Decoding(temperature=0.9, max_new_tokens=100)
@@ -175,6 +176,21 @@ def test_each_gpu_has_a_copy_in_bf16_and_memory_is_foreseen_for_all(
     alone = foreseen_bytes(source, Opening(weights="bfloat16", devices=gpus[:1]))
     assert foreseen_bytes(source, Opening(weights="bfloat16", devices=gpus)) == 2 * alone
     assert alone < foreseen_bytes(source, Opening(weights="bfloat16"))
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_what_a_gpu_will_hold_is_what_the_same_step_holds(
+    endless_checkpoint: Callable[[str], Checkpoint], tmp_path: Path, weights: str
+) -> None:
+    endless_checkpoint("transformer").save(tmp_path / "one")
+    foreseen = foreseen_bytes(
+        Source("one", str(tmp_path / "one")), Opening(weights=weights, devices=("cuda:0",))
+    )
+    dtype = torch.bfloat16 if weights == "bfloat16" else torch.float32
+    checkpoint = Checkpoint.load(tmp_path / "one", dtype=dtype)
+    step = TorchStep(checkpoint.model, weights, fixed=True)  # the step of a GPU, on this machine
+    with Engine(checkpoint, slots=Opening().slots, step=step) as engine:
+        assert engine.bytes <= foreseen < 1.1 * engine.bytes
 
 
 @pytest.mark.gpu

@@ -212,12 +212,16 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
     kept = config.hidden_size * config.num_layers
     if config.body == "transformer":
         kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
-    if on_gpu(opening.devices) and opening.weights == "bfloat16":
-        a_weight, number = 2, 2
+    weights = config.parameters
+    if on_gpu(opening.devices):  # int8 is a rounded copy there, with a head of its own
+        a_weight = {"bfloat16": 2, "float32": 4, "int8": 8}[opening.weights]
+        number = 2 if opening.weights == "bfloat16" else 4
+        weights += config.vocab_size * config.embed_size // 2 if opening.weights == "int8" else 0
     else:
-        a_weight, number = 4 + {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights], 4
+        number = 4
+        a_weight = 4 + {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights]
     state = kept * number * (opening.slots + 1)
-    one = config.parameters * a_weight + state + most_prefix_bytes(state)
+    one = weights * a_weight + state + most_prefix_bytes(state)
     return one * len(opening.devices)
 
 
