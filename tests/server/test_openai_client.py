@@ -179,7 +179,7 @@ def test_a_full_queue_answers_429_and_when_to_come_back(served: Any) -> None:
 def test_ready_says_what_is_done_before_the_first_step(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.engine, "_preparing", "step 3 of 28")
+    monkeypatch.setattr(served.engine._loop, "preparing", "step 3 of 28")
     response = httpx.get(f"{served.url}/ready")
     assert response.status_code == 503
     assert "is being made ready (step 3 of 28)" in response.json()["reason"]

@@ -140,7 +140,7 @@ SCALING = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 def test_the_commands_of_the_page_are_understood() -> None:
     blocks = re.findall(r"```(\w*)\n(.*?)```", SCALING, re.S)
     commands = re.findall(r"lmapps (.*)", "".join(text for kind, text in blocks if not kind))
-    assert len(commands) == 8
+    assert len(commands) == 11
     for command in commands:
         words = command.split()
         build_parser(words).parse_args(words)
