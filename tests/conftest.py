@@ -22,6 +22,14 @@ TEXT = """The cat sat on the mat. The dog ran after the cat, and the cat ran up 
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_tests() -> Iterator[None]:
+    """What a test writes where it set no folder of its own never reaches the person's."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMAPPS_HOME", folder)
+        yield
+
+
 @cache
 def _tiny_checkpoint(body: str) -> Checkpoint:
     import torch
