@@ -44,7 +44,13 @@ def _limits() -> Iterator[tuple[int, int]]:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # "max": there is no limit
             continue
-        yield highest, used - int(stat.get("inactive_file", 0)) - int(stat.get("active_file", 0))
+        pages = sum(_of_all(stat, name) for name in ("inactive_file", "active_file"))
+        yield highest, used - pages
+
+
+def _of_all(stat: dict[str, str], name: str) -> int:
+    """With the groups below, as usage is: version 1 has another name for it."""
+    return int(stat.get(f"total_{name}", stat.get(name, 0)))
 
 
 def _cgroups() -> list[tuple[Path, str, str]]:

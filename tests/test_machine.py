@@ -36,6 +36,13 @@ def test_models_take_half_of_what_the_container_may_have(container: Path) -> Non
     assert machine.free_memory() == 2**30 - 200 * 2**20
 
 
+def test_of_version_1_the_pages_of_the_groups_below_count_as_well(container: Path) -> None:
+    (container / "memory.max").write_text(f"{2**30}\n")
+    pages = f"inactive_file 0\ntotal_inactive_file {100 * 2**20}\ntotal_active_file {2**20}\n"
+    (container / "memory.stat").write_text(pages)
+    assert machine.free_memory() == 2**30 - 199 * 2**20
+
+
 def test_a_limit_above_the_machines_memory_is_none(container: Path) -> None:
     (container / "memory.max").write_text(f"{2**62}\n")
     assert machine.memory_limit() is None

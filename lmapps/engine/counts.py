@@ -62,7 +62,7 @@ class Counts:
         for name in SUMS:
             setattr(total, name, sum(getattr(one, name) for one in several))
         for one in several:
-            total.finished.update(one.finished)
+            total.finished.update(one.finished.copy())  # in one go: its thread adds to it
             total.first_token.sum += one.first_token.sum
             pairs = zip(total.first_token.counts, one.first_token.counts, strict=True)
             total.first_token.counts = [mine + theirs for mine, theirs in pairs]

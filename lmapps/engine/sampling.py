@@ -18,6 +18,8 @@ from lmapps.decoding import Decoding
 from lmapps.errors import CheckpointError, DecodingError
 
 Floats = npt.NDArray[np.float64]
+RULED_OUT = -9999.0
+"""The logarithm of a probability that is told instead of minus infinity, as in OpenAI's API."""
 _BLOCK = 128
 
 
@@ -78,10 +80,12 @@ def adjusted(
 
 
 def logprob_of(logits_V: npt.NDArray[Any], token_id: int, top: int) -> Logprob:
-    """Log-softmax of the model's own logits at an id, and at the `top` most probable ids."""
+    """Log-softmax of the model's own logits at an id, and at the `top` most probable ids; what a
+    model rules out has `RULED_OUT`, since JSON has no infinity.
+    """
     logits = logits_V.astype(np.float64)
     shifted = logits - logits.max()
-    logprobs = shifted - np.log(np.exp(shifted).sum())
+    logprobs = np.maximum(shifted - np.log(np.exp(shifted).sum()), RULED_OUT)
     least = _largest(logprobs, min(top, len(logprobs))) if top else np.inf
     likely = np.flatnonzero(logprobs >= least)
     order = likely[np.argsort(-logprobs[likely], kind="stable")][:top]

@@ -234,6 +234,14 @@ def test_what_may_be_gone_the_next_time_is_tried_again_until_the_reply_begins(
     assert done.tokens == 2, "pieces, where the server does not count"
 
 
+def test_what_cannot_be_unpacked_is_an_answer_that_did_not_come(tricks: Tricks) -> None:
+    far = OpenAIBackend("far", tricks.url, "m")
+    for _ in range(remote.RETRIES + 1):
+        tricks.next_is(200, "no gzip at all", **{"content-encoding": "gzip"})
+    with pytest.raises(ModelServerError, match=r"does not answer .*header"):
+        reply(far, SHORT)
+
+
 def test_a_server_that_goes_on_failing_is_given_up_with_what_it_says(tricks: Tricks) -> None:
     far = OpenAIBackend("far", tricks.url, "m")
     for _ in range(4):

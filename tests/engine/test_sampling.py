@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -140,6 +141,13 @@ def test_the_top_ids_are_told_in_their_order(size: int, top: int, seed: int) -> 
     logits = np.random.default_rng(seed).integers(-9, 9, size) / 2.0  # some are equal
     order = sorted(range(size), key=lambda place: -logits[place])[:top]
     assert [place for place, _ in logprob_of(logits, 0, top).top] == order
+
+
+def test_what_a_model_rules_out_has_a_logarithm_that_json_can_hold() -> None:
+    told = logprob_of(np.array([0.0, -np.inf, 0.0]), 1, 3)
+    assert told.logprob == -9999.0
+    assert told.top[:2] == ((0, pytest.approx(math.log(0.5))), (2, pytest.approx(math.log(0.5))))
+    assert told.top[2] == (1, -9999.0)
 
 
 @given(st.integers(1, 700), st.integers(0, 999))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
-from lmapps.engine.request import Delta
+from lmapps.engine.request import Delta, Request
 from lmapps.engine.slots import Slots
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
@@ -127,16 +127,33 @@ def test_fixed_shapes_give_the_tokens_of_any_shape_and_all_were_prepared(
 
 
 @pytest.mark.parametrize("body", BODIES)
+@torch.inference_mode()
 def test_a_padded_step_leaves_the_row_where_a_prompt_is_read_alone(
     tiny_checkpoint: Tiny, body: str
 ) -> None:
-    slots = Slots(
-        tiny_checkpoint(body).model, 3, TorchStep(tiny_checkpoint(body).model, fixed=True)
-    )
-    assert slots.step.shapes.rows == (1, 2, 3)
+    checkpoint = tiny_checkpoint(body)
+    slots = Slots(checkpoint.model, 5, TorchStep(checkpoint.model, fixed=True))
     for _ in slots.warm_up():
         pass
-    assert slots.state.lengths.tolist() == [0, 0, 0, 0]
+    assert slots.state.lengths.tolist() == [0] * 6, "nothing is left of the warm-up"
+    asked = [
+        Request(checkpoint.tokenizer.prompt_ids(text), GREEDY, 9, checkpoint.tokenizer, print)
+        for text in TEXTS[:4]
+    ]
+    for request in asked:
+        while request.prefilled < len(request.prompt_ids):
+            slots.prefill(request, 64)
+        if request is not asked[-1]:
+            slots.join(request)
+            request.generated.append(5)
+    assert slots.step.shapes.padded(3) == 4, "one row is nobody's"
+    before = [part.clone() for part in slots.state.save(slots.count)]
+    assert slots.step.shapes.padded(3) == 4
+    slots.decode()
+    after = slots.state.save(slots.count)
+    assert all(map(torch.equal, before, after)) and any(part.any() for part in after)
+    read = [len(request.prompt_ids) for request in asked]
+    assert slots.state.lengths.tolist() == [*(length + 1 for length in read[:3]), 0, 0, read[3]]
 
 
 def test_what_cannot_be_compiled_is_run_as_it_is_and_its_name_says_so(

@@ -203,7 +203,7 @@ class OpenAIBackend:
             )
             listed = response.json()["data"] if response.status_code == 200 else []
             known = {str(one["id"]): one for one in listed}
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Temporary(self._unreachable(server, error)) from None
         except (ValueError, KeyError, TypeError, AttributeError):
             known = {}
@@ -269,7 +269,7 @@ class OpenAIBackend:
                 async with aclosing(deltas_of(self.name, response.aiter_lines(), prompt)) as deltas:
                     async for delta in deltas:
                         yield delta
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             self.fleet.failed(server)
             raise Temporary(self._unreachable(server, error)) from None
         except Busy as error:  # it waited there in a queue, and the server ends
