@@ -1,4 +1,4 @@
-"""Many people at once on the page: first tokens, updates a second, memory of tabs, long chats.
+"""One and many people on the page: first tokens, updates a second, memory of tabs, long chats.
 
     python benchmarks/page.py
 
@@ -207,6 +207,19 @@ def crowds(url: str, engine: Any, args: argparse.Namespace, seconds: int) -> dic
     return measured | {f"{how}: updates a second and stream": machine.median(rates)}
 
 
+def one_person(url: str, engine: Any, rounds: int) -> dict[str, Any]:
+    """Tokens a second of a long reply to somebody who is alone, of all the time from sending on."""
+    rates = []
+    for _ in range(rounds + 1):
+        before = engine.counts.generated_tokens
+        (told,) = through_page(url, "crowd", "1", "400", "0")["told"]
+        rates.append((engine.counts.generated_tokens - before) / told["seconds"])
+    return {
+        "one person: tokens a second": machine.median(rates[1:]),
+        "one person: lowest and highest round": [round(min(rates[1:])), round(max(rates[1:]))],
+    }
+
+
 def rounds_of_tabs(url: str, engine: Any, args: argparse.Namespace) -> dict[str, float]:
     """MB of a tab that is open, and of one that was closed."""
     closed, opened = [], []
@@ -299,7 +312,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as home,
         serving(args.checkpoint, args.slots, Path(home)) as (url, engine, store),
     ):
-        measured = crowds(url, engine, args, args.seconds)
+        measured = one_person(url, engine, args.rounds)
+        measured |= crowds(url, engine, args, args.seconds)
         measured |= crowds(url, engine, args, 0)
         measured |= rounds_of_tabs(url, engine, args)
         return measured | long_chats(url, store, args)

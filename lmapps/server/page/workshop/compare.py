@@ -29,6 +29,7 @@ from lmapps.server.page.workshop.ballot import (
     sides_of,
     took,
 )
+from lmapps.server.page.workshop.runview import wide_table
 from lmapps.server.page.workshop.sides import Ask, Side, side_by_side
 from lmapps.server.store.store import Store
 from lmapps.server.store.votes import Votes
@@ -254,17 +255,13 @@ class Comparison:
 
     def _tally(self) -> str:
         """Everybody's votes on this application, as a table."""
-        rows = "".join(
-            f"<tr><th>{escape(one.name)}</th><td>{one.won}</td><td>{one.tied}</td>"
-            f"<td>{one.shown}</td><td>{one.share:.0%}</td></tr>"
+        rows = {
+            one.name: [str(one.won), str(one.tied), str(one.shown), f"{one.share:.0%}"]
             for one in self.tab.votes.tally(self.plugin.name)
-        )
+        }
         if not rows:
             return ""
-        names = ("", word("Better"), word("Even"), word("Votes"), word("Share"))
-        head = "".join(f"<th>{escape(str(name))}</th>" for name in names)
-        title = escape(str(word("Votes so far")))
-        return (
-            f'<div class="run-view"><h4>{title}</h4><div class="run-wide"><table>'
-            f"<tr>{head}</tr>{rows}</table></div></div>"
-        )
+        title = str(word("Votes so far"))
+        head = map(str, (word("Better"), word("Even"), word("Votes"), word("Share")))
+        table = wide_table(title, head, rows)
+        return f'<div class="run-view"><h4>{escape(title)}</h4>{table}</div>'

@@ -9,7 +9,7 @@ from typing import Any
 from lmapps.engine.entry import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.workshop.runview import curves, facts
+from lmapps.server.page.workshop.runview import curves, facts, wide_table
 from lmapps.training.look import Log
 
 STATES = {
@@ -65,17 +65,10 @@ def _scores(scores: Mapping[str, Any]) -> str:
     ))  # fmt: skip
     if not names:
         return ""
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
-    body = "".join(
-        f"<tr><th>{escape(row)}</th>"
-        + "".join(f"<td>{_number(values.get(name))}</td>" for name in names)
-        + "</tr>"
-        for row, values in rows.items()
-    )
-    title = escape(str(word("Scores at the end of its training")))
-    return (
-        f'<h4>{title}</h4><div class="run-wide"><table><tr><th></th>{head}</tr>{body}</table></div>'
-    )
+    title = str(word("Scores at the end of its training"))
+    head = [name.replace("_", " ") for name in names]
+    cells = {row: [_number(values.get(name)) for name in names] for row, values in rows.items()}
+    return f"<h4>{escape(title)}</h4>{wide_table(title, head, cells)}"
 
 
 def _number(value: Any) -> str:

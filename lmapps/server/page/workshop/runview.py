@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -149,16 +149,23 @@ def compared_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for checkpoint, subject, *cells in rows:
         own = f"{checkpoint}, {subject}" if several else checkpoint
         columns.setdefault(subject if ": " in subject else own, cells)
-    body = "".join(
-        f"<tr><th>{escape(name.replace('_', ' '))}</th>"
-        + "".join(f"<td>{escape(str(cells[number]))}</td>" for cells in columns.values())
-        + "</tr>"
+    scores = {
+        name.replace("_", " "): [str(cells[number]) for cells in columns.values()]
         for number, name in enumerate(header[2:])
+    }
+    return f'<div class="run-view">{wide_table(str(word("Scores")), columns, scores)}</div>'
+
+
+def wide_table(title: str, head: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
+    """A name and cells in each row. Where it is wider than the screen it scrolls, by keys too."""
+    names = "".join(f"<th>{escape(name)}</th>" for name in ("", *head))
+    body = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows.items()
     )
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     return (
-        '<div class="run-view"><div class="run-wide"><table>'
-        f"<tr><th></th>{head}</tr>{body}</table></div></div>"
+        f'<div class="run-wide" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f"<table><tr>{names}</tr>{body}</table></div>"
     )
 
 
