@@ -148,14 +148,14 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
     from lmapps.engine.models import Models
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
-    from lmapps.server.serve import TURN_SECONDS, create_app
+    from lmapps.server.serve import create_app, tune_python
     from lmapps.server.store.store import Store
 
-    sys.setswitchinterval(TURN_SECONDS)  # as `lmapps serve`
     engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots)
     store = Store(f"sqlite:///{home}/page.db")
     app = create_app(Models.of(engine), discover(), store)
     with machine.listening(app) as url:
+        tune_python()  # as `lmapps serve`
         yield url, engine, store
 
 

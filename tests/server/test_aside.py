@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -107,10 +108,14 @@ def test_whoever_leaves_while_it_is_being_kept_loses_nothing(
     monkeypatch.setattr(saving, "SAVE_SECONDS", 0.0)
     slow = Slow()
 
+    seen = list[str]()
+
     async def leave() -> None:
         async def read() -> None:
-            async for _ in saved(reply(["first ", "words"]), slow, _nothing):
-                pass
+            async with aclosing(saved(reply(["first ", "words"]), slow, _nothing)) as views:
+                async for view in views:
+                    seen.append(view.text)
+                    await asyncio.sleep(0.002)
 
         reading = asyncio.create_task(read())
         while not slow.asked.is_set():
@@ -123,7 +128,7 @@ def test_whoever_leaves_while_it_is_being_kept_loses_nothing(
         await asyncio.sleep(0)
 
     asyncio.run(leave())
-    assert slow.kept == ["begin", ("first ", "cancelled")]
+    assert slow.kept[0] == "begin" and slow.kept[-1] == (seen[-1], "cancelled")
 
 
 def test_a_failure_in_between_is_made_up_for_and_one_at_the_end_is_told(

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sql
@@ -18,7 +19,7 @@ from lmapps.paths import home
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
 CONNECTIONS = 16
-"""To PostgreSQL, that one process keeps; under load it takes as many again."""
+"""That one process keeps; to PostgreSQL, under load, it takes as many again."""
 SHORT_SECONDS = 0.5
 """How long it waits where the last one has waited in vain: else all wait behind each other."""
 READS, WAITS = "lmapps_reads", "lmapps_waits"
@@ -41,6 +42,7 @@ class Database:
         self.place = url.rpartition("@")[2] or str(home())
         """The URL without its password, for a sentence."""
         self._failed = {"reading": "", "writing": ""}
+        self._turn = Lock()
         with self._reported("writing"):
             self.url = located(url)
             if not url:
@@ -85,8 +87,22 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A connection whose changes are kept together at the end, or not at all."""
         writer = self._hurried if self._failed["writing"] else self._writer
-        with self._reported("writing"), writer.begin() as connection:
+        with self._reported("writing"), self._in_turn(), writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One after the other where the database is a file. SQLite itself lets whoever has to wait
+        rest for ever longer before looking again: threads of this process need not."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_SECONDS):
+            raise TimeoutError("others have been writing for too long")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _reported(self, use: str) -> Iterator[None]:
@@ -142,7 +158,9 @@ def _make_private(url: sql.URL) -> None:
 def _engine(url: sql.URL) -> sql.Engine:
     """The driver's engine: transactions in SQLite begin when they are said to."""
     if url.get_backend_name() == "sqlite":
-        engine = sql.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        file = bool(url.database) and url.database != ":memory:"
+        many = {"pool_size": CONNECTIONS} if file else {}  # each is tuned: none is thrown away
+        engine = sql.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **many)
         sql.event.listen(engine, "connect", _tune_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)
         if url.database and url.database != ":memory:" and not url.query:
@@ -168,9 +186,10 @@ def _begin_sqlite(connection: Connection) -> None:
     """Whoever will write waits for its turn at the beginning: one who has read already and then
     wants to write is refused at once where another wrote in between."""
     options = connection.get_execution_options()
-    if not options.get(READS, False):
-        wait = int(1000 * options.get(WAITS, BUSY_SECONDS))
+    wait = int(1000 * options.get(WAITS, BUSY_SECONDS))
+    if not options.get(READS, False) and connection.info.get(WAITS) != wait:
         connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
+        connection.info[WAITS] = wait
     connection.exec_driver_sql("BEGIN" if options.get(READS, False) else "BEGIN IMMEDIATE")
 
 

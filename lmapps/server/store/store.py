@@ -71,6 +71,16 @@ class Store:
             connection.execute(CONVERSATIONS.insert().values(**values, updated=time.time()))
         return made
 
+    def start(self, owner: str, plugin: str, content: str) -> tuple[str, Turn]:
+        """A new conversation with a person's first message, in one go; its id, and the turn."""
+        check_owner(owner)
+        made, turn = uuid.uuid4().hex, new_turn(None, "user", content, "person")
+        values = {"id": made, "owner": owner, "plugin": plugin, "title": "", "updated": time.time()}
+        with self.database.writing() as connection:
+            connection.execute(CONVERSATIONS.insert().values(values))
+            _put(connection, made, "", turn)
+        return made, turn
+
     def list(self, owner: str, plugin: str, search: str = "", limit: int = 200) -> list[Summary]:
         """The owner's conversations that have turns, the last one used first; with `search`,
         those with every one of its words in their title or somewhere in them."""
@@ -142,15 +152,15 @@ class Store:
         author: Author,
     ) -> Turn:
         """A turn after `parent` (None = the first), in which the conversation then ends."""
-        finish = "stop" if author == "person" else None
-        turn = Turn(uuid.uuid4().hex, parent, role, content, author, finish)
-        with self.database.writing() as connection:
-            title = _owned(connection, owner, conversation, parent).title
-            values = {"conversation": conversation, "created": time.time(), **vars(turn)}
-            connection.execute(TURNS.insert().values(values))
-            changes = {"leaf": turn.id, "updated": time.time(), "title": title or _title(content)}
-            connection.execute(_conversation(conversation).values(changes))
+        turn = new_turn(parent, role, content, author)
+        self.put(owner, conversation, turn)
         return turn
+
+    def put(self, owner: str, conversation: str, turn: Turn) -> None:
+        """The same with a turn that was made beforehand."""
+        with self.database.writing() as connection:
+            title = _owned(connection, owner, conversation, turn.parent).title
+            _put(connection, conversation, title, turn)
 
     def grow(
         self, turn: str, content: str, finish: str | None = None, made: Made | None = None
@@ -196,6 +206,21 @@ class Store:
         with self.database.writing() as connection:
             _owned(connection, owner, conversation, turn)
             connection.execute(_conversation(conversation).values(values))
+
+
+def new_turn(parent: str | None, role: str, content: str, author: Author) -> Turn:
+    """One that is in no conversation yet. What a person says is whole, a reply has to grow."""
+    finish = "stop" if author == "person" else None
+    return Turn(uuid.uuid4().hex, parent, role, content, author, finish)
+
+
+def _put(connection: Connection, conversation: str, title: str, turn: Turn) -> None:
+    """Add a turn, in which the conversation ends then; the first one gives it its title."""
+    now = time.time()
+    values = {"conversation": conversation, "created": now, **vars(turn)}
+    connection.execute(TURNS.insert().values(values))
+    changes = {"leaf": turn.id, "updated": now, "title": title or _title(turn.content)}
+    connection.execute(_conversation(conversation).values(changes))
 
 
 def _owned(connection: Connection, owner: str, conversation: str, turn: str | None = None) -> Any:

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from lmapps.server.page.live import View, Views
 from lmapps.server.store.aside import InOrder
-from lmapps.server.store.conversation import Turn
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Runs
-from lmapps.server.store.store import Store
+from lmapps.server.store.store import Store, new_turn
 
 SAVE_SECONDS = 0.5
 """A reply that is being written is saved at least so often."""
@@ -75,32 +74,39 @@ async def saved(
 
     made_of  what is known by then of how the reply was made
 
-    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept. The first
-    view with a text and the last one are passed on once they are kept. Those between do not wait
-    for the database: where it is slow, or fails for a while, it gets the next one.
+    Whatever ends the stream (Stop, a closed tab, an error), what was written is kept, and the last
+    view is passed on once it is. Those before do not wait for the database: where it is slow, or
+    fails for a while, it gets the next one.
     """
-    view, begun, due, writes = View(), False, 0.0, InOrder()
+    view, begun, is_there, due, writes = View(), False, False, 0.0, InOrder()
+
+    def begin() -> None:
+        nonlocal is_there
+        if not is_there:
+            keeper.begin()
+            is_there = True
+
+    def grow(text: str, finish: str | None, made: Made) -> None:
+        begin()
+        keeper.grow(text, finish, made)
+
     try:
         async with aclosing(stream) as news:
             async for view in news:
                 if not begun and view.text:
-                    begun = True  # also for whoever leaves meanwhile
-                    try:
-                        await writes.end(keeper.begin)
-                    except Exception:
-                        begun = False
-                        raise
+                    begun = True
+                    writes.begin(begin)
                     due = time.monotonic() + SAVE_SECONDS
                 if begun and view.done:
                     finish = "error" if view.failed else "stop"
-                    await writes.end(partial(keeper.grow, view.text, finish, made_of(view)))
+                    await writes.end(partial(grow, view.text, finish, made_of(view)))
                 elif begun and time.monotonic() >= due and not writes.is_busy:
-                    writes.begin(partial(keeper.grow, view.text, None, made_of(view)))
+                    writes.begin(partial(grow, view.text, None, made_of(view)))
                     due = time.monotonic() + SAVE_SECONDS
                 yield view
     finally:
         if begun and not view.done:
-            await writes.end(partial(keeper.grow, view.text, "cancelled", made_of(view)))
+            await writes.end(partial(grow, view.text, "cancelled", made_of(view)))
 
 
 def made_with(made: Made, view: View) -> Made:
@@ -121,21 +127,17 @@ def made_with(made: Made, view: View) -> Made:
 
 
 class KeptTurn:
-    """A reply in a conversation; `turn` is what there is of it so far."""
+    """A reply in a conversation; `turn` is how it begins."""
 
     def __init__(self, store: Store, place: Place) -> None:
         self._store, self._place = store, place
-        self.turn: Turn | None = None
+        self.turn = new_turn(place.leaf, "assistant", "", "model")
 
     def begin(self) -> None:
-        place = self._place
-        assert place.conversation is not None
-        self.turn = self._store.add(
-            place.owner, place.conversation, place.leaf, "assistant", "", "model"
-        )
+        assert self._place.conversation is not None
+        self._store.put(self._place.owner, self._place.conversation, self.turn)
 
     def grow(self, text: str, finish: str | None, made: Made) -> None:
-        assert self.turn is not None
         self._store.grow(self.turn.id, text, finish, made)
 
 

@@ -100,19 +100,21 @@ class Talk:
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
-        place = await aside(self._say, place, place.leaf, text)
-        async with aclosing(self._answer(place, way)) as news:
+        place, whole = await aside(self._say, place, place.leaf, text)
+        async with aclosing(self._answer(place, whole, way)) as news:
             async for seen in news:
                 yield seen
 
     async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
-        asked = [turn for turn in await aside(self._path, place) if turn.role == "user"]
-        if not asked:
+        whole = await aside(self._load, place) if place.conversation and place.leaf else None
+        path = whole.path(place.leaf) if whole else []
+        asked = [turn for turn in path if turn.role == "user"]
+        if whole is None or not asked:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
         place = replace(place, leaf=asked[-1].id)
-        async with aclosing(self._answer(place, way)) as news:
+        async with aclosing(self._answer(place, whole, way)) as news:
             async for seen in news:
                 yield seen
 
@@ -123,8 +125,8 @@ class Talk:
         corrected reply is kept as the person's."""
         turn = (await aside(self._shown, place))[index]
         if turn.role == "user" and text.strip():
-            place = await aside(self._say, place, turn.parent, text)
-            async with aclosing(self._answer(place, way)) as news:
+            place, whole = await aside(self._say, place, turn.parent, text)
+            async with aclosing(self._answer(place, whole, way)) as news:
                 async for seen in news:
                     yield seen
             return
@@ -199,15 +201,20 @@ class Talk:
 
     # How it is done.
 
-    def _say(self, place: Place, parent: str | None, text: str) -> Place:
+    def _say(self, place: Place, parent: str | None, text: str) -> tuple[Place, Conversation]:
         """A message of the person's, in a new conversation if there is none yet."""
-        conversation = place.conversation or self.store.begin(place.owner, self.plugin.name)
-        said = self.store.add(place.owner, conversation, parent, "user", text, "person")
-        return replace(place, conversation=conversation, leaf=said.id)
+        if place.conversation:
+            here = place.conversation
+            said = self.store.add(place.owner, here, parent, "user", text, "person")
+        else:
+            here, said = self.store.start(place.owner, self.plugin.name, text)
+        place = replace(place, conversation=here, leaf=said.id)
+        return place, self._load(place)
 
-    async def _answer(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
+    async def _answer(
+        self, place: Place, whole: Conversation, way: Way
+    ) -> AsyncGenerator[Seen, None]:
         """Stream a reply after the last turn, saved as it grows, whatever ends it."""
-        whole = await aside(self._load, place)
         values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
         async with aclosing(
             views(self.models, self.plugin, values, way.choose, way.model)
@@ -226,6 +233,7 @@ class Talk:
         kept = KeptTurn(self.store, place)
         made_of = partial(made_with, way.made(self.plugin))
         number, asked = 1 + sum(turn.role == "assistant" for turn in whole.path(place.leaf)), None
+        begun = False
         async with aclosing(saved(stream, kept, made_of)) as news:
             async for view in news:
                 seen = replace(before, status=view.status, busy=not view.done)
@@ -233,7 +241,8 @@ class Talk:
                     asked = view.asked
                     inside = Inside(made_of(view), asked, None, number, number)
                     seen = replace(seen, inside=inside)
-                if kept.turn is None:
+                begun = begun or bool(view.text)
+                if not begun:
                     yield seen
                     continue
                 now = replace(place, leaf=kept.turn.id)
