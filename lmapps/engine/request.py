@@ -126,6 +126,11 @@ class Request:
         """Say how much of the prompt is read by now."""
         self.deliver(Delta(read=(self.prefilled, len(self.prompt_ids))))
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the reply is held to a regex or schema."""
+        return self._constraint is not None
+
     def allowed(self) -> npt.NDArray[np.bool_] | None:
         """True for every id that may come next; None where all may. Raises `DecodingError`."""
         return self._constraint.allowed() if self._constraint else None

@@ -7,7 +7,9 @@ random number give the same id everywhere.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +68,8 @@ def adjusted(
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
         raise CheckpointError("the model's output is not a number: its weights are damaged")
-    for token_id, value in decoding.logit_bias:
-        logits[token_id] += value
+    ids, values = changes(logits_V, decoding, prompt_ids, generated)
+    logits[ids] = values
     if allowed_V is not None:
         logits[~allowed_V] = -np.inf
         if logits.max() == -np.inf:
@@ -75,7 +77,11 @@ def adjusted(
                 "the reply cannot go on: the model rules out every token that the regex or schema "
                 "allows here"
             )
-    _penalize(logits, decoding, prompt_ids, generated)
+    if banned := completing(generated, decoding.no_repeat_ngram):
+        without = logits.copy()
+        without[banned] = -np.inf
+        if without.max() > -np.inf:  # else every id is banned, and one of them it must be
+            return without
     return logits
 
 
@@ -154,36 +160,43 @@ def _reached(weights: Floats, target: float) -> tuple[int, float]:
     return place, target - (float(sums[place - 1]) if place else 0.0)
 
 
-def _penalize(
-    logits: Floats, decoding: Decoding, prompt_ids: Sequence[int], generated: Sequence[int]
-) -> None:
-    """Lower, in place, what was there already (repetition: Keskar et al., CTRL, 2019)."""
-    if decoding.repetition_penalty != 1:
-        seen = np.unique(np.array([*prompt_ids, *generated], dtype=np.int64))
-        values = logits[seen]
-        penalty = decoding.repetition_penalty
-        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
-    if generated and (decoding.presence_penalty or decoding.frequency_penalty):
-        ids, counts = np.unique(np.array(generated, dtype=np.int64), return_counts=True)
-        logits[ids] -= decoding.presence_penalty + decoding.frequency_penalty * counts
-    if banned := _completing(generated, decoding.no_repeat_ngram):
-        without = logits.copy()
-        without[banned] = -np.inf
-        if without.max() > -np.inf:  # else every id is banned, and one of them it must be
-            logits[:] = without
+def changes(
+    logits_V: npt.NDArray[Any],
+    decoding: Decoding,
+    prompt_ids: Sequence[int],
+    generated: Sequence[int],
+) -> tuple[list[int], list[float]]:
+    """The ids whose logits bias and penalties change, and their new ones (repetition: Keskar et
+    al., CTRL, 2019)."""
+    penalty, bias = decoding.repetition_penalty, dict(decoding.logit_bias)
+    presence, frequency = decoding.presence_penalty, decoding.frequency_penalty
+    seen = {*prompt_ids, *generated} if penalty != 1 else set[int]()
+    counts: dict[int, int] = Counter(generated) if presence or frequency else {}
+    if not (bias or seen or counts):
+        return [], []
+    ids = sorted({*bias, *seen, *counts})
+    values = logits_V[ids].astype(np.float64)
+    if bias:
+        values += [bias.get(number, 0) for number in ids]
+    if seen:
+        lowered = np.where(values > 0, values / penalty, values * penalty)
+        values = np.where([number in seen for number in ids], lowered, values)
+    if counts:
+        values -= [presence + frequency * counts[n] if n in counts else 0 for n in ids]
+    return ids, values.tolist()
 
 
-def _completing(generated: Sequence[int], size: int) -> list[int]:
+def completing(generated: Sequence[int], size: int) -> list[int]:
     """The ids that would complete a run of `size` ids that is already there."""
     if not size or len(generated) < size:
         return []
     if size == 1:
         return sorted(set(generated))
-    tail, last = list(generated[len(generated) - size + 1 :]), generated[-1]
-    return sorted(
-        {
-            generated[place + 1]
-            for place in range(size - 2, len(generated) - 1)
-            if generated[place] == last and list(generated[place - size + 2 : place + 1]) == tail
-        }
-    )
+    *before, last = generated[len(generated) - size + 1 :]
+    banned, place = set[int](), size - 3
+    with suppress(ValueError):  # where it does not come again; the search itself is C's
+        while True:
+            place = generated.index(last, place + 1, len(generated) - 1)
+            if list(generated[place - size + 2 : place]) == before:
+                banned.add(generated[place + 1])
+    return sorted(banned)

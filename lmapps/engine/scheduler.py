@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lmapps.engine.counts import Counts
+from lmapps.engine.drawing import Drawing
 from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.pace import PREFILL_TOKENS, Pace
 from lmapps.engine.request import Finish, Request
-from lmapps.engine.sampling import logprob_of, sample
+from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
@@ -48,6 +49,7 @@ class Scheduler:
         """The request whose prompt is being read."""
         self.counts = Counts()
         self.pace = Pace()
+        self._draw = Drawing(vocab_size)
         self._turns = 0
         self._last_turn: OrderedDict[User, int] = OrderedDict()
 
@@ -68,7 +70,8 @@ class Scheduler:
         logits_BV = self._decode()
         if logits_BV is not None:
             self.counts.passes += 1
-            self._sample_all(logits_BV)
+            for row in reversed(self._sample(logits_BV, self.slots.running)):
+                self._leave(row)
         if is_beside_others and read:
             self.pace.took(read, done_reading - started, self.clock() - done_reading)
         self._tell_places()
@@ -165,7 +168,7 @@ class Scheduler:
             if request.prefilled == len(request.prompt_ids):
                 if request.reused < len(request.prompt_ids):
                     self.slots.keep_prompt(request, logits_V)
-                if not self._sample(_numbers(logits_V), request):
+                if not self._sample(_numbers(logits_V)[None], [request]):
                     self.slots.join(request)
                 self.reading = None  # not before: what fails on the way must find it
         return budget - left
@@ -193,35 +196,26 @@ class Scheduler:
         for number, place in enumerate(in_turn(users, held, self._last_turn), start=1):
             self.waiting[place].wait_at(number)
 
-    def _sample_all(self, logits_BV: npt.NDArray[np.float32]) -> None:
-        ended = [
-            row
-            for row, request in enumerate(self.slots.running)
-            if self._sample(logits_BV[row], request)
-        ]
-        for row in reversed(ended):
-            self._leave(row)
-
     def _leave(self, row: int) -> Request:
         """Free a row; what it has seen is kept for the next turn."""
         if self.slots.running[row].finish != "error":
             self.slots.keep_reply(row)
         return self.slots.leave(row)
 
-    def _sample(self, logits_V: npt.NDArray[np.float32], request: Request) -> bool:
-        """The next id of one request; True when its reply is at its end."""
-        logits_V, decoding = logits_V[: self.vocab_size], request.decoding
+    def _sample(self, logits_BV: npt.NDArray[np.float32], requests: Sequence[Request]) -> list[int]:
+        """The next id of each request; the rows whose replies are at their end."""
+        drawn = zip(requests, self._draw(logits_BV, requests), logits_BV, strict=True)
+        return [row for row, one in enumerate(drawn) if self._take(*one)]
+
+    def _take(
+        self, request: Request, next_id: int | LmappsError, logits_V: npt.NDArray[np.float32]
+    ) -> bool:
+        """Give a request its next id; True when its reply is at its end."""
+        top = request.decoding.logprobs
         try:
-            next_id = sample(
-                logits_V,
-                decoding,
-                request.random,
-                request.prompt_ids,
-                request.generated,
-                request.allowed(),
-            )
-            top = decoding.logprobs
-            told = None if top is None else logprob_of(logits_V, next_id, top)
+            if isinstance(next_id, LmappsError):
+                raise next_id
+            told = None if top is None else logprob_of(logits_V[: self.vocab_size], next_id, top)
             ended = request.take(next_id, told)
         except LmappsError as error:  # this request's alone
             self._end(request, "error", error)

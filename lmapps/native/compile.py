@@ -47,7 +47,10 @@ def compile_library(
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         stamp = f"-DSOURCES={fingerprint()}"
-        objects = [_object(command, "step.cpp", "step", stamp, Path(scratch))]
+        objects = [
+            _object(command, "step.cpp", "step", stamp, Path(scratch)),
+            _object(command, "sample.cpp", "sample", "", Path(scratch)),
+        ]
         for level, flags in {"baseline": "", **LEVELS.get(processor, {})}.items():
             flags += f" -DLEVEL={level}"
             objects.append(_object(command, "kernels.cpp", level, flags, Path(scratch)))

@@ -27,6 +27,9 @@ typedef int32_t I __attribute__((vector_size(4 * L)));
 typedef uint32_t U __attribute__((vector_size(4 * L)));
 typedef uint16_t H __attribute__((vector_size(2 * L)));
 typedef int8_t B __attribute__((vector_size(L)));
+typedef double D __attribute__((vector_size(4 * L)));   // half as many
+typedef uint64_t W __attribute__((vector_size(4 * L)));
+typedef float N __attribute__((vector_size(2 * L)));    // what becomes a D
 
 template <class V, class T> inline V load(const T *from) { V v; memcpy(&v, from, sizeof v); return v; }
 template <class V, class T> inline void store(T *to, V v) { memcpy(to, &v, sizeof v); }
@@ -441,6 +444,74 @@ void lstm(float *const *in, float *const *rec, float *hidden, float *cell, int n
   });
 }
 
+// ---- sampling, in float64 ------------------------------------------------------------------
+
+constexpr int LD = L / 2;
+inline D splat(double x) { return x - D{}; }
+inline double sum(D v) {
+  double total = 0;
+  for (int lane = 0; lane < LD; lane++) total += v[lane];
+  return total;
+}
+inline double most(D v) {
+  double best = v[0];
+  for (int lane = 1; lane < LD; lane++) best = v[lane] > best ? v[lane] : best;
+  return best;
+}
+
+// As above, for x <= 0 and to r's eleventh power: relative error under 1e-14, and 0 below e^-708.
+// 1.5 * 2^52 leaves n in the lowest bits of what it is added to, from where it can be an exponent.
+inline D exp(D x) {
+  const D magic = splat(6755399441055744.0), least = splat(-708.0);
+  D from = x < least ? least : x, shifted = from * splat(1.4426950408889634) + magic;
+  D n = shifted - magic;
+  D r = (from - n * splat(6.93145751953125e-1)) - n * splat(1.42860682030941723212e-6);
+  D y = splat(1.0 / 39916800);
+  const double series[] = {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+                           1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
+  for (double c : series) y = y * r + splat(c);
+  y *= (D)(((W)shifted + 1023) << 52);
+  return x < least ? D{} : y;
+}
+
+bool spread(const float *logits, int n, double *x) {
+  D odd{};
+  for (int i = 0; i < (n + SPAN - 1) / SPAN * SPAN; i += LD) {
+    N v = -__builtin_inff() - N{};
+    if (i + LD <= n) v = load<N>(logits + i);
+    else if (i < n) memcpy(&v, logits + i, 4 * (n - i));
+    D wide = __builtin_convertvector(v, D);
+    odd += wide < splat(__builtin_inf()) ? D{} : splat(1.0);   // also where it is no number
+    store(x + i, wide);
+  }
+  return sum(odd) == 0;
+}
+
+double highest(const double *x, int spans) {
+  D best[4];   // four at once: each waits only for itself
+  for (D &one : best) one = splat(x[0]);
+  for (int i = 0; i < spans * SPAN; i += 4 * LD)
+    for (int way = 0; way < 4; way++) {
+      D v = load<D>(x + i + way * LD);
+      best[way] = v > best[way] ? v : best[way];
+    }
+  double all = x[0];
+  for (D one : best) all = most(one) > all ? most(one) : all;
+  return all;
+}
+
+void weigh(double *x, int spans, double best, double scale, double *sums, double *highs) {
+  for (int span = 0; span < spans; span++, x += SPAN) {
+    D total{}, high{};
+    for (int i = 0; i < SPAN; i += LD) {
+      D w = exp((load<D>(x + i) - splat(best)) * splat(scale));
+      total += w, high = w > high ? w : high;
+      store(x + i, w);
+    }
+    sums[span] = sum(total), highs[span] = most(high);
+  }
+}
+
 }  // namespace
 
 #define NAMED(level) kernels_##level
@@ -448,7 +519,7 @@ void lstm(float *const *in, float *const *rec, float *hidden, float *cell, int n
 #define TABLE(level)                                                                             \
   extern const Kernels NAMED(level);                                                             \
   const Kernels NAMED(level) = {TEXT(level), L, Int8::unsigned_weights, prepare, multiply, rms_norm, swiglu, remember,    \
-                                attend, attend_many, rotate, rnn, gru, lstm};
+                                attend, attend_many, rotate, rnn, gru, lstm, spread, highest, weigh};
 TABLE(LEVEL)
 
 }  // namespace lmapps

@@ -1,4 +1,4 @@
-// What the model (step.cpp) asks of an instruction set (kernels.cpp, compiled once for each).
+// What the model (step.cpp) and sampling (sample.cpp) ask of an instruction set (kernels.cpp, compiled once for each).
 #pragma once
 #include <cstdint>
 
@@ -47,6 +47,7 @@ struct Queries {                 // of one head, for tokens one behind the other
 };
 
 constexpr int KEY_BLOCK = 32;    // keys that `attend_many` looks at together
+constexpr int SPAN = 64;         // ids that sampling looks at together
 
 struct Kernels {
   const char *name;
@@ -71,6 +72,14 @@ struct Kernels {
   void (*rnn)(float *const *in, float *const *rec, float *hidden, int n);
   void (*gru)(float *const *in, float *const *rec, float *hidden, int n);
   void (*lstm)(float *const *in, float *const *rec, float *hidden, float *cell, int n);
+  // For sampling. n logits as doubles, -inf behind them up to a whole SPAN; false where one is no
+  // number or infinite (-inf may be).
+  bool (*spread)(const float *logits, int n, double *x);
+  double (*highest)(const double *x, int spans);
+  // x = exp((x - best) * scale); and of each span the sum, and the highest.
+  void (*weigh)(double *x, int spans, double best, double scale, double *sums, double *highs);
 };
+
+int levels(const Kernels *(&found)[4]);   // this machine's, best first, and how many they are
 
 }  // namespace lmapps

@@ -10,7 +10,7 @@ from typing import Any
 from lmapps.native.compile import LIBRARY, fingerprint
 
 SWITCH = "LMAPPS_NATIVE"
-"""Set to 0, this environment variable turns the native step off."""
+"""Set to 0, this environment variable turns the native step, and native sampling, off."""
 
 BUILD = "with a C++ compiler on this machine, run `python lmapps/native/compile.py`"
 
@@ -46,6 +46,11 @@ def _load() -> ctypes.CDLL:
         "lmapps_step": (
             None,
             [pointer, pointer, number, number, pointer, number, number, pointer, pointer],
+        ),
+        "lmapps_room": (number, [number]),
+        "lmapps_sample": (
+            None,
+            [number, pointer, number, number, pointer, number, pointer, pointer, pointer, pointer],
         ),
     }
     for name, (result, arguments) in signatures.items():

@@ -29,8 +29,7 @@ extern const Kernels kernels_neon_dotprod;
 #endif
 extern const Kernels kernels_baseline;
 
-// The instruction sets of this machine, best first, and how many they are.
-static int levels(const Kernels *(&found)[4]) {
+int levels(const Kernels *(&found)[4]) {
   int count = 0;
 #if defined(__x86_64__)
   auto has = [](bool yes, const Kernels &kernels, auto &found, int &count) {

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from lmapps.decoding import Decoding
+from lmapps.engine.drawing import Drawing
 from lmapps.engine.engine import Engine
-from lmapps.engine.sampling import logprob_of, sample
+from lmapps.engine.sampling import logprob_of
 from lmapps.errors import DecodingError
 from lmapps.model.checkpoint import Checkpoint
 
@@ -98,13 +100,19 @@ def chi_square_fits(counts: Counter[int], expected: dict[int, float]) -> bool:
     ids=lambda settings: ",".join(settings) or "plain",
 )  # fmt: skip
 @pytest.mark.parametrize("allowed", [set(range(8)), {1, 2, 4, 7}], ids=["all", "some"])
-def test_sampled_ids_follow_the_definition(settings: dict[str, Any], allowed: set[int]) -> None:
+@pytest.mark.parametrize("native", ["1", "0"], ids=["native", "numpy"])
+def test_sampled_ids_follow_the_definition(
+    settings: dict[str, Any], allowed: set[int], native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMAPPS_NATIVE", native)
     decoding = Decoding(**{"temperature": 1.0, **settings})
     mask = np.array([number in allowed for number in range(8)])
-    logits, rng = np.array(LOGITS, dtype=np.float32), random.Random(1)
-    counts = Counter(
-        sample(logits, decoding, rng, PROMPT, GENERATED, mask) for _ in range(DRAWS // 4)
-    )
+    asked: Any = SimpleNamespace(
+        decoding=decoding, random=random.Random(1), prompt_ids=PROMPT, generated=GENERATED,
+        is_constrained=not mask.all(), allowed=lambda: mask,
+    )  # fmt: skip
+    logits_BV = np.tile(np.array(LOGITS, dtype=np.float32), (DRAWS // 4, 1))
+    counts: Counter[Any] = Counter(Drawing(8)(logits_BV, [asked] * len(logits_BV)))
     assert chi_square_fits(counts, definition(decoding, PROMPT, GENERATED, allowed))
 
 

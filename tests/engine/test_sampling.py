@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
-from lmapps.engine.sampling import draw, logprob_of, probabilities, sample
+from lmapps.engine.sampling import adjusted, draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError, DecodingError
 
@@ -71,6 +71,14 @@ def test_penalties_lower_what_was_there() -> None:
     assert sample(logits, greedy.replace(presence_penalty=0.5), rng, [0], []) == 0
     assert sample(logits, greedy.replace(frequency_penalty=0.06), rng, [], [0]) == 0
     assert sample(logits, greedy.replace(frequency_penalty=0.06), rng, [], [0, 0]) == 1
+
+
+def test_bias_and_penalties_change_just_the_ids_that_they_speak_of() -> None:
+    settings = Decoding(
+        logit_bias={0: 1, 4: -1}, repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25
+    )
+    logits = adjusted(np.array([2.0, 2.0, 2.0, -2.0, 9.0, 2.0]), settings, [1, 3], [2, 2, 3])
+    assert logits.tolist() == [3, 1, 1 - 0.5 - 0.5, -4 - 0.5 - 0.25, 8, 2]
 
 
 def test_no_repeat_ngram_never_completes_a_run_twice() -> None:

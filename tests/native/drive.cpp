@@ -1,5 +1,6 @@
-// Runs small models through the C interface, every instruction set of this machine, and prints
-// their logits: for sanitizers, and for processors that this machine only emulates.
+// Runs small models, and sampling, through the C interface with every instruction set of this
+// machine, and prints logits and ids: for sanitizers, and for processors that it only emulates.
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <vector>
@@ -11,6 +12,9 @@ void lmapps_free(void *);
 int lmapps_matrix(void *, int, int, const float *, int, int, const float *);
 int lmapps_vector(void *, int, int, const float *, int);
 void lmapps_step(void *, float *, int, int, void *const *, int, int, const int64_t *, float *);
+int lmapps_room(int);
+void lmapps_sample(int, const float *, int, int, const void *, int, const int32_t *, const double *,
+                   double *, int32_t *);
 }
 
 static uint32_t seed = 1;
@@ -80,7 +84,46 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
   printf("\n");
 }
 
+struct Row {   // as in sample.cpp
+  int32_t number, top_k;
+  double temperature, top_p, min_p, point;
+  int32_t changed, banned;
+};
+
+// Every setting with each other, in one call; some logits are equal, some are -inf, some rows bad.
+static void sample(int vocab, int level) {
+  seed = 7;
+  const int rows = 4, stride = vocab + 3;
+  std::vector<float> logits = numbers(rows * stride, 9);
+  for (float &x : logits) x = x < -8 ? -INFINITY : int(x * 4) / 4.0f;
+  logits[2 * stride + vocab / 2] = NAN;
+  for (int i = 0; i < vocab; i++) logits[3 * stride + i] = -INFINITY;
+  std::vector<Row> asked;
+  std::vector<int32_t> ids;
+  std::vector<double> values;
+  for (double temperature : {0.0, 5e-324, 0.7, 100.0})
+    for (int top_k : {0, 1, 40, vocab, vocab + 1})
+      for (double top_p : {1e-9, 0.9, 1.0})
+        for (double min_p : {0.0, 0.1, 1.0})
+          for (int banned : {0, 2, vocab}) {
+            const int number = int(asked.size()) % rows, changed = banned % 3 ? 1 : 0;
+            const double point = numbers(1, 0.4999f)[0] + 0.5;
+            asked.push_back({number, top_k, temperature, top_p, min_p, point, changed, 0});
+            if (changed) ids.push_back(vocab - 1), values.push_back(20);
+            for (int i = 0; i < banned && i < vocab; i++) ids.push_back(i), asked.back().banned++;
+          }
+  std::vector<double> room(lmapps_room(vocab));
+  std::vector<int32_t> next(asked.size(), -2);
+  lmapps_sample(level, logits.data(), stride, vocab, asked.data(), int(asked.size()), ids.data(),
+                values.data(), room.data(), next.data());
+  printf("sample 0 %s 1 %d:", lmapps_level(level), vocab);
+  for (int32_t id : next) printf(" %d", id);
+  printf("\n");
+}
+
 int main() {
+  for (int level = 0; lmapps_level(level); level++)
+    for (int vocab : {1, 63, 64, 65, 1000, 5000}) sample(vocab, level);
   for (const int *shape : SHAPES)
     for (int kind = 0; kind < 3; kind++)
       for (int level = 0; lmapps_level(level); level++)

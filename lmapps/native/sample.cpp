@@ -1,0 +1,163 @@
+// Logits of many rows, and how to sample each -> an id each: what engine/sampling.py defines.
+//
+// e^x of all ids is one vectorised pass. Top-k, top-p and min-p then look only at ids above a bound
+// that none of those they keep is below, usually few; nobody puts a vocabulary in order.
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "kernels.h"
+
+namespace lmapps {
+namespace {
+
+struct Row {                // filled by sampler.py, in this order
+  int32_t number, top_k;    // number: which row of the logits it is
+  double temperature, top_p, min_p, point;   // point: a random number from 0 up to 1
+  int32_t changed, banned;  // so many of the next ids have another logit; so many more, none
+};
+
+constexpr double NOTHING = -std::numeric_limits<double>::infinity();
+constexpr int CLASSES = 1024;   // of weights, 16 to each power of two; the last is all below 2^-63
+
+int class_of(double weight) {   // from 0 for 1: the upper bits of a double are a coarse logarithm
+  uint64_t bits;
+  memcpy(&bits, &weight, sizeof bits);
+  return int(std::min<uint64_t>((0x3ff0000000000000 - bits) >> 48, CLASSES - 1));
+}
+
+// The k-th largest; the largest k come to stand in front.
+double largest(double *values, int count, int k) {
+  std::nth_element(values, values + k - 1, values + count, std::greater<double>());
+  return values[k - 1];
+}
+
+// Where the running sum exceeds the target, of which is left what is behind the places before.
+int reached(const double *weights, int count, double &target) {
+  int last = 0;
+  for (int i = 0; i < count; i++) {
+    if (weights[i] <= 0) continue;
+    if (target < weights[i]) return i;
+    target -= weights[last = i];
+  }
+  target += weights[last];  // rounding: the sum in another order was larger
+  return last;
+}
+
+struct Room {               // the caller's memory, for one row at a time
+  const int vocab, spans;
+  double *x, *sums, *highs;             // of all ids: logits, then weights; of each span of weights
+  double *weights, *sorted;             // of the ids that may come
+  int32_t *ids, count = 0;
+
+  Room(double *from, int vocab)
+      : vocab(vocab), spans((vocab + SPAN - 1) / SPAN), x(from), sums(x + spans * SPAN),
+        highs(sums + spans), weights(highs + spans), sorted(weights + spans * SPAN),
+        ids((int32_t *)(sorted + spans * SPAN)) {}
+
+  void from_bound(double bound) {       // behind the last id there are only zeros
+    int found = 0;
+    for (int span = 0; span < spans; span++)
+      if (highs[span] >= bound)
+        for (int i = span * SPAN; i < (span + 1) * SPAN; i++) ids[found] = i, found += x[i] >= bound;
+    for (int i = 0; i < found; i++) weights[i] = x[ids[i]];
+    count = found;
+  }
+
+  template <class May> void keep(May may) {
+    int kept = 0;
+    for (int i = 0; i < count; i++) {
+      const double weight = weights[i];
+      ids[kept] = ids[i], weights[kept] = weight, kept += may(weight);
+    }
+    count = kept;
+  }
+
+  double sum() const { return std::accumulate(weights, weights + count, 0.0); }
+
+  // The largest that together reach the target; of equal ones the first. The sum of each class says
+  // in which one that is, and its weights alone are put in order.
+  void keep_most(double target) {
+    double totals[CLASSES] = {}, before = 0;
+    int last = 0, some = 0, place = 0;
+    for (int i = 0; i < count; i++) totals[class_of(weights[i])] += weights[i];
+    while (last + 1 < CLASSES && before + totals[last] < target) before += totals[last++];
+    for (int i = 0; i < count; i++)
+      if (class_of(weights[i]) == last) sorted[some++] = weights[i];
+    std::sort(sorted, sorted + some, std::greater<double>());
+    while (place + 1 < some && before + sorted[place] < target) before += sorted[place++];
+    const double least = some ? sorted[place] : 0;
+    auto equal = std::count(sorted, sorted + std::min(place + 1, some), least);
+    keep([&](double w) { return w > least || (w == least && equal-- > 0); });
+  }
+};
+
+int pick(const Row &row, Room &room) {   // by the weights of all ids, the largest of which is 1
+  double whole = std::accumulate(room.sums, room.sums + room.spans, 0.0);
+  if (row.top_k > 0 && row.top_k < room.vocab) {
+    std::copy(room.highs, room.highs + room.spans, room.sorted);   // k spans reach it: so do k ids
+    room.from_bound(row.top_k > room.spans ? 0 : largest(room.sorted, room.spans, row.top_k));
+    std::copy(room.weights, room.weights + room.count, room.sorted);
+    const double least = largest(room.sorted, room.count, row.top_k);
+    room.keep([&](double weight) { return weight >= least; });
+    whole = room.sum();
+  } else if (row.top_p < 1 || row.min_p > 0) {   // what is rarer than (1 - top_p) / vocab does not
+    const double rare = (1 - row.top_p) / room.vocab * whole;   // make up 1 - top_p
+    room.from_bound(std::min(1.0, std::max(rare, row.min_p)));
+  } else {
+    double target = row.point * whole;
+    const int first = reached(room.sums, room.spans, target) * SPAN;
+    return first + reached(room.x + first, SPAN, target);
+  }
+  if (row.top_p < 1) room.keep_most(row.top_p * whole);
+  room.keep([&](double weight) { return weight >= row.min_p; });
+  double target = row.point * room.sum();
+  return room.ids[reached(room.weights, room.count, target)];
+}
+
+int draw(const Row &row, const float *logits, const int32_t *ids, const double *values,
+         const Kernels &k, Room &room) {
+  if (!k.spread(logits, room.vocab, room.x)) return -1;
+  for (int i = 0; i < row.changed; i++) room.x[*ids++] = values[i];
+  for (int i = 0; i < row.banned; i++) room.sorted[i] = room.x[ids[i]], room.x[ids[i]] = NOTHING;
+  double best = k.highest(room.x, room.spans);
+  if (best == NOTHING) {    // every id is banned, and one of them it must be
+    for (int i = 0; i < row.banned; i++) room.x[ids[i]] = room.sorted[i];
+    best = k.highest(room.x, room.spans);
+  }
+  if (best == NOTHING) return -1;
+  if (row.temperature == 0) return int(std::find(room.x, room.x + room.vocab, best) - room.x);
+  // At 1e-300 the best one is alone already, and 1 / temperature no infinity yet.
+  k.weigh(room.x, room.spans, best, 1 / std::max(row.temperature, 1e-300), room.sums, room.highs);
+  return pick(row, room);
+}
+
+}  // namespace
+}  // namespace lmapps
+
+// ---- C interface; sampler.py calls it --------------------------------------------------------
+
+using namespace lmapps;
+
+extern "C" {
+
+// How many doubles of room `lmapps_sample` needs.
+int lmapps_room(int vocab) { return (vocab + SPAN - 1) / SPAN * (3 * SPAN + SPAN / 2 + 2); }
+
+// next[i] = the id of rows[i], or -1 where its logits allow none, or are no numbers. `ids`, and
+// `values` of the changed ones, are those of all rows, one row behind the other.
+void lmapps_sample(int level, const float *logits, int stride, int vocab, const void *rows, int count,
+                   const int32_t *ids, const double *values, double *room, int32_t *next) {
+  const Kernels *found[4];
+  levels(found);
+  Room one(room, vocab);
+  for (int i = 0; i < count; i++) {
+    const Row &row = ((const Row *)rows)[i];
+    next[i] = draw(row, logits + size_t(row.number) * stride, ids, values, *found[level], one);
+    ids += row.changed + row.banned, values += row.changed;
+  }
+}
+
+}  // extern "C"
