@@ -3,9 +3,11 @@
     python benchmarks/page.py
 
 A server of this process, and people in another one who speak the page's own protocol (Gradio's
-queue), as browsers do. Each of them sends a message, reads the stream of the reply, and sends the
-next one, so that all of them stream at once; the same is asked of the same engine without the page,
-in turn with it. All of them sending in the same moment is the hardest case. Then tabs are opened,
+queue), as browsers do. Replies have their longest length. Each person sends a message, reads the
+stream of the reply, and sends the next one at once, so that all of them stream all the time; the
+same is asked of the same engine without the page, in turn with it. Long replies are what a chat
+has; with short ones messages come by the dozen a second, and all of them sending in the same moment
+is the hardest case. Then tabs are opened,
 used for one message, and closed, round after round: what a tab takes, and what is left of it. Last,
 a chat of 500 turns is opened and goes on, in chromium too where there is one.
 """
@@ -151,7 +153,9 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
     from lmapps.server.serve import create_app, tune_python
     from lmapps.server.store.store import Store
 
-    engine = Engine(Checkpoint.load(find_checkpoint(checkpoint)), slots=slots)
+    loaded = Checkpoint.load(find_checkpoint(checkpoint))
+    loaded.tokenizer.end_ids = frozenset()  # all streams are as long as was asked for
+    engine = Engine(loaded, slots=slots)
     store = Store(f"sqlite:///{home}/page.db")
     app = create_app(Models.of(engine), discover(), store)
     with machine.listening(app) as url:
@@ -180,13 +184,18 @@ async def without_page(engine: Any, people: int, longest: int, seconds: int) -> 
     return await talking(say, people, seconds)
 
 
-def crowds(url: str, engine: Any, args: argparse.Namespace, seconds: int) -> dict[str, Any]:
+def crowds(
+    url: str, engine: Any, args: argparse.Namespace, how: str, longest: int, seconds: int
+) -> dict[str, Any]:
     """Without the page and through it, in turn."""
     direct, seen, rates, arrived = list[float](), list[float](), list[float](), list[float]()
-    words = [str(args.people), str(args.longest), str(seconds)]
+    tokens: dict[str, list[float]] = {"engine alone": [], "page": []}
+    words = [str(args.people), str(longest), str(seconds)]
     for number in range(args.rounds + 1):
-        alone = asyncio.run(without_page(engine, args.people, args.longest, seconds))
-        told = through_page(url, "crowd", *words)
+        with counted(engine, tokens["engine alone"]):
+            alone = asyncio.run(without_page(engine, args.people, longest, seconds))
+        with counted(engine, tokens["page"]):
+            told = through_page(url, "crowd", *words)
         if not number and args.rounds > 1:  # the first round warms both up
             continue
         direct.append(percentile(alone, 0.95))
@@ -194,17 +203,27 @@ def crowds(url: str, engine: Any, args: argparse.Namespace, seconds: int) -> dic
         rates += [each["updates"] / (each["seconds"] - each["first"]) for each in told["told"]]
         arrived.append(told["arrived"])
     added = [1000 * (through - alone) for through, alone in zip(seen, direct, strict=True)]
-    how = f"{args.people} streaming" if seconds else f"{args.people} in the same moment"
-    measured = {
+    how = f"{args.people} {how}"
+    return {
         f"{how}: p95 first token of the engine alone (ms)": 1000 * machine.median(direct),
         f"{how}: p95 first text on the page (ms)": 1000 * machine.median(seen),
         f"{how}: added by the page (ms)": machine.median(added),
         f"{how}: lowest and highest round": [round(value) for value in (min(added), max(added))],
-    }
-    if not seconds:
-        opened = f"all {args.people} have opened the page after (s)"
-        return measured | {opened: machine.median(arrived)}
-    return measured | {f"{how}: updates a second and stream": machine.median(rates)}
+        **{
+            f"{how}: tokens a second, {where}": machine.median(each[-args.rounds :])
+            for where, each in tokens.items()
+        },
+        f"{how}: updates a second and stream": machine.median(rates),
+        f"{how}: all have opened the page after (s)": machine.median(arrived),
+    }  # fmt: skip
+
+
+@contextmanager
+def counted(engine: Any, rates: list[float]) -> Iterator[None]:
+    """Adds how many tokens a second the engine wrote meanwhile."""
+    begun, before = time.perf_counter(), engine.counts.generated_tokens
+    yield
+    rates.append((engine.counts.generated_tokens - before) / (time.perf_counter() - begun))
 
 
 def one_person(url: str, engine: Any, rounds: int) -> dict[str, Any]:
@@ -260,8 +279,8 @@ def long_chats(url: str, store: Any, args: argparse.Namespace) -> dict[str, floa
         store.grow(reply.id, f"Answer {number}. " + "The river goes on and on. " * 8, "stop")
         parent = reply.id
     measured = {}
-    (short,) = through_page(url, "crowd", "1", str(args.longest), "0")["told"]
-    (told,) = through_page(url, "long", name, conversation, str(args.longest))
+    (short,) = through_page(url, "crowd", "1", "120", "0")["told"]
+    (told,) = through_page(url, "long", name, conversation, "120")
     measured["bytes of an update, 2 turns"] = machine.median(short["bytes"])
     measured[f"bytes of an update, {LONG_TURNS} turns"] = machine.median(told["bytes"])
     measured[f"opened by the server, {LONG_TURNS} turns (s)"] = told["opened"]
@@ -313,8 +332,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         serving(args.checkpoint, args.slots, Path(home)) as (url, engine, store),
     ):
         measured = one_person(url, engine, args.rounds)
-        measured |= crowds(url, engine, args, args.seconds)
-        measured |= crowds(url, engine, args, 0)
+        measured |= crowds(url, engine, args, "streaming", args.longest, args.seconds)
+        short = "with short replies, asking at once"
+        measured |= crowds(url, engine, args, short, args.short, args.seconds // 2)
+        measured |= crowds(url, engine, args, "in the same moment", args.short, 0)
         measured |= rounds_of_tabs(url, engine, args)
         return measured | long_chats(url, store, args)
 
@@ -334,8 +355,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=60)
     parser.add_argument("--slots", type=int, default=64, help="replies written at once")
-    parser.add_argument("--seconds", type=int, default=10, help="of talking, each time")
-    parser.add_argument("--longest", type=int, default=120, help="tokens of a reply")
+    parser.add_argument("--seconds", type=int, default=20, help="of talking, each time")
+    parser.add_argument("--longest", type=int, default=300, help="tokens of a reply")
+    parser.add_argument("--short", type=int, default=50, help="tokens of a short reply")
     parser.add_argument("--tabs", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoint", default="default")
