@@ -295,3 +295,31 @@ def test_a_reply_that_a_person_wrote_is_scored_as_it_stands(chat: Talk) -> None:
     assert looked.is_persons and looked.score is not None and looked.asked is not None
     assert "".join(token.text for token in looked.score.tokens) == "The cat sat.<|end|>"
     assert looked.asked.messages[0]["content"] == "Be brief.", "as the one that it corrects"
+
+
+def test_where_many_replies_are_under_way_each_has_news_more_rarely(
+    chat: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert live.seconds_between(1) == live.seconds_between(20) == live.REFRESH_SECONDS
+    assert live.seconds_between(60) == pytest.approx(0.2)
+    counted = list[int]()
+    between = live.seconds_between
+
+    def note(under_way: int) -> float:
+        counted.append(under_way)
+        return between(under_way)
+
+    monkeypatch.setattr(live, "seconds_between", note)
+
+    async def three() -> None:
+        stream = [run_all(chat.send(Place(f"p{n}"), "one", way(SHORT))) for n in range(3)]
+        await asyncio.gather(*stream)
+
+    async def run_all(news: Any) -> None:
+        async for _ in news:
+            pass
+
+    asyncio.run(three())
+    assert max(counted) == 3
+    asyncio.run(run_all(chat.send(Place("p"), "one", way(SHORT))))
+    assert counted[-1] == 1, "those that have ended do not count"

@@ -36,6 +36,9 @@ Update = dict[Any, Any]
 LOG = logging.getLogger("lmapps.server")
 REFRESH_SECONDS = 0.1
 """The page is sent news at most so often, but for the first text and the end: those go at once."""
+UPDATES_A_SECOND = 300
+"""Where many replies are under way, all of them together have no more news than that: whoever has
+just asked would wait behind them."""
 ENDINGS = {
     "length": later("The reply was cut at its longest length."),
     "cancelled": later("Stopped."),
@@ -91,21 +94,26 @@ class Views(AsyncIterator[View]):
     """Views as a reply grows, the last one `done`. An error is a view too: a sentence.
 
     The reply is read whether or not somebody takes the views, and who takes them gets the newest:
-    at most one in `REFRESH_SECONDS`, but for the first text and the end, which come at once.
-    Closing it ends what is under way.
+    at most one in `REFRESH_SECONDS`, rarer where many are under way, but for the first text and the
+    end, which come at once. Closing it ends what is under way.
     """
+
+    _under_way = set["asyncio.Task[None]"]()
+    """Of everybody."""
 
     def __init__(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
         self._view = self._told = View(status=word("Reading ..."))
         self._news, self._turn = asyncio.Event(), asyncio.Event()
         self._shown = 0.0
         self._task = asyncio.create_task(self._follow(ask))
+        self._under_way.add(self._task)
+        self._task.add_done_callback(self._under_way.discard)
 
     async def __anext__(self) -> View:
         if self._told.done:
             raise StopAsyncIteration
         await self._news.wait()
-        left = self._shown + REFRESH_SECONDS - time.monotonic()
+        left = self._shown + seconds_between(len(self._under_way)) - time.monotonic()
         if left > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._turn.wait(), left)
@@ -140,6 +148,11 @@ class Views(AsyncIterator[View]):
             self._turn.set()
         self._view = view
         self._news.set()
+
+
+def seconds_between(under_way: int) -> float:
+    """Two updates of a reply, where so many are under way."""
+    return max(REFRESH_SECONDS, under_way / UPDATES_A_SECOND)
 
 
 def too_early(owner: str) -> str:
