@@ -150,7 +150,7 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
     from lmapps.engine.models import Models
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.paths import find_checkpoint
-    from lmapps.server.serve import create_app, tune_python
+    from lmapps.server.serve import create_app, keep_what_is_there
     from lmapps.server.store.store import Store
 
     loaded = Checkpoint.load(find_checkpoint(checkpoint))
@@ -159,7 +159,7 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
     store = Store(f"sqlite:///{home}/page.db")
     app = create_app(Models.of(engine), discover(), store)
     with machine.listening(app) as url:
-        tune_python()  # as `lmapps serve`
+        keep_what_is_there()  # as `lmapps serve`
         yield url, engine, store
 
 

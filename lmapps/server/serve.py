@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import secrets
-import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -52,9 +51,6 @@ PATIENCE_SECONDS = 1.0
 AT_THE_DOOR = 32
 """Requests that are asked of the database at the same time whose they are. Python's own number, a
 few more than there are processors, would be too small for a database that is slow."""
-TURN_SECONDS = 0.0005
-"""How long a thread keeps the interpreter when another waits for it: with Python's own 5 ms an
-engine beside a busy page would wait for most of its time."""
 
 
 def serve(settings: ServeSettings, read: Read | None = None) -> None:
@@ -97,20 +93,17 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
 
     apply(settings)
     on_signal(Reload(settings, read or (lambda: settings), [apply]))
-    tune_python()
+    keep_what_is_there()
     with library.watched(say):
         server.run(sockets=[listening])
     if server.gave_up:
         raise EngineFailed(f"{server.gave_up}; the server has stopped, so that it is started anew")
 
 
-def tune_python() -> None:
-    """For many people at once: once everything is there, and before they come.
-
-    What is there by then stays. Python would look through all of it again and again for what nobody
-    needs any more, and all streams would stand still for a quarter of a second each time.
+def keep_what_is_there() -> None:
+    """Once everything is loaded: it stays. Python would look through all of it again and again for
+    what nobody needs any more, and all streams would stand still for a quarter of a second.
     """
-    sys.setswitchinterval(TURN_SECONDS)
     gc.collect()
     gc.freeze()
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ClassVar, ParamSpec
 
 from lmapps.decoding import Decoding
 from lmapps.engine.application import (
@@ -98,7 +98,7 @@ class Views(AsyncIterator[View]):
     end, which come at once. Closing it ends what is under way.
     """
 
-    _under_way = set["asyncio.Task[None]"]()
+    _under_way: ClassVar[set[asyncio.Task[None]]] = set()
     """Of everybody."""
 
     def __init__(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
