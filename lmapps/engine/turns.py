@@ -61,7 +61,7 @@ def next_place(
     """The place in the queue that gets the next slot; None where nobody there may have one."""
     together = held_by_owner(held)
     present = {owner for owner, count in together.items() if count} | set(map(owner_of, waiting))
-    most = slots if len(present) == 1 else share(slots)
+    most = slots - spare(slots) if len(present) == 1 else share(slots)
     for place in in_turn(waiting, held, last_turn):
         user = waiting[place]
         if user is None or together[owner_of(user)] < most:
@@ -72,3 +72,9 @@ def next_place(
 def share(places: int) -> int:
     """How many of these one person may take while others are there: half."""
     return max(1, places // 2)
+
+
+def spare(places: int) -> int:
+    """How many of these one person leaves free while nobody else is there: an eighth. Whoever comes
+    need not wait until a reply ends."""
+    return places // 8

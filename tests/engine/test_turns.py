@@ -32,7 +32,9 @@ def test_who_holds_least_comes_first_then_whose_turn_is_longest_ago_then_who_cam
 
 
 def test_one_person_takes_half_of_the_slots_at_most_while_others_are_there() -> None:
-    assert next_place(["a"], {"a": 7}, {}, 8) == 0, "alone: all of them"
+    assert next_place(["a"], {"a": 6}, {}, 8) == 0, "alone: nearly all of them"
+    assert next_place(["a"], {"a": 7}, {}, 8) is None, "one is there for whoever comes"
+    assert next_place(["a"], {"a": 6}, {}, 7) == 0, "of a few slots none is kept free"
     assert next_place(["a"], {"a": 3, "b": 1}, {}, 8) == 0
     assert next_place(["a"], {"a": 4, "b": 1}, {}, 8) is None
     assert next_place(["a", "b"], {"a": 4}, {}, 8) == 1
