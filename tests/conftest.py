@@ -30,6 +30,19 @@ def _home_of_the_tests() -> Iterator[None]:
         yield
 
 
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in 30 seconds"
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """`wait_until(lambda: engine.running == 0)`: what the engine's thread does, it does soon."""
+    return _wait_until
+
+
 @cache
 def _tiny_checkpoint(body: str) -> Checkpoint:
     import torch

@@ -1,9 +1,8 @@
-"""What the engine's tests share: when two replies count as the same, and waiting for a thread."""
+"""What the engine's tests share: when two replies count as the same, steps by hand."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,19 +59,6 @@ def _same_but_for_rounding(
 def same_but_for_rounding() -> Callable[..., bool]:
     """`same_but_for_rounding(engine, prompt_ids, decoding, first, second)`: ids of two replies."""
     return _same_but_for_rounding
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in 30 seconds"
-        time.sleep(0.001)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """`wait_until(lambda: engine.running == 0)`: what the engine's thread does, it does soon."""
-    return _wait_until
 
 
 class Steps:
