@@ -14,17 +14,21 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import machine
 import torch
+
+from lmapps.engine.turns import spare
 
 Prompts = list[list[int]]
 Run = Callable[[Prompts, int], None]
 MOST_STREAMS = 32
+SERVED_SLOTS = MOST_STREAMS + spare(2 * MOST_STREAMS)
+"""Of a server that all streams reach from one address, which leaves some free for others."""
 
 CONTESTANTS = (
     "lmapps torch", "lmapps float32", "lmapps bfloat16", "lmapps int8", "llama.cpp F32",
@@ -172,7 +176,7 @@ def _gguf(folder: Path, kind: str) -> Path:
     return file
 
 
-def _llama_server(folder: Path, kind: str, threads: int, port: int = 0) -> Any:
+def llama_server(folder: Path, kind: str, threads: int, port: int = 0) -> Any:
     """llama.cpp's own server, with as many slots as there are streams."""
     import xllamacpp
 
@@ -187,7 +191,7 @@ def _llama_server(folder: Path, kind: str, threads: int, port: int = 0) -> Any:
 
 
 def _llama_cpp(folder: Path, kind: str, threads: int) -> Run:
-    server = _llama_server(folder, kind, threads)
+    server = llama_server(folder, kind, threads)
 
     def one(prompt: list[int], tokens: int, failed: list[str]) -> None:
         body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True,
@@ -222,24 +226,17 @@ def _lmapps_http(folder: Path, kind: str, threads: int) -> Run:
     url = f"http://127.0.0.1:{_free_port()}"
     words = [
         sys.executable, "-m", "lmapps", "serve", "--checkpoint", str(folder), "--weights", kind,
-        "--slots", str(MOST_STREAMS), "--port", url.rpartition(":")[2], "--log", "error",
+        "--slots", str(SERVED_SLOTS), "--port", url.rpartition(":")[2], "--log", "error",
         "--database", f"sqlite:///{folder}/serving.db",
     ]  # fmt: skip
     server = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            if httpx.get(f"{url}/ready").status_code == 200:
-                break
-        except httpx.HTTPError:
-            assert server.poll() is None and time.monotonic() < deadline, "it does not serve"
-            time.sleep(0.1)
+    machine.wait_until_ready(server, url)
     bias = {str(number): -100 for number in end_ids}
     return _asking(url, {"logit_bias": bias}, server)
 
 
 def _llama_cpp_http(folder: Path, kind: str, threads: int) -> Run:
-    server = _llama_server(folder, kind, threads, _free_port())
+    server = llama_server(folder, kind, threads, _free_port())
     extra = {"ignore_eos": True, "cache_prompt": False}
     return _asking(server.listening_address, extra, server)
 

@@ -113,16 +113,8 @@ def serve(checkpoint: str, port: int, slots: int, folder: str) -> subprocess.Pop
         "--slots", str(slots), "--log", "error", "--database", f"sqlite:///{folder}/fairness.db",
     ]  # fmt: skip
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
-                return server
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    server.kill()
-    sys.exit("the server was not ready in two minutes")
+    machine.wait_until_ready(server, f"http://127.0.0.1:{port}")
+    return server
 
 
 def main() -> None:

@@ -119,6 +119,22 @@ def _commit() -> str:
         return "unknown"
 
 
+def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+    """Until `lmapps serve` says at /ready that it is; it has two minutes."""
+    import httpx
+
+    deadline = time.monotonic() + 120
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/ready").status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    server.kill()
+    raise RuntimeError(f"the server at {url} was not ready in two minutes, or has ended")
+
+
 @contextmanager
 def listening(app: Any) -> Iterator[str]:
     """Serve an ASGI application from a thread of this process: its address, on a free port."""

@@ -7,9 +7,9 @@ queue), as browsers do. Replies have their longest length. Each person sends a m
 stream of the reply, and sends the next one at once, so that all of them stream all the time; the
 same is asked of the same engine without the page, in turn with it. Long replies are what a chat
 has; with short ones messages come by the dozen a second, and all of them sending in the same moment
-is the hardest case. Then tabs are opened,
-used for one message, and closed, round after round: what a tab takes, and what is left of it. Last,
-a chat of 500 turns is opened and goes on, in chromium too where there is one.
+is the hardest case. Then tabs are opened, used for one message, and closed, round after round: what
+a tab takes, and what is left of it. Last, a chat of 500 turns is opened and goes on, in chromium
+too where there is one.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def crowds(
             alone = asyncio.run(without_page(engine, args.people, longest, seconds))
         with counted(engine, tokens["page"]):
             told = through_page(url, "crowd", *words)
-        if not number and args.rounds > 1:  # the first round warms both up
+        if not number:  # the first round warms both up
             continue
         direct.append(percentile(alone, 0.95))
         seen.append(percentile([each["first"] for each in told["told"]], 0.95))
@@ -210,7 +210,7 @@ def crowds(
         f"{how}: added by the page (ms)": machine.median(added),
         f"{how}: lowest and highest round": [round(value) for value in (min(added), max(added))],
         **{
-            f"{how}: tokens a second, {where}": machine.median(each[-args.rounds :])
+            f"{how}: tokens a second, {where}": machine.median(each[1:])
             for where, each in tokens.items()
         },
         f"{how}: updates a second and stream": machine.median(rates),
@@ -354,7 +354,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=60)
-    parser.add_argument("--slots", type=int, default=64, help="replies written at once")
+    parser.add_argument("--slots", type=int, default=72, help="an address gets seven eighths")
     parser.add_argument("--seconds", type=int, default=20, help="of talking, each time")
     parser.add_argument("--longest", type=int, default=300, help="tokens of a reply")
     parser.add_argument("--short", type=int, default=50, help="tokens of a short reply")

@@ -22,7 +22,7 @@ from typing import Any
 
 import machine
 import torch
-from contestants import _llama_server
+from contestants import llama_server
 from serving import RECURRENT, SHAPES, config_of, write_model
 
 from lmapps.decoding import Decoding
@@ -50,7 +50,7 @@ def lmapps(folder: Path) -> Ask:
 
 
 def llama_cpp(folder: Path) -> Ask:
-    server = _llama_server(folder, "F32", torch.get_num_threads())
+    server = llama_server(folder, "F32", torch.get_num_threads())
 
     def ask(ids: list[int]) -> int:
         body = {"prompt": ids, "n_predict": 1, "temperature": 0, "cache_prompt": True}

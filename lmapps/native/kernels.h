@@ -1,4 +1,5 @@
-// What the model (step.cpp) and sampling (sample.cpp) ask of an instruction set (kernels.cpp, compiled once for each).
+// What the model (step.cpp) and sampling (sample.cpp) ask of an instruction set: kernels.cpp, which
+// is compiled once for each.
 #pragma once
 #include <cstdint>
 

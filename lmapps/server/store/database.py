@@ -158,9 +158,9 @@ def _make_private(url: sql.URL) -> None:
 def _engine(url: sql.URL) -> sql.Engine:
     """The driver's engine: transactions in SQLite begin when they are said to."""
     if url.get_backend_name() == "sqlite":
-        file = bool(url.database) and url.database != ":memory:"
-        many = {"pool_size": CONNECTIONS} if file else {}  # each is tuned: none is thrown away
-        engine = sql.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **many)
+        wait = {"timeout": BUSY_SECONDS}
+        # As many as are asked for at once: each is tuned, and none is thrown away.
+        engine = sql.create_engine(url, connect_args=wait, pool_size=CONNECTIONS)
         sql.event.listen(engine, "connect", _tune_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)
         if url.database and url.database != ":memory:" and not url.query:

@@ -65,19 +65,15 @@ class Store:
     def begin(self, owner: str, plugin: str, title: str = "") -> str:
         """A new, empty conversation; its id."""
         check_owner(owner)
-        made = uuid.uuid4().hex
-        values = {"id": made, "owner": owner, "plugin": plugin, "title": title}
         with self.database.writing() as connection:
-            connection.execute(CONVERSATIONS.insert().values(**values, updated=time.time()))
-        return made
+            return _begin(connection, owner, plugin, title)
 
     def start(self, owner: str, plugin: str, content: str) -> tuple[str, Turn]:
         """A new conversation with a person's first message, in one go; its id, and the turn."""
         check_owner(owner)
-        made, turn = uuid.uuid4().hex, new_turn(None, "user", content, "person")
-        values = {"id": made, "owner": owner, "plugin": plugin, "title": "", "updated": time.time()}
+        turn = new_turn(None, "user", content, "person")
         with self.database.writing() as connection:
-            connection.execute(CONVERSATIONS.insert().values(values))
+            made = _begin(connection, owner, plugin)
             _put(connection, made, "", turn)
         return made, turn
 
@@ -212,6 +208,13 @@ def new_turn(parent: str | None, role: str, content: str, author: Author) -> Tur
     """One that is in no conversation yet. What a person says is whole, a reply has to grow."""
     finish = "stop" if author == "person" else None
     return Turn(uuid.uuid4().hex, parent, role, content, author, finish)
+
+
+def _begin(connection: Connection, owner: str, plugin: str, title: str = "") -> str:
+    made = uuid.uuid4().hex
+    values = {"id": made, "owner": owner, "plugin": plugin, "title": title, "updated": time.time()}
+    connection.execute(CONVERSATIONS.insert().values(values))
+    return made
 
 
 def _put(connection: Connection, conversation: str, title: str, turn: Turn) -> None:
