@@ -1,16 +1,21 @@
 """Deltas from the engine's thread -> those who wait for them in an event loop.
 
 A loop is woken once for all deltas of a step, not once for each: every wake-up is a call of the
-system, at which another thread may take the interpreter and keep the engine waiting. And a reader
-who is behind gets all that has come since in one piece, so that a busy loop catches up.
+system, at which another thread may take the interpreter and keep the engine waiting. Where many
+read, each gets several tokens in one piece, so that the loop has time for whoever has just asked;
+and a reader who is behind gets all that has come since in one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from lmapps.engine.request import Deliver, Delta
+
+PIECES_A_SECOND = 1000
+"""All readers together get no more of their replies' pieces than that, each its share."""
 
 
 class Box:
@@ -35,29 +40,57 @@ class Box:
 
 
 class Mail:
-    """What one engine has to say. Used by its thread alone."""
+    """What one engine has to say. Used by its thread alone.
 
-    def __init__(self) -> None:
-        self._letters: dict[asyncio.AbstractEventLoop, list[tuple[Box, Delta]]] = {}
+    clock  seconds from any beginning; a test may count something else
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._letters: dict[Letter, Delta] = {}
 
     def to(self, box: Box) -> Deliver:
         """A function that puts deltas into a box, once they are sent."""
+        letter = Letter(box)
 
         def deliver(delta: Delta) -> None:
             if box.loop.is_closed():
                 raise RuntimeError("the reader's event loop is closed")
-            self._letters.setdefault(box.loop, []).append((box, delta))
+            before = self._letters.get(letter)
+            self._letters[letter] = before.then(delta) if before else delta
 
         return deliver
 
     def send(self) -> None:
-        """All that was delivered since the last time."""
-        letters, self._letters = self._letters, {}
-        for loop, some in letters.items():
+        """All that is due of what was delivered: the beginning of a reply and its end at once."""
+        now, apart = self._clock(), len(self._letters) / PIECES_A_SECOND
+        due = dict[asyncio.AbstractEventLoop, list[tuple[Box, Delta]]]()
+        for letter, delta in list(self._letters.items()):
+            if letter.is_due(delta, now, apart):
+                due.setdefault(letter.box.loop, []).append((letter.box, delta))
+                del self._letters[letter]
+        for loop, some in due.items():
             try:
                 loop.call_soon_threadsafe(_put, some)
             except RuntimeError:  # closed since: nobody is there any more
                 continue
+
+
+class Letter:
+    """To one reader."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self._sent = float("-inf")
+        """When the last piece of the reply was."""
+
+    def is_due(self, delta: Delta, now: float, apart: float) -> bool:
+        """Whether it is sent now, `apart` seconds or more after the piece before."""
+        if delta.ids and delta.finish is None:
+            if now - self._sent < apart:
+                return False
+            self._sent = now
+        return True
 
 
 def _put(letters: Sequence[tuple[Box, Delta]]) -> None:
