@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import queue
 import sys
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -25,6 +26,9 @@ LIMIT = 30.0
 """Seconds after which a call of a plugin's code is given up."""
 THREADS = 4
 """The most calls of one plugin's code that run at once; the others wait."""
+IDLE = 2.0
+"""Seconds after which a thread ends that nobody needed: to start one takes longer than most calls,
+and the event loop waits for it."""
 
 T = TypeVar("T")
 
@@ -35,8 +39,10 @@ class Workers:
     def __init__(self, plugin: Plugin) -> None:
         self._name, self._code = plugin.name, inspect.unwrap(plugin.function).__code__
         self._turn = threading.RLock()
-        self._waiting: deque[_Call] = deque()
+        self._waiting: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         self._running: set[_Call] = set()
+        self._open = self._threads = 0
+        """Calls that wait or run, and threads for them."""
 
     async def run(self, work: Callable[[], T], wanted: str) -> T:
         """What the work returns. Raises what it raises, `PluginError` where it has not done what
@@ -44,50 +50,87 @@ class Workers:
         """
         call = _Call(contextvars.copy_context(), work, wanted)
         with self._turn:
-            self._waiting.append(call)
+            self._open += 1
+            self._waiting.put(call)
             self._go_on()
-        result: T = await asyncio.wrap_future(call.result)  # cancelled, it leaves the call alone
-        return result
+        self._watch(call, LIMIT)
+        try:
+            result: T = await asyncio.wrap_future(call.result)
+            return result
+        finally:
+            if call not in self._running:  # who leaves meanwhile leaves the call alone
+                call.timer.cancel()
 
     def _go_on(self) -> None:
-        """Begin what waits, as far as there are threads; where all are stuck, refuse it."""
-        while self._waiting and len(self._running) < THREADS:
-            call = self._waiting.popleft()
-            if not call.result.cancelled():
-                self._running.add(call)
-                call.thread = threading.Thread(
-                    target=self._run, args=[call], daemon=True, name=f"plugin {self._name}"
-                )
-                call.thread.start()
+        """A thread for each call, as far as there are any; where all are stuck, what waits is
+        refused."""
+        while self._threads < min(THREADS, self._open):
+            self._threads += 1
+            threading.Thread(target=self._work, daemon=True, name=f"plugin {self._name}").start()
         if len(self._running) == THREADS and all(call.is_given_up for call in self._running):
-            for call in self._waiting:
-                call.answer(
-                    error=Busy(
-                        f"all {THREADS} threads of plugin {self._name!r} are stuck: try later"
+            with suppress(queue.Empty):
+                while True:
+                    call = self._waiting.get_nowait()
+                    self._open -= 1
+                    call.answer(
+                        error=Busy(
+                            f"all {THREADS} threads of plugin {self._name!r} are stuck: try later"
+                        )
                     )
-                )
-            self._waiting.clear()
 
-    def _run(self, call: _Call) -> None:
-        limit = threading.Timer(LIMIT, self._give_up, [call])
-        limit.daemon = True
-        limit.start()
+    def _work(self) -> None:
+        """One thread: call after call, until none has come for a while."""
+        call = None
+        while (call is None or not call.is_given_up) and (call := self._next()):
+            self._do(call)
+        with self._turn:
+            self._threads -= 1
+            self._go_on()
+
+    def _next(self) -> _Call | None:
+        """The call that has waited longest."""
+        while True:
+            try:
+                call = self._waiting.get(timeout=IDLE)
+            except queue.Empty:
+                return None
+            with self._turn:
+                if not call.result.cancelled():
+                    self._running.add(call)
+                    call.thread, call.began = threading.current_thread(), time.monotonic()
+                    return call
+                self._open -= 1
+
+    def _do(self, call: _Call) -> None:
+        result, failure = None, None
         try:
             try:
-                call.answer(call.context.run(call.work))
+                result = call.context.run(call.work)
             except Exception as error:
-                call.answer(error=error)
+                failure = error
             finally:
-                limit.cancel()
-                with self._turn:  # from here on nobody interrupts this thread
-                    self._running.discard(call)
-                    self._go_on()
+                self._end(call)  # from here on nobody interrupts this thread
         except BaseException as error:  # `sys.exit()` in a plugin, or the interruption
-            kind = type(error).__name__
-            call.answer(error=PluginError(f"plugin {self._name!r} ended with {kind}"))
-            with self._turn:
-                self._running.discard(call)
-                self._go_on()
+            self._end(call)
+            failure = PluginError(f"plugin {self._name!r} ended with {type(error).__name__}")
+        call.answer(result, failure)  # at last: the next call may take this thread at once
+
+    def _end(self, call: _Call) -> None:
+        with self._turn:
+            if call in self._running:
+                self._running.remove(call)
+                self._open -= 1
+
+    def _watch(self, call: _Call, seconds: float) -> None:
+        call.timer = asyncio.get_running_loop().call_later(seconds, self._look_at, call)
+
+    def _look_at(self, call: _Call) -> None:
+        """Give a call up that has had its time; another one is looked at again."""
+        left = LIMIT if call.began is None else call.began + LIMIT - time.monotonic()
+        if left <= 0:
+            self._give_up(call)
+        elif call in self._running or not call.result.done():
+            self._watch(call, left)
 
     def _give_up(self, call: _Call) -> None:
         with self._turn:
@@ -118,9 +161,11 @@ class _Call:
     """One call of a plugin's code."""
 
     thread: threading.Thread
+    timer: asyncio.TimerHandle
 
     def __init__(self, context: contextvars.Context, work: Callable[[], Any], wanted: str) -> None:
         self.context, self.work, self.wanted = context, work, wanted
+        self.began: float | None = None
         self.result: Future[Any] = Future()
         self.is_given_up = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,42 @@ def test_who_leaves_takes_nobody_along(wait_until: Callable[..., None]) -> None:
         return await mine.run(lambda: 7, "x")
 
     assert asyncio.run(run()) == 7
+
+
+def test_a_thread_is_used_again_and_ends_when_nobody_needs_it(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(workers, "IDLE", 0.2)
+
+    @plugin
+    def mine_alone(text: str) -> str:
+        return text
+
+    mine = workers_of(mine_alone)
+
+    async def two() -> list[int]:
+        return [await mine.run(threading.get_ident, "x") for _ in range(2)]
+
+    first, second = asyncio.run(two())
+    assert first == second
+    wait_until(lambda: not threads_of("mine_alone"))
+    assert asyncio.run(mine.run(lambda: 7, "x")) == 7, "another one begins"
+
+
+def test_a_call_that_waits_has_all_its_time_once_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LIMIT", 1.0)
+    monkeypatch.setattr(workers, "THREADS", 1)
+
+    @plugin
+    def patient(text: str) -> str:
+        return text
+
+    async def three() -> list[None]:
+        mine = workers_of(patient)
+        calls = [mine.run(lambda: time.sleep(0.6), "x") for _ in range(3)]  # 1.8 s in all
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(three()) == [None] * 3
 
 
 def test_a_plugin_that_ends_the_process_ends_only_its_own_call() -> None:
