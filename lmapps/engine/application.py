@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
-from lmapps.engine.context import fit_conversation, fit_prompt, reply_room
+from lmapps.engine.context import cut, fit_conversation, fit_prompt, length_of, reply_room
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Finish
@@ -166,10 +166,13 @@ class Application:
     ) -> tuple[Steps, Messages | list[Messages] | None]:
         """The plugin's steps, and what it asks first."""
         arguments = self.plugin.validate(values)
+
+        def begin() -> tuple[Steps, Messages | list[Messages] | None]:
+            steps = self.plugin.steps(self._measured(arguments, decoding))
+            return steps, _advance(steps, None)
+
         # A plugin may think for long, and a long text takes long to cut: not in the event loop.
-        arguments = await self._theirs(partial(self._measured, arguments, decoding), ASKED)
-        steps = self.plugin.steps(arguments)
-        return steps, await self._theirs(partial(_advance, steps, None), ASKED)
+        return await self._theirs(begin, ASKED)
 
     async def _theirs(self, work: Callable[[], T], wanted: str) -> T:
         """Run the plugin's code, which nobody here trusts to come back."""
@@ -196,7 +199,7 @@ class Application:
     async def _single(self, messages: Messages, decoding: Decoding) -> AsyncGenerator[Any, None]:
         """One conversation, streamed."""
         decoding = self.plugin.reply_form.hold(decoding)
-        prompt, kept = await asyncio.to_thread(self._fit, messages, decoding)
+        prompt, kept = await cut(lambda: self._fit(messages, decoding), length_of(messages))
         yield Asked(kept, decoding, self.backend)
         if left_out := len(messages) - len(kept):
             yield Notice(
@@ -220,8 +223,9 @@ class Application:
         self, conversations: Sequence[Messages], decoding: Decoding
     ) -> AsyncGenerator[Any, None]:
         """Several conversations side by side, kept inside."""
-        prompts = await asyncio.to_thread(
-            lambda: [self._fit(messages, decoding)[0] for messages in conversations]
+        prompts = await cut(
+            lambda: [self._fit(messages, decoding)[0] for messages in conversations],
+            sum(map(length_of, conversations)),
         )
         yield Asked(conversations[0], decoding, self.backend, len(prompts))
         turns = asyncio.Semaphore(SIDE_BY_SIDE)

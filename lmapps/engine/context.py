@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from lmapps.decoding import Decoding
 from lmapps.errors import PromptTooLong
 from lmapps.messages import Message
+
+T = TypeVar("T")
+SHORT = 4000
+"""Characters that are read within a millisecond."""
+
+
+async def cut(read: Callable[[], T], length: int) -> T:
+    """What `read` makes of a text of so many characters. A long one takes long: the event loop
+    goes on meanwhile. With a short one a thread costs more, and who asks would wait for it."""
+    return read() if length <= SHORT else await asyncio.to_thread(read)
+
+
+def length_of(messages: Sequence[Message]) -> int:
+    """The characters of a conversation."""
+    return sum(len(str(message.get("content"))) for message in messages)
 
 
 class Reader(Protocol):

@@ -113,6 +113,9 @@ class Models:
         and `CheckpointError` where it cannot be loaded.
         """
         with self._held(name) as opening:
+            if opening.done():  # without waiting for the event loop's next rounds
+                yield opening.result()
+                return
             coming = asyncio.wrap_future(opening)
             coming.add_done_callback(lambda done: done.cancelled() or done.exception())
             yield await asyncio.shield(coming)  # who leaves does not end it for the others
