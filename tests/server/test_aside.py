@@ -14,7 +14,7 @@ from lmapps.errors import StorageError
 from lmapps.server.page.chat import saved as saving
 from lmapps.server.page.chat.saved import saved
 from lmapps.server.page.live import View
-from lmapps.server.store.aside import InOrder, aside
+from lmapps.server.store.aside import InOrder, Together, aside
 from lmapps.server.store.made import Made
 
 PATIENCE = 20
@@ -180,3 +180,52 @@ def test_calls_in_order_come_one_after_the_other_though_the_first_is_the_slowest
         assert came == [1, 2] and not order.is_busy
 
     asyncio.run(two())
+
+
+def test_calls_that_may_wait_are_made_together_each_in_its_order() -> None:
+    came = list[tuple[str, int]]()
+
+    def note(what: str) -> None:
+        came.append((what, threading.get_ident()))
+
+    def fail() -> None:
+        raise StorageError("the database is gone")
+
+    async def several() -> None:
+        together, one, other, dropped, failing = Together(), *(InOrder() for _ in range(4))
+        one.begin(lambda: note("begin"))
+        await one.end(lambda: note("begun"))
+        together.put(failing, fail, 0.01)
+        for order, what in ((one, "old"), (other, "other"), (dropped, "dropped"), (one, "new")):
+            together.put(order, lambda what=what: note(what), 0.01)  # type: ignore[misc]
+        together.drop(dropped)
+        while not one.is_busy:
+            await asyncio.sleep(0.001)
+        await one.end(lambda: note("end"))
+        assert not other.is_busy
+
+    asyncio.run(several())
+    assert [what for what, _ in came] == ["begin", "begun", "new", "other", "end"]
+    assert came[2][1] == came[3][1], "in one thread"
+
+
+def test_who_is_busy_is_made_up_for_later() -> None:
+    came, go = list[str](), threading.Event()
+
+    def slow() -> None:
+        assert go.wait(PATIENCE)
+        came.append("slow")
+
+    async def two() -> None:
+        together, busy, free = Together(), InOrder(), InOrder()
+        busy.begin(slow)
+        together.put(busy, lambda: came.append("busy"), 0.001)
+        together.put(free, lambda: came.append("free"), 0.001)
+        while "free" not in came:
+            await asyncio.sleep(0.001)
+        go.set()
+        while "busy" not in came:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(two(), PATIENCE))
+    assert came == ["free", "slow", "busy"]

@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from lmapps.__main__ import main
 from lmapps.errors import StorageError
 from lmapps.server.store.backup import back_up, restore
-from lmapps.server.store.database import Database
+from lmapps.server.store.database import Database, in_one_go
 from lmapps.server.store.store import Store
 from lmapps.server.store.tables import METADATA
 
@@ -181,6 +181,30 @@ def test_two_servers_on_one_database_see_each_others_turns(database_url: str) ->
     assert one.list("ann", "chat")[0].title == "By the other"
     one.close()
     two.close()
+
+
+def test_what_a_thread_writes_in_one_go_is_one_transaction(database_url: str) -> None:
+    store, commits = Store(database_url), list[int]()
+    sql.event.listen(store.database._writer, "commit", lambda _: commits.append(1))
+    made = store.begin("ann", "chat")
+    turns = [store.add("ann", made, None, "assistant", "", "model").id for _ in range(3)]
+
+    def contents() -> list[str]:
+        return [turn.content for turn in store.load("ann", made).turns]
+
+    commits.clear()
+    with in_one_go():
+        for turn in turns:
+            store.grow(turn, "grown")
+        assert contents() == [""] * 3, "nobody else sees it before its end"
+    assert len(commits) == 1 and contents() == ["grown"] * 3
+    with pytest.raises(ZeroDivisionError), in_one_go():
+        store.grow(turns[0], "lost")
+        raise ZeroDivisionError
+    assert contents() == ["grown"] * 3
+    store.grow(turns[0], "alone")
+    assert contents() == ["alone", "grown", "grown"]
+    store.close()
 
 
 WRITER = """

@@ -29,6 +29,7 @@ from lmapps.server.page.widgets import (
     decoding_values,
     widget,
 )
+from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import DECODING, Presets, Values, fields_of
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
@@ -148,6 +149,12 @@ class PresetPanel:
         known = self.kind.own if self._is_own(name) else self._known(owner)
         is_so = name in known and _same(self.kind, known[name], chosen)
         return name if is_so and name != self.kind.first else ""
+
+    async def named(self, owner: str, values: Sequence[Any]) -> str:
+        """The same without keeping others waiting: only what the person saved is looked up."""
+        if self._is_own(values[0]):
+            return self.name_of(owner, values)
+        return await aside(self.name_of, owner, values)
 
     def connect(self, page: gr.Blocks, visitor: Visitor) -> None:
         """Every event."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
+
+from lmapps.server.store.database import in_one_go
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +30,7 @@ class InOrder:
     """Calls aside, one after the other. One that was begun comes to its end, whoever has left."""
 
     def __init__(self) -> None:
-        self._last: asyncio.Task[None] | None = None
+        self._last: asyncio.Future[None] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -35,15 +38,57 @@ class InOrder:
 
     def begin(self, call: Callable[[], None]) -> asyncio.Task[None]:
         """Call it after those before. What it raises is told to whoever awaits it, if anybody."""
-        self._last = asyncio.create_task(self._after(self._last, call))
-        self._last.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return self._last
+        task = asyncio.create_task(self._after(self._last, call))
+        self.follow(task)
+        return task
 
     async def end(self, call: Callable[[], None]) -> None:
         """Call it after those before, and wait for it."""
         await asyncio.shield(self.begin(call))
 
-    async def _after(self, before: asyncio.Task[None] | None, call: Callable[[], None]) -> None:
+    def follow(self, task: asyncio.Future[None]) -> None:
+        """What comes next comes after this one too."""
+        self._last = task
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _after(self, before: asyncio.Future[None] | None, call: Callable[[], None]) -> None:
         if before is not None:
             await asyncio.wait([before])
         await aside(call)
+
+
+class Together:
+    """Calls aside that may wait a little: those that came meanwhile are made in one go, since each
+    transaction and each thread takes time from everybody's streams."""
+
+    def __init__(self) -> None:
+        self._calls: dict[InOrder, Callable[[], None]] = {}
+        self._making: asyncio.Task[None] | None = None
+
+    def put(self, order: InOrder, call: Callable[[], None], seconds: float) -> None:
+        """Make it after at most so long, in its order; a later one of that takes its place."""
+        self._calls[order] = call
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make(seconds))
+
+    def drop(self, order: InOrder) -> None:
+        """Do not make the one that waits."""
+        self._calls.pop(order, None)
+
+    async def _make(self, seconds: float) -> None:
+        while self._calls:
+            await asyncio.sleep(seconds)
+            ready = {order: call for order, call in self._calls.items() if not order.is_busy}
+            self._calls = {o: call for o, call in self._calls.items() if o not in ready}
+            if ready:
+                made = asyncio.ensure_future(aside(_all, list(ready.values())))
+                for order in ready:
+                    order.follow(made)
+
+
+def _all(calls: Sequence[Callable[[], None]]) -> None:
+    """One that fails is made up for by the next of its order."""
+    with in_one_go():
+        for call in calls:
+            with suppress(Exception):
+                call()

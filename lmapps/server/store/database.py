@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import sqlalchemy as sql
@@ -86,6 +86,12 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection whose changes are kept together at the end, or not at all."""
+        going: _InOneGo | None = getattr(_HERE, "going", None)
+        with going.on(self) if going else self._writing() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
         writer = self._hurried if self._failed["writing"] else self._writer
         with self._reported("writing"), self._in_turn(), writer.begin() as connection:
             yield connection
@@ -125,6 +131,36 @@ class Database:
             if _is_its_own(error):
                 self._failed[use] = told
             raise StorageError(told) from None
+
+
+@contextmanager
+def in_one_go() -> Iterator[None]:
+    """All that this thread writes within is kept together at the end, or not at all."""
+    with ExitStack() as stack:
+        _HERE.going = _InOneGo(stack)
+        try:
+            yield
+        finally:
+            del _HERE.going
+
+
+class _InOneGo:
+    """The connections of one thread that are open until its end."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._open: dict[Database, Connection] = {}
+
+    @contextmanager
+    def on(self, database: Database) -> Iterator[Connection]:
+        if database not in self._open:
+            self._open[database] = self._stack.enter_context(database._writing())
+        with database._reported("writing"):
+            yield self._open[database]
+
+
+_HERE = local()
+"""Of each thread, what it writes in one go, if it does."""
 
 
 def _is_its_own(error: Exception) -> bool:

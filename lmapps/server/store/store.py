@@ -68,14 +68,13 @@ class Store:
         with self.database.writing() as connection:
             return _begin(connection, owner, plugin, title)
 
-    def start(self, owner: str, plugin: str, content: str) -> tuple[str, Turn]:
-        """A new conversation with a person's first message, in one go; its id, and the turn."""
+    def start(self, owner: str, plugin: str, turn: Turn) -> str:
+        """A new conversation with a person's first message, in one go; its id."""
         check_owner(owner)
-        turn = new_turn(None, "user", content, "person")
         with self.database.writing() as connection:
             made = _begin(connection, owner, plugin)
             _put(connection, made, "", turn)
-        return made, turn
+        return made
 
     def list(self, owner: str, plugin: str, search: str = "", limit: int = 200) -> list[Summary]:
         """The owner's conversations that have turns, the last one used first; with `search`,

@@ -32,7 +32,6 @@ from lmapps.server.page.widgets import (
     decoding_from,
     values_of,
 )
-from lmapps.server.store.aside import aside
 from lmapps.server.store.exported import read_export
 from lmapps.server.store.presets import Presets
 
@@ -179,7 +178,7 @@ class ChatTab:
         self, name: str, here: str, looks: bool, text: str, *values: Any
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
-        way = await aside(self._way, place, values)
+        way = await self._way(place, values)
         async for update in self._streamed(place, self.talk.send(place, text, way)):
             yield update
 
@@ -187,7 +186,7 @@ class ChatTab:
         self, name: str, here: str, looks: bool, *values: Any
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
-        way = await aside(self._way, place, values)
+        way = await self._way(place, values)
         async for update in self._streamed(place, self.talk.retry(place, way)):
             yield update
 
@@ -196,7 +195,7 @@ class ChatTab:
     ) -> AsyncGenerator[Update, None]:
         place = self._place(name, here, looks)
         index: Any = data.index
-        way = await aside(self._way, place, values)
+        way = await self._way(place, values)
         made = self.talk.edit(place, int(index), str(data.value), way)
         async for update in self._streamed(place, made):
             yield update
@@ -218,15 +217,15 @@ class ChatTab:
         except Exception as error:  # else the tab waits for ever
             yield self._update(Seen(place, status=warning(error)))
 
-    def _way(self, place: Place, values: Sequence[Any]) -> Way:
+    async def _way(self, place: Place, values: Sequence[Any]) -> Way:
         """What is set in the tab."""
         model, rest, count = values[0], values[1:], len(self.decoding.inputs)
         decoding, filled = rest[:count], rest[count:]
         choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
-        preset = self.decoding.name_of(place.owner, decoding)
+        preset = await self.decoding.named(place.owner, decoding)
         if self.fields is None:
             return Way({}, choose, model, preset=preset)
-        persona = self.fields.name_of(place.owner, filled)
+        persona = await self.fields.named(place.owner, filled)
         return Way(values_of(self.others, filled[1:]), choose, model, persona, preset)
 
     async def _on_inside(

@@ -11,13 +11,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from lmapps.server.page.live import View, Views
-from lmapps.server.store.aside import InOrder
+from lmapps.server.store.aside import InOrder, Together
 from lmapps.server.store.made import Made
 from lmapps.server.store.runs import Runs
 from lmapps.server.store.store import Store, new_turn
 
 SAVE_SECONDS = 0.5
 """A reply that is being written is saved at least so often."""
+TOGETHER = Together()
+"""With all others that are."""
 SHOWN_TURNS = 60
 """A long conversation shows so many turns, and more when asked for: the page stays quick."""
 MOST_SHOWN = 10_000
@@ -99,12 +101,18 @@ async def saved(
                     due = time.monotonic() + SAVE_SECONDS
                 if begun and view.done:
                     finish = "error" if view.failed else "stop"
+                    TOGETHER.drop(writes)
                     await writes.end(partial(grow, view.text, finish, made_of(view)))
+                elif is_there:
+                    TOGETHER.put(
+                        writes, partial(grow, view.text, None, made_of(view)), SAVE_SECONDS
+                    )
                 elif begun and time.monotonic() >= due and not writes.is_busy:
                     writes.begin(partial(grow, view.text, None, made_of(view)))
                     due = time.monotonic() + SAVE_SECONDS
                 yield view
     finally:
+        TOGETHER.drop(writes)
         if begun and not view.done:
             await writes.end(partial(grow, view.text, "cancelled", made_of(view)))
 

@@ -6,11 +6,11 @@ what to show, the place after it included.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmapps.engine.application import Application, Asked
 from lmapps.engine.backends.backend import Backend
@@ -32,7 +32,15 @@ from lmapps.server.store.conversation import (
     conversation_from,
 )
 from lmapps.server.store.made import Made
-from lmapps.server.store.store import Store, Summary
+from lmapps.server.store.store import Store, Summary, new_turn
+
+
+class Said(NamedTuple):
+    """A message that is to be answered: at the end of which branch, of what, in which list."""
+
+    place: Place
+    whole: Conversation
+    listed: list[Summary]
 
 
 class Talk:
@@ -100,21 +108,21 @@ class Talk:
         if not text.strip():
             yield Seen(place, status=word("Write a message first."))
             return
-        place, whole = await aside(self._say, place, place.leaf, text)
-        async with aclosing(self._answer(place, whole, way)) as news:
-            async for seen in news:
-                yield seen
+        before = await aside(self._path, place) if place.leaf else []
+        turn = new_turn(place.leaf, "user", text, "person")
+        async with aclosing(self._ask([*before, turn], way)) as stream:
+            said = await aside(self._say, place, turn)  # the model reads it meanwhile
+            async with aclosing(self._answer(said, way, stream)) as news:
+                async for seen in news:
+                    yield seen
 
     async def retry(self, place: Place, way: Way) -> AsyncGenerator[Seen, None]:
         """Answer the last message again; the reply before it stays, as another version."""
-        whole = await aside(self._load, place) if place.conversation and place.leaf else None
-        path = whole.path(place.leaf) if whole else []
-        asked = [turn for turn in path if turn.role == "user"]
-        if whole is None or not asked:
+        said = await aside(self._said_last, place)
+        if said is None:
             yield Seen(place, status=word("There is nothing to try again yet."))
             return
-        place = replace(place, leaf=asked[-1].id)
-        async with aclosing(self._answer(place, whole, way)) as news:
+        async with aclosing(self._answered(said, way)) as news:
             async for seen in news:
                 yield seen
 
@@ -125,8 +133,8 @@ class Talk:
         corrected reply is kept as the person's."""
         turn = (await aside(self._shown, place))[index]
         if turn.role == "user" and text.strip():
-            place, whole = await aside(self._say, place, turn.parent, text)
-            async with aclosing(self._answer(place, whole, way)) as news:
+            said = await aside(self._say, place, new_turn(turn.parent, "user", text, "person"))
+            async with aclosing(self._answered(said, way)) as news:
                 async for seen in news:
                     yield seen
             return
@@ -201,30 +209,47 @@ class Talk:
 
     # How it is done.
 
-    def _say(self, place: Place, parent: str | None, text: str) -> tuple[Place, Conversation]:
+    def _say(self, place: Place, turn: Turn) -> Said:
         """A message of the person's, in a new conversation if there is none yet."""
-        if place.conversation:
-            here = place.conversation
-            said = self.store.add(place.owner, here, parent, "user", text, "person")
+        here = place.conversation
+        if here is None:
+            here = self.store.start(place.owner, self.plugin.name, turn)
         else:
-            here, said = self.store.start(place.owner, self.plugin.name, text)
-        place = replace(place, conversation=here, leaf=said.id)
-        return place, self._load(place)
+            self.store.put(place.owner, here, turn)
+        place = replace(place, conversation=here, leaf=turn.id)
+        return Said(place, self._load(place), self.listed(place))
 
-    async def _answer(
-        self, place: Place, whole: Conversation, way: Way
-    ) -> AsyncGenerator[Seen, None]:
-        """Stream a reply after the last turn, saved as it grows, whatever ends it."""
-        values = {**way.fields, self.field: as_messages(whole.path(place.leaf))}
-        async with aclosing(
-            views(self.models, self.plugin, values, way.choose, way.model)
-        ) as stream:
-            before = self._seen(place, whole, busy=True, status=word("Reading ..."))
-            listed = await aside(self.listed, place)
-            yield replace(before, title=whole.title, listed=listed, message="")
-            async with aclosing(self._grown(place, way, whole, before, stream)) as news:
-                async for seen in news:
-                    yield seen
+    def _said_last(self, place: Place) -> Said | None:
+        """The last message of the branch, as if it were said now; None where there is none."""
+        whole = self._load(place) if place.conversation and place.leaf else None
+        asked = [turn for turn in whole.path(place.leaf) if turn.role == "user"] if whole else []
+        if whole is None or not asked:
+            return None
+        return Said(replace(place, leaf=asked[-1].id), whole, self.listed(place))
+
+    def _ask(self, turns: Sequence[Turn], way: Way) -> Views:
+        """Ask the model, at once."""
+        values = {**way.fields, self.field: as_messages(turns)}
+        return views(self.models, self.plugin, values, way.choose, way.model)
+
+    async def _answered(self, said: Said, way: Way) -> AsyncGenerator[Seen, None]:
+        """Ask for a reply after the last turn, and stream it."""
+        path = said.whole.path(said.place.leaf)
+        async with (
+            aclosing(self._ask(path, way)) as stream,
+            aclosing(self._answer(said, way, stream)) as news,
+        ):
+            async for seen in news:
+                yield seen
+
+    async def _answer(self, said: Said, way: Way, stream: Views) -> AsyncGenerator[Seen, None]:
+        """Stream the reply, saved as it grows, whatever ends it."""
+        place, whole, listed = said
+        before = self._seen(place, whole, busy=True, status=word("Reading ..."))
+        yield replace(before, title=whole.title, listed=listed, message="")
+        async with aclosing(self._grown(place, way, whole, before, stream)) as news:
+            async for seen in news:
+                yield seen
 
     async def _grown(
         self, place: Place, way: Way, whole: Conversation, before: Seen, stream: Views

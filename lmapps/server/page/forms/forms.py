@@ -148,7 +148,7 @@ class FormTab:
         owner = self.visitor.owner(name)
         count = len(self.plugin.fields)
         fields, decoding = values_of(self.plugin.fields, values[:count]), values[count:]
-        preset = await aside(self.decoding.name_of, owner, decoding)
+        preset = await self.decoding.named(owner, decoding)
         choose = partial(decoding_from, self.plugin.decoding, decoding[1:])
         way = Way(fields, choose, model, preset=preset)
         before: Written | None = None
