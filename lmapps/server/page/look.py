@@ -16,6 +16,7 @@ from jinja2 import ChoiceLoader, DictLoader
 from lmapps.plugin import Plugin
 from lmapps.server.page.document import Document
 from lmapps.server.page.languages import languages, locales
+from lmapps.server.page.news import tell
 from lmapps.server.page.sparing import spare
 from lmapps.server.page.theme import ACCENT, PAPER, theme
 from lmapps.server.page.trouble import gone
@@ -29,6 +30,7 @@ INDEX = "frontend/index.html"
 def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
     """Put the page at the root of the web application, behind the addresses it has already."""
     dress()
+    tell(app, page)
     gr.mount_gradio_app(
         app, page, "/", theme=theme(), css_paths=[HERE / "page.css", HERE / "tabs.css"],
         favicon_path=str(ICON),

@@ -138,6 +138,7 @@ def spare(app: FastAPI, page: gr.Blocks) -> None:
     pages.set_blocks(page)
     pages.capacity = MOST_PAGES
     mounted.state_holder = pages
+    page._queue.set_server_app(mounted)
 
 
 def _told(outputs: Sequence[Any], predictions: Any) -> dict[int, Any] | None:

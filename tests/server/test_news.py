@@ -1,0 +1,160 @@
+"""The stream of what an open page is told: whole, in order, and with nothing kept of it at its
+end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio import Queue as Pending
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from gradio.queueing import Event, Queue
+from gradio.server_messages import (
+    EstimationMessage,
+    ProcessCompletedMessage,
+    ProcessGeneratingMessage,
+)
+
+from lmapps.errors import LmappsError
+from lmapps.server.api.protocol import on_error
+from lmapps.server.page import news as module
+from lmapps.server.page.news import news, tell
+
+PAGE = "a page"
+
+
+def grown(text: str, event: str = "one") -> ProcessGeneratingMessage:
+    return ProcessGeneratingMessage(output={"data": [text]}, success=True, event_id=event)
+
+
+def ended(event: str = "one") -> ProcessCompletedMessage:
+    return ProcessCompletedMessage(output={"data": []}, success=True, event_id=event)
+
+
+def with_page(work: Callable[[Queue, Pending[Any]], Awaitable[Any]], *events: str) -> Any:
+    """A queue of Gradio's, with these events of the page under way."""
+
+    async def run() -> Any:
+        with gr.Blocks() as blocks:
+            pass
+        queue, pending = blocks._queue, Pending[Any]()
+        queue.pending_messages_per_session[PAGE] = pending
+        queue.pending_event_ids_session[PAGE] = set(events)
+        told = await work(queue, pending)
+        assert PAGE not in queue.pending_messages_per_session
+        assert PAGE not in queue.pending_event_ids_session
+        return told
+
+    return asyncio.run(run())
+
+
+def messages_in(piece: bytes) -> list[dict[str, Any]]:
+    lines = piece.decode().split("\n\n")
+    assert lines[-1] == ""
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+async def all_of(queue: Queue) -> list[list[dict[str, Any]]]:
+    return [messages_in(piece) async for piece in news(queue, PAGE)]
+
+
+def test_what_has_come_meanwhile_is_told_in_one_piece_up_to_the_end_of_all_events() -> None:
+    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+        for message in (
+            EstimationMessage(queue_size=1),
+            grown("a"),
+            ended("one"),
+            grown("ü", "two"),
+        ):
+            pending.put_nowait(message)
+        asyncio.get_running_loop().call_later(0.01, pending.put_nowait, ended("two"))
+        return await all_of(queue)
+
+    first, last = with_page(work, "one", "two")
+    assert [message["msg"] for message in first] == [
+        "estimation", "process_generating", "process_completed", "process_generating"
+    ]  # fmt: skip
+    assert first[3]["output"] == {"data": ["ü"]} and first[3]["event_id"] == "two"
+    assert [message["msg"] for message in last] == ["process_completed", "close_stream"]
+
+
+def test_each_message_is_as_gradio_tells_it() -> None:
+    told = EstimationMessage(rank=1, queue_size=2, rank_eta=0.5, event_id="one")
+
+    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+        for message in (told, grown("a"), ended()):
+            pending.put_nowait(message)
+        return await all_of(queue)
+
+    ((estimated, growing, completed, _),) = with_page(work, "one")
+    assert estimated == json.loads(told.model_dump_json())
+    assert growing == json.loads(grown("a").model_dump_json())
+    assert completed == json.loads(ended().model_dump_json())
+
+
+def test_a_silent_stream_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.01)
+
+    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+        async with aclosing(news(queue, PAGE)) as stream:
+            return messages_in(await anext(stream))
+
+    (message,) = with_page(work, "one")
+    assert message["msg"] == "heartbeat"
+
+
+def test_who_leaves_ends_what_is_under_way() -> None:
+    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+        event = Event(PAGE, SimpleNamespace(concurrency_id="x"), SimpleNamespace(), None)  # type: ignore[arg-type]
+        queue.active_jobs = [[event]]
+        pending.put_nowait(grown("a"))
+        async with aclosing(news(queue, PAGE)) as stream:
+            await anext(stream)
+            assert event.alive
+        return event.alive
+
+    assert with_page(work, "one") is False
+
+
+def test_a_page_that_is_not_known_is_told_so_and_a_server_that_ends_tells_everybody() -> None:
+    async def unknown(queue: Queue, pending: Pending[Any]) -> Any:
+        del queue.pending_messages_per_session[PAGE]
+        return await all_of(queue)
+
+    ((message,),) = with_page(unknown)
+    assert message["msg"] == "unexpected_error" and message["session_not_found"]
+
+    async def stopped(queue: Queue, pending: Pending[Any]) -> Any:
+        queue.close()
+        pending.put_nowait(grown("a"))
+        return await all_of(queue)
+
+    ((message,),) = with_page(stopped, "one")
+    assert message["msg"] == "unexpected_error" and not message["session_not_found"]
+
+
+def test_an_event_that_the_page_has_not_is_refused() -> None:
+    with gr.Blocks() as page:
+        gr.Textbox().change(lambda: None)
+    app = FastAPI()
+    app.add_exception_handler(LmappsError, on_error)
+    tell(app, page)
+    client = TestClient(app)
+    (known,) = page.fns
+    for asked in (
+        {"fn_index": known + 1, "session_hash": PAGE},
+        {"session_hash": PAGE},
+        {"fn_index": known},
+    ):
+        answer = client.post("/gradio_api/queue/join", json={"data": [], **asked})
+        assert answer.status_code == 400 and "load it again" in answer.text
+    asked = {"data": [], "fn_index": known, "session_hash": PAGE}
+    answer = client.post("/gradio_api/queue/join", json=asked)
+    assert answer.json()["event_id"] in page._queue.event_ids_to_events
