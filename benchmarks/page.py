@@ -58,9 +58,13 @@ WATCHED = """() => {
 
 async def crowd(url: str, people: int, longest: int, seconds: int) -> dict[str, Any]:
     """All of them arrive, then talk for so long; 0 = all send one message in the same moment."""
-    async with client(url) as http:
-        config = (await http.get("/config")).json()
-        visits = [Visit(http, config) for _ in range(people)]
+    async with AsyncExitStack() as stack:
+        https = [
+            await stack.enter_async_context(client(url, f"127.0.0.{number + 2}"))
+            for number in range(people)
+        ]
+        config = (await https[0].get("/config")).json()
+        visits = [Visit(http, config) for http in https]
         begun = time.perf_counter()
         await asyncio.gather(*(visit.arrive() for visit in visits))
         arrived = time.perf_counter() - begun
@@ -119,9 +123,11 @@ async def long_chat(url: str, name: str, conversation: str, longest: int) -> lis
         return [asdict(told) | {"opened": opened}]
 
 
-def client(url: str) -> httpx.AsyncClient:
+def client(url: str, address: str = "127.0.0.1") -> httpx.AsyncClient:
+    """A client at that address: of the slots, those at one address have a share together."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
+    transport = httpx.AsyncHTTPTransport(local_address=address, limits=limits, verify=False)
+    return httpx.AsyncClient(base_url=url, timeout=600, transport=transport)
 
 
 def people(url: str, *words: str) -> subprocess.Popen[str]:
