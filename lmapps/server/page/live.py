@@ -116,7 +116,8 @@ class Views(AsyncIterator[View]):
         left = self._shown + seconds_between(len(self._under_way)) - time.monotonic()
         if left > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._turn.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._turn.wait()
         self._news.clear()
         self._turn.clear()
         self._told, self._shown = self._view, time.monotonic()

@@ -2,8 +2,8 @@
 
 The two addresses do the same as Gradio's own, which asks two threads who somebody is before an
 event, and before each message whether anybody still reads; makes a task to wait for the message,
-copies it, and sends it alone through its layers. Where many people stream, that is a third of what
-an update costs, and whoever has just asked waits for it.
+copies it, and sends it alone through its layers. Where many people stream, whoever has just asked
+waits for all that.
 """
 
 from __future__ import annotations
