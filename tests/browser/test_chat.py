@@ -92,18 +92,36 @@ def test_conversations_are_listed_and_opened_again(page: Any) -> None:
     wait_for(page, lambda: listed(page) == ["The second one"])
 
 
-def test_an_edited_message_is_another_version_and_the_first_is_kept(page: Any) -> None:
-    send(page, "Hello one")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_version_is_kept_and_reached_again(visit: Callable[..., Any], width: int) -> None:
+    page = visit(width=width)
+
+    def press(button: str, shows: list[str]) -> None:
+        page.locator(f"#version-{button}").click()
+        wait_for(page, lambda: said(page) == shows)
+
+    send(page, "one")
     first = said(page)
+    button(page, "Retry").click()
+    page.get_by_text("Version 2 of 2").wait_for()
+    wait_until_ended(page, "one")
+    again = said(page)
     page.locator("#chat-chat .user.message").first.hover()
     page.get_by_label("Edit").first.click()
-    box = page.locator("#chat-chat textarea").first
-    box.fill("Hello two")
+    page.locator("#chat-chat textarea").first.fill("uno")
     page.get_by_label("Submit").first.click()
-    wait_until_ended(page, "Hello two")
-    page.get_by_text("Version 2 of 2").wait_for()
-    page.locator("#version-before").click()
-    wait_for(page, lambda: said(page) == first)
+    page.get_by_text("Version 3 of 3").wait_for()
+    wait_until_ended(page, "uno")
+    edited = said(page)
+    press("before", again)
+    press("after", edited)
+    press("before", again)
+    press("before", first)
+    button(page, "Undo").click()
+    wait_for(page, lambda: said(page) == [])
+    page.get_by_text("Version 4 of 4").wait_for()
+    press("before", edited)
+    page.get_by_text("Version 3 of 3").wait_for()
 
 
 def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written(

@@ -70,13 +70,17 @@ def test_a_stale_tab_adds_a_branch_and_overwrites_nothing(store: Store) -> None:
     assert contents == ["turn 0", "turn 1", "from the new tab", "from the stale tab"]
 
 
-def test_the_end_below_a_turn_follows_the_newest_answers(store: Store) -> None:
+def test_the_branches_end_side_by_side_and_where_one_stands_comes_after_them(store: Store) -> None:
     made = talk(store)
+    first, _, third, last = (turn.id for turn in store.load("ann", made).turns)
+    newer = store.add("ann", made, first, "assistant", "newer", "model").id
+    again = store.add("ann", made, third, "assistant", "again", "model").id
     whole = store.load("ann", made)
-    assert whole.end_of(whole.turns[0]).content == "turn 3"
-    store.add("ann", made, whole.turns[0].id, "assistant", "newer", "model")
-    newer = store.load("ann", made)
-    assert newer.end_of(newer.turns[0]).content == "newer"
+    assert whole.ends(newer) == [last, again, newer]
+    assert whole.ends(third) == [last, again, third, newer]
+    assert whole.ends(None) == [last, again, newer, None]
+    with pytest.raises(NoSuchConversation, match="not there any more"):
+        whole.ends("nowhere")
 
 
 def test_what_is_deleted_is_not_listed_and_can_be_taken_back(store: Store) -> None:

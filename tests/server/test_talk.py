@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.discovery import discover
@@ -100,10 +102,42 @@ def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -
     assert again.version == (2, 2) and contents(again) != contents(first)
     back = chat.switch(again.place, -1)
     assert back.version == (1, 2) and contents(back) == contents(first)
-    assert contents(chat.switch(back.place, -1)) == contents(first), "there is none before"
     changed = run(chat.edit(again.place, 0, "uno", way(SHORT)))[-1]
-    assert contents(changed)[0] == "uno" and changed.version == (2, 2)
-    assert contents(chat.switch(changed.place, -1)) == contents(again), "the newest below it"
+    assert contents(changed)[0] == "uno" and changed.version == (3, 3)
+    back = chat.switch(changed.place, -1)
+    assert back.version == (2, 3) and contents(back) == contents(again), "the newest before it"
+    assert contents(chat.switch(back.place, 1)) == contents(changed), "and there again"
+    assert contents(chat.switch(changed.place, 1)) == contents(first), "they stand in a circle"
+
+
+def without_models(store: Store) -> Talk:
+    """For what asks none."""
+    models: Any = None
+    return Talk(discover().get("chat"), models, store)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=10), st.integers(0, 10))
+def test_from_wherever_one_stands_each_button_leads_to_every_branch(
+    turns: list[int], start: int
+) -> None:
+    store, ids = Store("sqlite:///:memory:"), list[str | None]([None])
+    chat, made = without_models(store), store.begin("ann", "chat")
+    for number in turns:
+        parent, role = ids[number % len(ids)], ("user", "assistant")[number % 2]
+        ids.append(store.add("ann", made, parent, role, "", "person").id)
+    leaves = set(ids) - {turn.parent for turn in store.load("ann", made).turns}
+    place = Place("ann", made, ids[start % len(ids)])
+    store.show("ann", made, place.leaf)
+    assert (chat.earlier(place).version is None) == ({place.leaf} == leaves), "else there are two"
+    for by in (1, -1):
+        reached, seen = {place.leaf}, chat.switch(place, by)
+        while seen.place.leaf not in reached:
+            reached.add(seen.place.leaf)
+            back = chat.switch(chat.switch(seen.place, by).place, -by)
+            assert back.place == seen.place, "the other button takes it back"
+            seen = chat.switch(seen.place, by)
+        assert reached >= leaves
 
 
 def test_a_corrected_reply_is_kept_as_the_persons_and_is_not_answered(chat: Talk) -> None:
@@ -126,6 +160,18 @@ def test_undo_puts_the_message_back_into_the_box_and_keeps_the_branch(chat: Talk
     assert chat.undo(empty.place).status == "There is nothing to undo."
     anew = send(chat, empty.place, "other")
     assert contents(anew)[0] == "other" and anew.version == (2, 2)
+
+
+def test_what_was_undone_is_a_version_also_where_nothing_is_left_to_be_shown(chat: Talk) -> None:
+    whole = send(chat, send(chat, Place("ann"), "one").place, "two")
+    undone = chat.undo(whole.place)
+    empty = chat.undo(undone.place)
+    opened = chat.arrive(empty.place)
+    for seen in (undone, empty, opened):
+        assert seen.version == (2, 2)
+        back = chat.switch(seen.place, -1)
+        assert contents(back) == contents(whole) and back.version is None
+    assert empty.inside == opened.inside == Inside(made_from({})), "there is no reply to look into"
 
 
 def test_a_stale_tab_goes_on_from_what_it_shows(chat: Talk, store: Store) -> None:

@@ -73,13 +73,20 @@ class Conversation:
             other for other in self.turns if other.parent == turn.parent and other.role == turn.role
         ]
 
-    def branching(self, leaf: str | None) -> tuple[Turn | None, list[Turn]]:
-        """The last turn of a branch that has other versions, and all of them."""
-        for turn in reversed(self.path(leaf) if leaf else []):
-            versions = self.versions(turn)
-            if len(versions) > 1:
-                return turn, versions
-        return None, []
+    def ends(self, leaf: str | None) -> list[str | None]:
+        """Where each branch ends, what goes on from the same turn side by side and the newest last;
+        and `leaf`, after all that goes on from it. None = before the first turn."""
+        self.path(leaf)  # raises where there is no such turn
+        after = dict[str | None, list[str]]()
+        for turn in self.turns:
+            after.setdefault(turn.parent, []).append(turn.id)
+        ends, waiting = list[str | None](), list[str | None]([None])
+        while waiting:  # the newest first
+            place = waiting.pop()
+            if place == leaf or place not in after:
+                ends.append(place)
+            waiting += after.get(place, ())
+        return ends[::-1]
 
     def made_of(self, turn: Turn) -> Made:
         """How a reply was made; of one that a person wrote, how the one that it corrects was."""
@@ -87,13 +94,6 @@ class Conversation:
             return made_from(turn.made)
         made = [other.made for other in self.versions(turn) if other.made is not None]
         return Made(made_from(made[-1]).fields) if made else Made()
-
-    def end_of(self, turn: Turn) -> Turn:
-        """The last turn below this one: the newest answer, and the newest after that."""
-        newest = {other.parent: other for other in self.turns}
-        while turn.id in newest:
-            turn = newest[turn.id]
-        return turn
 
     def as_markdown(self) -> str:
         """The branch that is shown, as a text to read."""

@@ -21,7 +21,7 @@ class Seen:
     earlier: int = 0
     """How many turns come before those."""
     version: tuple[int, int] | None = None
-    """Of the last turn that was said in several ways: which one this is, and of how many."""
+    """Of the conversation's branches: which one this is, and of how many."""
     title: str | None = None
     """The conversation's, where it is another one than before or begins."""
     status: str | None = None

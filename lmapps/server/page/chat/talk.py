@@ -155,8 +155,7 @@ class Talk:
         last = asked[-1]
         self.store.show(place.owner, _there(place), last.parent)
         place = replace(place, leaf=last.parent)
-        whole = None if last.parent is None else self._load(place)
-        return self._seen(place, whole, status="", message=last.content)
+        return self._seen(place, self._load(place), status="", message=last.content)
 
     def rate(self, place: Place, index: int, liked: bool | str | None) -> Seen:
         """What the person thought of turn `index` (of those shown)."""
@@ -168,15 +167,12 @@ class Talk:
         )
 
     def switch(self, place: Place, by: int) -> Seen:
-        """The version before or after, of the last turn that was said in several ways."""
+        """Another branch, so many after this one; the first follows the last."""
         whole = self._load(place)
-        turn, versions = whole.branching(place.leaf)
-        if turn is None:
-            return Seen(place, status=word("There is one version only."))
-        number = [other.id for other in versions].index(turn.id) + by
-        chosen = whole.end_of(versions[max(0, min(number, len(versions) - 1))])
-        self.store.show(place.owner, whole.id, chosen.id)
-        return self._seen(replace(place, leaf=chosen.id), whole, status="")
+        ends = whole.ends(place.leaf)
+        chosen = ends[(ends.index(place.leaf) + by) % len(ends)]
+        self.store.show(place.owner, whole.id, chosen)
+        return self._seen(replace(place, leaf=chosen), whole, status="")
 
     def earlier(self, place: Place) -> Seen:
         """Show more of a long conversation."""
@@ -294,13 +290,13 @@ class Talk:
             return Seen(place, turns=[], **{"inside": Inside(Made()), **more})
         path = whole.path(place.leaf)
         replies = [turn for turn in path if turn.role == "assistant"]
-        if replies and "inside" not in more and not more.get("busy"):
-            more["inside"] = _inside(whole, replies[-1], len(replies))
+        if "inside" not in more and not more.get("busy"):
+            more["inside"] = (
+                _inside(whole, replies[-1], len(replies)) if replies else Inside(Made())
+            )
         place = replace(place, leaf=path[-1].id if path else None)
-        turn, versions = whole.branching(place.leaf)
-        version = None
-        if turn is not None:
-            version = [other.id for other in versions].index(turn.id) + 1, len(versions)
+        ends = whole.ends(place.leaf)
+        version = (ends.index(place.leaf) + 1, len(ends)) if len(ends) > 1 else None
         shown = path[-place.shown :]
         return Seen(place, shown, len(path) - len(shown), version, **more)
 
