@@ -124,6 +124,13 @@ def test_every_version_is_kept_and_reached_again(visit: Callable[..., Any], widt
     page.get_by_text("Version 3 of 3").wait_for()
 
 
+def test_a_chat_has_no_bin_that_empties_the_picture_alone(page: Any) -> None:
+    send(page, "Keep me")
+    bin = page.locator("#chat-chat").get_by_label("Clear", exact=True)
+    assert bin.count() == 1, "Gradio draws none: page.css need not hide it"
+    assert not bin.is_visible()
+
+
 def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written(
     page: Any, served: Any
 ) -> None:
