@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lmapps.discovery import discover
+from lmapps.server.store.store import new_turn
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +130,45 @@ def test_a_chat_has_no_bin_that_empties_the_picture_alone(page: Any) -> None:
     bin = page.locator("#chat-chat").get_by_label("Clear", exact=True)
     assert bin.count() == 1, "Gradio draws none: page.css need not hide it"
     assert not bin.is_visible()
+
+
+def test_a_long_list_is_shown_further_and_searched_as_a_whole(
+    browser: Any, serve: Callable[..., Any]
+) -> None:
+    name = "0123456789abcdef" * 2
+
+    def prepare(store: Any) -> None:
+        for number in range(450):
+            store.start(name, "chat", new_turn(None, "user", f"talk-{number}", "person"))
+
+    def lists(count: int) -> None:
+        wait_for(page, lambda: len(listed(page)) == count)
+
+    with serve(discover(), 0.01, prepare=prepare) as served:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.add_init_script(f"localStorage.setItem('lmapps-visitor', '{name}')")
+        page = opened(context.new_page(), served.url)
+        lists(200)
+        button(page, "Show more").click()
+        lists(400)
+        button(page, "Show more").click()
+        lists(450)
+        assert listed(page)[-1] == "talk-0" and not button(page, "Show more").count()
+        page.locator("#conversations label").last.click()
+        wait_for(page, lambda: said(page) == ["talk-0"])
+        button(page, "New chat").click()
+        wait_for(page, lambda: said(page) == [])
+        send(page, "one more")
+        lists(451)
+        page.set_viewport_size({"width": 390, "height": 844})
+        opened(page, served.url)
+        button(page, "Conversations").click()
+        lists(200)
+        button(page, "Show more").click()
+        lists(400)
+        page.fill("#search textarea, #search input", "talk-0")
+        wait_for(page, lambda: listed(page) == ["talk-0"])
+        context.close()
 
 
 def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written(

@@ -12,7 +12,7 @@ import pytest
 from gradio.context import LocalContext
 
 from lmapps.server.accounts.users import Account
-from lmapps.server.page.chat.saved import MOST_SHOWN, SHOWN_TURNS, Place, place_from
+from lmapps.server.page.chat.saved import LISTED, MOST_SHOWN, SHOWN_TURNS, Place, place_from
 from lmapps.server.page.document import KEPT, Document
 from lmapps.server.page.sparing import CLOSED_PAGES, OpenPage, OpenPages, Page
 from lmapps.server.page.visitor import Visitor
@@ -103,6 +103,7 @@ def test_a_tab_says_itself_where_it_stands_but_not_whose_it_is() -> None:
     assert "ann" not in place.as_text()
     assert place_from(place.as_text(), "bob") == Place("bob", "a conversation", "a turn", 120)
     assert place_from(place.as_text(), "bob", True).looks
+    assert place_from(Place("ann", listed=600).as_text(), "bob") == Place("bob", listed=600)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +113,13 @@ def test_a_tab_that_says_nonsense_stands_at_a_new_conversation(text: str | None)
     assert place_from(text, "ann") == Place("ann")
 
 
-@pytest.mark.parametrize(("shown", "taken"), [("-5", SHOWN_TURNS), ("1e99", MOST_SHOWN)])
-def test_a_tab_shows_as_many_turns_as_make_sense(shown: str, taken: int) -> None:
-    place = place_from(f'{{"conversation": "c", "shown": {shown}}}', "ann")
-    assert place.shown == taken
+@pytest.mark.parametrize(
+    ("asked", "shown", "listed"),
+    [("-5", SHOWN_TURNS, LISTED), ("1e99", MOST_SHOWN, MOST_SHOWN)],
+)
+def test_a_tab_shows_as_much_as_makes_sense(asked: str, shown: int, listed: int) -> None:
+    place = place_from(f'{{"conversation": "c", "shown": {asked}, "listed": {asked}}}', "ann")
+    assert (place.shown, place.listed) == (shown, listed)
 
 
 def test_a_browser_says_whose_it_is_by_its_name_and_with_accounts_says_nothing(

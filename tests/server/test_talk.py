@@ -22,12 +22,12 @@ from lmapps.errors import InputError, PromptTooLong
 from lmapps.server.page import live
 from lmapps.server.page.chat import saved, talk
 from lmapps.server.page.chat.inside import Inside
-from lmapps.server.page.chat.saved import Place
+from lmapps.server.page.chat.saved import LISTED, Place, place_from
 from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.chat.talk import Talk
 from lmapps.server.page.way import Way
 from lmapps.server.store.made import made_from
-from lmapps.server.store.store import Store
+from lmapps.server.store.store import Store, new_turn
 
 SHORT = Decoding(temperature=0.8, seed=1, max_new_tokens=12)
 OTHER = Decoding(temperature=1.5, seed=2, max_new_tokens=12)
@@ -242,6 +242,23 @@ def test_a_long_conversation_shows_its_end_and_more_when_asked(chat: Talk, store
     assert contents(more)[0] == "380" and contents(more)[-1] == "499"
     chat.rate(more.place, 0, "Like")
     assert [turn.content for turn in store.load("ann", made).turns if turn.rating] == ["380"]
+
+
+def test_a_long_list_shows_its_beginning_and_more_when_asked() -> None:
+    store = Store("sqlite:///:memory:")
+    for number in range(450):
+        store.start("ann", "chat", new_turn(None, "user", f"talk-{number}", "person"))
+    chat, count = without_models(store), 0
+    seen = chat.arrive(Place("ann"))
+    for count in (LISTED, 2 * LISTED):
+        assert seen.place.listed == count and len(seen.listed or ()) == count + 1
+        seen = chat.longer(place_from(seen.place.as_text(), "ann"), "")
+    assert [item.title for item in seen.listed or ()] == [f"talk-{n}" for n in range(449, -1, -1)]
+    (found,) = chat.find(Place("ann"), "talk-0").listed or ()
+    opened = chat.open(seen.place, found.id)
+    assert opened.place.listed == 3 * LISTED, "the list stays as long"
+    assert len(chat.longer(Place("ann"), "talk").listed or ()) == 2 * LISTED + 1
+    assert chat.arrive(opened.place).place.listed == LISTED, "the page opens with the first of them"
 
 
 def test_a_rating_is_kept_and_can_be_taken_back(chat: Talk, store: Store) -> None:

@@ -76,9 +76,12 @@ class Store:
             _put(connection, made, "", turn)
         return made
 
-    def list(self, owner: str, plugin: str, search: str = "", limit: int = 200) -> list[Summary]:
+    def list(
+        self, owner: str, plugin: str, search: str = "", limit: int | None = None
+    ) -> list[Summary]:
         """The owner's conversations that have turns, the last one used first; with `search`,
-        those with every one of its words in their title or somewhere in them."""
+        those with every one of its words in their title or somewhere in them; with `limit`, at
+        most so many."""
         table, turns = CONVERSATIONS.c, TURNS.c
         query = sql.select(table.id, table.title, table.updated).where(
             table.owner == owner,

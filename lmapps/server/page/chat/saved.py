@@ -22,7 +22,10 @@ TOGETHER = Together()
 """With all others that are."""
 SHOWN_TURNS = 60
 """A long conversation shows so many turns, and more when asked for: the page stays quick."""
+LISTED = 200
+"""So many conversations are listed, and so many more when asked for."""
 MOST_SHOWN = 10_000
+"""Of either."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Place:
     leaf: str | None = None
     """The last turn that this tab shows, whatever other tabs do meanwhile."""
     shown: int = SHOWN_TURNS
+    listed: int = LISTED
+    """So many of the visitor's conversations, if there are."""
     looks: bool = False
     """Whether the inside of the replies is unfolded."""
 
     def as_text(self) -> str:
         """What the tab itself remembers of it: the server keeps nothing. Whose it is is found out
         anew with every request."""
-        names = ("conversation", "leaf", "shown")
+        names = ("conversation", "leaf", "shown", "listed")
         return json.dumps({name: getattr(self, name) for name in names})
 
 
@@ -51,12 +56,16 @@ def place_from(text: str | None, owner: str, looks: bool = False) -> Place:
     try:
         values = json.loads(text or "{}")
         conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
-        shown = int(values.get("shown", SHOWN_TURNS))
+        shown, listed = (
+            min(max(int(values.get(name, least)), least), MOST_SHOWN)
+            for name, least in (("shown", SHOWN_TURNS), ("listed", LISTED))
+        )
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return new
+    new = replace(new, listed=listed)
     if not isinstance(conversation, str) or not isinstance(leaf, str | None):
         return new
-    return Place(owner, conversation, leaf, min(max(shown, SHOWN_TURNS), MOST_SHOWN), looks)
+    return replace(new, conversation=conversation, leaf=leaf, shown=shown)
 
 
 class Keeper(Protocol):

@@ -29,6 +29,7 @@ class Seen:
     """What stands in the box to write in."""
     busy: bool = False
     listed: Sequence[Summary] | None = None
+    """One more than `place.listed` where there are more."""
     searched: bool = False
     """Whether only those are listed that hold some words."""
     inside: Inside | None = None

@@ -36,6 +36,7 @@ class Shelf:
         self.listed = gr.Radio(
             [], label=word("Conversations"), visible=False, elem_id="conversations"
         )
+        self.longer = gr.Button(word("Show more"), size="sm", visible=False)
         self.undelete = gr.Button(word("Undo delete"), size="sm", visible=False)
         with gr.Accordion(word("This conversation"), open=False):
             self.title = gr.Textbox(label=word("Title"), max_lines=1, elem_id="title")
@@ -46,7 +47,9 @@ class Shelf:
         self.upload = gr.UploadButton(word("Import"), file_types=[".json"], size="sm")
         self.deleted = gr.Textbox(visible="hidden")
         """The conversation that was deleted last."""
-        self.outputs = [self.empty, self.listed, self.title, self.undelete, self.deleted]
+        self.outputs = [
+            self.empty, self.listed, self.longer, self.title, self.undelete, self.deleted,
+        ]  # fmt: skip
         self._exports = Exports()
         quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
         self.unfold.click(None, js=UNFOLD, **quiet)
@@ -55,8 +58,10 @@ class Shelf:
         """Components and what they show after an action."""
         update, chosen = dict[Any, Any](), seen.place.conversation
         if seen.listed is not None:
-            choices = [(item.title or word("Untitled"), item.id) for item in seen.listed]
+            shown = seen.listed[: seen.place.listed]
+            choices = [(item.title or word("Untitled"), item.id) for item in shown]
             update[self.listed] = gr.update(choices=choices, value=chosen, visible=bool(choices))
+            update[self.longer] = gr.update(visible=len(seen.listed) > len(shown))
             hint = word(NOT_FOUND if seen.searched else NONE)
             update[self.empty] = gr.update(value=hint, visible=not choices)
         elif seen.title is not None:

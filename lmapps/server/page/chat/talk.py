@@ -18,7 +18,7 @@ from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.inside import Inside, look_into
-from lmapps.server.page.chat.saved import SHOWN_TURNS, KeptTurn, Place, made_with, saved
+from lmapps.server.page.chat.saved import LISTED, SHOWN_TURNS, KeptTurn, Place, made_with, saved
 from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Views, views
@@ -57,6 +57,7 @@ class Talk:
 
     def arrive(self, place: Place) -> Seen:
         """A visitor opens the page: their list, and the conversation of last time."""
+        place = replace(place, listed=LISTED)
         try:
             seen = self.open(place, place.conversation)
         except NoSuchConversation:
@@ -65,16 +66,21 @@ class Talk:
 
     def open(self, place: Place, conversation: str | None) -> Seen:
         """One from the list, or, for None, a new one."""
-        place = Place(place.owner, conversation, looks=place.looks)
+        place = replace(place, conversation=conversation, leaf=None, shown=SHOWN_TURNS)
         whole = None if conversation is None else self._load(place)
         return self._seen(place, whole, title=whole.title if whole else "", status="")
 
     def listed(self, place: Place, search: str = "") -> list[Summary]:
-        """The visitor's conversations that hold the words searched for."""
-        return self.store.list(place.owner, self.plugin.name, search)
+        """The visitor's conversations that hold the words searched for: one more than the list
+        shows, where there are more."""
+        return self.store.list(place.owner, self.plugin.name, search, place.listed + 1)
 
     def find(self, place: Place, search: str) -> Seen:
         return Seen(place, listed=self.listed(place, search), searched=bool(search.strip()))
+
+    def longer(self, place: Place, search: str) -> Seen:
+        """List more of the conversations that hold the words searched for."""
+        return self.find(replace(place, listed=place.listed + LISTED), search)
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
