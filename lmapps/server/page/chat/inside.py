@@ -18,6 +18,7 @@ from lmapps.server.page.chat.tokens import tokens_html, tokens_view
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.plugins import cell
 from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.store.conversation import Conversation, Turn
 from lmapps.server.store.made import Made
 from lmapps.server.who import who_on_page
 
@@ -36,6 +37,12 @@ class Inside:
     """Of a conversation's replies, which one it is."""
     is_persons: bool = False
     """Whether a person wrote it: then nothing was made."""
+
+
+def inside_of(whole: Conversation, turn: Turn, number: int) -> Inside:
+    """What is known of a branch's last reply without asking for it."""
+    made, is_persons = whole.made_of(turn), turn.author == "person"
+    return Inside(made, None, None, number, number, is_persons)
 
 
 async def look_into(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from lmapps.server.page.chat.inside import Inside
+from lmapps.server.page.chat.inside import Inside, inside_of
 from lmapps.server.page.chat.saved import Place
-from lmapps.server.store.conversation import Turn
+from lmapps.server.store.conversation import Conversation, Turn
+from lmapps.server.store.made import Made
 from lmapps.server.store.store import Summary
 
 
@@ -34,3 +36,18 @@ class Seen:
     """Whether only those are listed that hold some words."""
     inside: Inside | None = None
     """Of the last reply."""
+
+
+def seen_at(place: Place, whole: Conversation | None, **more: Any) -> Seen:
+    """The branch of a place; without a conversation, nothing yet."""
+    if whole is None:
+        return Seen(place, turns=[], **{"inside": Inside(Made()), **more})
+    path = whole.path(place.leaf)
+    replies = [turn for turn in path if turn.role == "assistant"]
+    if "inside" not in more and not more.get("busy"):
+        more["inside"] = inside_of(whole, replies[-1], len(replies)) if replies else Inside(Made())
+    place = replace(place, leaf=path[-1].id if path else None)
+    ends = whole.ends(place.leaf)
+    version = (ends.index(place.leaf) + 1, len(ends)) if len(ends) > 1 else None
+    shown = path[-place.shown :]
+    return Seen(place, shown, len(path) - len(shown), version, **more)

@@ -17,9 +17,9 @@ from lmapps.engine.backends.backend import Backend
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
-from lmapps.server.page.chat.inside import Inside, look_into
+from lmapps.server.page.chat.inside import Inside, inside_of, look_into
 from lmapps.server.page.chat.saved import LISTED, SHOWN_TURNS, KeptTurn, Place, made_with, saved
-from lmapps.server.page.chat.seen import Seen
+from lmapps.server.page.chat.seen import Seen, seen_at
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Views, views
 from lmapps.server.page.way import Way, changed
@@ -31,7 +31,6 @@ from lmapps.server.store.conversation import (
     as_messages,
     conversation_from,
 )
-from lmapps.server.store.made import Made
 from lmapps.server.store.store import Store, Summary, new_turn
 
 
@@ -68,7 +67,7 @@ class Talk:
         """One from the list, or, for None, a new one."""
         place = replace(place, conversation=conversation, leaf=None, shown=SHOWN_TURNS)
         whole = None if conversation is None else self._load(place)
-        return self._seen(place, whole, title=whole.title if whole else "", status="")
+        return seen_at(place, whole, title=whole.title if whole else "", status="")
 
     def listed(self, place: Place, search: str = "") -> list[Summary]:
         """The visitor's conversations that hold the words searched for: one more than the list
@@ -151,7 +150,7 @@ class Talk:
                 self.store.add, place.owner, there, turn.parent, turn.role, text, "person"
             )
             place = replace(place, leaf=corrected.id)
-        yield self._seen(place, await aside(self._load, place), status=told)
+        yield seen_at(place, await aside(self._load, place), status=told)
 
     def undo(self, place: Place) -> Seen:
         """Back to before the last message, which stands in the box again; the branch is kept."""
@@ -161,7 +160,7 @@ class Talk:
         last = asked[-1]
         self.store.show(place.owner, _there(place), last.parent)
         place = replace(place, leaf=last.parent)
-        return self._seen(place, self._load(place), status="", message=last.content)
+        return seen_at(place, self._load(place), status="", message=last.content)
 
     def rate(self, place: Place, index: int, liked: bool | str | None) -> Seen:
         """What the person thought of turn `index` (of those shown)."""
@@ -178,12 +177,12 @@ class Talk:
         ends = whole.ends(place.leaf)
         chosen = ends[(ends.index(place.leaf) + by) % len(ends)]
         self.store.show(place.owner, whole.id, chosen)
-        return self._seen(replace(place, leaf=chosen), whole, status="")
+        return seen_at(replace(place, leaf=chosen), whole, status="")
 
     def earlier(self, place: Place) -> Seen:
         """Show more of a long conversation."""
         place = replace(place, shown=place.shown + SHOWN_TURNS)
-        return self._seen(place, self._load(place))
+        return seen_at(place, self._load(place))
 
     # How a reply came about.
 
@@ -199,7 +198,7 @@ class Talk:
         number = max(1, min(number or len(ends), len(ends)))
         before, turn = path[: ends[number - 1]], path[ends[number - 1]]
         whole = await aside(self._load, place)
-        inside = replace(_inside(whole, turn, number), count=len(ends))
+        inside = replace(inside_of(whole, turn, number), count=len(ends))
         values = {**inside.made.fields, self.field: as_messages(before)}
         decoding = changed(self.plugin.decoding, inside.made.decoding)
 
@@ -247,7 +246,7 @@ class Talk:
     async def _answer(self, said: Said, way: Way, stream: Views) -> AsyncGenerator[Seen, None]:
         """Stream the reply, saved as it grows, whatever ends it."""
         place, whole, listed = said
-        before = self._seen(place, whole, busy=True, status=word("Reading ..."))
+        before = seen_at(place, whole, busy=True, status=word("Reading ..."))
         yield replace(before, title=whole.title, listed=listed, message="")
         async with aclosing(self._grown(place, way, whole, before, stream)) as news:
             async for seen in news:
@@ -275,7 +274,7 @@ class Talk:
                 now = replace(place, leaf=kept.turn.id)
                 if view.done:
                     whole = await aside(self._load, now)
-                    yield self._seen(now, whole, status=view.status, inside=seen.inside)
+                    yield seen_at(now, whole, status=view.status, inside=seen.inside)
                     continue
                 reply = replace(kept.turn, content=view.text)
                 turns = [*(before.turns or ()), reply][-place.shown :]
@@ -289,28 +288,6 @@ class Talk:
 
     def _shown(self, place: Place) -> list[Turn]:
         return self._path(place)[-place.shown :]
-
-    def _seen(self, place: Place, whole: Conversation | None, **more: Any) -> Seen:
-        """The branch of a place; without a conversation, nothing yet."""
-        if whole is None:
-            return Seen(place, turns=[], **{"inside": Inside(Made()), **more})
-        path = whole.path(place.leaf)
-        replies = [turn for turn in path if turn.role == "assistant"]
-        if "inside" not in more and not more.get("busy"):
-            more["inside"] = (
-                _inside(whole, replies[-1], len(replies)) if replies else Inside(Made())
-            )
-        place = replace(place, leaf=path[-1].id if path else None)
-        ends = whole.ends(place.leaf)
-        version = (ends.index(place.leaf) + 1, len(ends)) if len(ends) > 1 else None
-        shown = path[-place.shown :]
-        return Seen(place, shown, len(path) - len(shown), version, **more)
-
-
-def _inside(whole: Conversation, turn: Turn, number: int) -> Inside:
-    """What is known of a branch's last reply without asking for it."""
-    made, is_persons = whole.made_of(turn), turn.author == "person"
-    return Inside(made, None, None, number, number, is_persons)
 
 
 def _there(place: Place) -> str:
