@@ -98,14 +98,27 @@ def _number(name: str, value: object, low: float, high: float, *, open_below: bo
     above_low = not (open_below and value == low)
     if is_number and low <= value <= high and above_low:  # type: ignore  # no NaN, no infinity
         return
-    words = f"above {low:g} and at most {high:g}" if open_below else f"between {low:g} and {high:g}"
-    raise DecodingError(f"{name} must be {words}, got {value!r}")
+    raise DecodingError(
+        "{name} must be above {low:g} and at most {high:g}, got {value!r}"
+        if open_below
+        else "{name} must be between {low:g} and {high:g}, got {value!r}",
+        name=name,
+        low=low,
+        high=high,
+        value=value,
+    )
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return
-    raise DecodingError(f"{name} must be a whole number between {low} and {high}, got {value!r}")
+    raise DecodingError(
+        "{name} must be a whole number between {low} and {high}, got {value!r}",
+        name=name,
+        low=low,
+        high=high,
+        value=value,
+    )
 
 
 def _stop_strings(stop: object) -> tuple[str, ...]:

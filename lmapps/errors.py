@@ -22,17 +22,26 @@
     └── StorageError             disk full, folder not writable           (507, exit 1)
 
 Every message names the value received and the way out: "temperature must be between 0 and 2,
-got -1". Our own mistakes stay what they are: assertions and ordinary exceptions.
+got -1". One that a visitor of the page can meet is a `Sentence`, so that the page can tell it in
+their language. Our own mistakes stay what they are: assertions and ordinary exceptions.
 """
 
 from __future__ import annotations
 
+from lmapps.sentence import Sentence
+
 
 class LmappsError(Exception):
-    """Base of every error that is shown to a person as one sentence."""
+    """Base of every error that is shown to a person as one sentence.
+
+    It is given that sentence, or a text with {names} and their values, which make a `Sentence`.
+    """
 
     status: int = 500
     exit_code: int = 1
+
+    def __init__(self, told: str = "", /, **values: object) -> None:
+        super().__init__(Sentence(told, **values) if values else told)
 
 
 class InputError(LmappsError):
@@ -122,8 +131,8 @@ class Busy(LmappsError):
 
     status = 429
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, told: str, /, retry_after: int = 1, **values: object) -> None:
+        super().__init__(told, **values)
         self.retry_after = retry_after
         """In how many seconds it is worth trying again."""
 
@@ -132,10 +141,10 @@ class ShuttingDown(Busy):
     """The server ends, or is about to be started again."""
 
     status = 503
-    told = "the server is shutting down: try again when it is back"
+    told = Sentence("the server is shutting down: try again when it is back")
 
-    def __init__(self, message: str = told) -> None:
-        super().__init__(message)
+    def __init__(self, told: str = told, /) -> None:
+        super().__init__(told)
 
 
 class EngineFailed(Busy):

@@ -38,6 +38,7 @@ from lmapps.kinds import (
 from lmapps.messages import Conversation, Message, Messages
 from lmapps.number import Bounds, Integer, Number
 from lmapps.passage import Passage
+from lmapps.sentence import named
 
 KINDS: tuple[type[Kind], ...] = (
     Line, LongText, Choice, Choices, Flag, Integer, Number, Conversation, Maybe,
@@ -84,7 +85,8 @@ class Field:
         try:
             return self.type.parse(value)
         except Unfit as error:
-            raise FieldError(f"{self.name} {error}") from None
+            name = named(self.name, self.label)
+            raise FieldError("{name} {error}", name=name, error=error) from None
 
     def schema(self) -> dict[str, Any]:
         """JSON schema of the value: just what `parse` takes."""

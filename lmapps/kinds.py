@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lmapps.passage import Passage
+from lmapps.sentence import Sentence
 
 Component = tuple[str, dict[str, Any]]
 """The name of a Gradio component, and the options that differ from its usual ones."""
@@ -64,7 +65,8 @@ class Kind:
     def unfit(self, value: Any, wanted: str = "") -> Unfit:
         shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:60] + "..."
-        return Unfit(f"must be {wanted or self.wanted()}, got {shown}")
+        wanted = wanted or self.wanted()
+        return Unfit(Sentence("must be {wanted}, got {value}", wanted=wanted, value=shown))
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Line(Kind):
     name, written = "line", "str"
 
     def wanted(self) -> str:
-        return "text"
+        return Sentence("text")
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string"} | ({"pattern": r"\S"} if self.filled else {})
@@ -81,7 +83,7 @@ class Line(Kind):
         if not isinstance(value, str):
             raise self.unfit(value)
         if self.filled and not re.search(r"\S", value):
-            raise Unfit("is empty: fill it in")
+            raise Unfit(Sentence("is empty: fill it in"))
         return value
 
     def component(self) -> Component:
@@ -107,7 +109,7 @@ class Choice(Kind):
     choices: tuple[str, ...] = ()
 
     def wanted(self) -> str:
-        return "one of " + ", ".join(map(repr, self.choices))
+        return Sentence("one of {choices}", choices=", ".join(map(repr, self.choices)))
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "enum": list(self.choices)}
@@ -134,7 +136,7 @@ class Choices(Kind):
     choices: tuple[str, ...] = ()
 
     def wanted(self) -> str:
-        return "different ones of " + ", ".join(map(repr, self.choices))
+        return Sentence("different ones of {choices}", choices=", ".join(map(repr, self.choices)))
 
     def schema(self) -> dict[str, Any]:
         items = {"type": "string", "enum": list(self.choices)}
@@ -149,7 +151,7 @@ class Choices(Kind):
         if not known or len(set(value)) < len(value):
             raise self.unfit(value)
         if self.filled and not value:
-            raise Unfit("is empty: choose at least one")
+            raise Unfit(Sentence("is empty: choose at least one"))
         return [choice for choice in self.choices if choice in value]
 
     def words(self) -> tuple[str, ...]:
@@ -167,7 +169,7 @@ class Flag(Kind):
     name, written = "flag", "bool"
 
     def wanted(self) -> str:
-        return "true or false"
+        return Sentence("true or false")
 
     def schema(self) -> dict[str, Any]:
         return {"type": "boolean"}
@@ -205,7 +207,7 @@ class Maybe(Kind):
         return self.inner.repeats
 
     def wanted(self) -> str:
-        return f"{self.inner.wanted()}, or nothing"
+        return Sentence("{wanted}, or nothing", wanted=self.inner.wanted())
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [self.inner.schema(), {"type": "null"}]}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lmapps.errors import PluginError
 from lmapps.kinds import Component, Kind
+from lmapps.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Number(Kind):
     bounds: Bounds | None = None
 
     def wanted(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        return f"{kind} {self._between()}" if self.bounds else kind
+        kind = Sentence("a whole number" if self.whole else "a number")
+        if self.bounds is None:
+            return kind
+        return Sentence("{kind} {between}", kind=kind, between=self._between())
 
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "integer" if self.whole else "number"}
@@ -73,7 +76,8 @@ class Number(Kind):
 
     def _between(self) -> str:
         assert self.bounds is not None
-        return f"between {self.bounds.low:g} and {self.bounds.high:g}"
+        low, high = self.bounds.low, self.bounds.high
+        return Sentence("between {low:g} and {high:g}", low=low, high=high)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lmapps.options import (
 )
 from lmapps.passage import Passage
 from lmapps.reply import ReplyForm, reply_form
+from lmapps.sentence import named
 from lmapps.steps import Steps, is_conversation, plugin_boundary, steps_of
 
 Metric = Callable[[Any, Any, dict[str, Any]], float]
@@ -138,7 +139,8 @@ class Plugin:
             if field.name in values:
                 arguments[field.name] = field.parse(values[field.name])
             elif field.required:
-                raise FieldError(f"{self.name} needs the field {field.name!r}")
+                plugin, name = named(self.name, self.title), named(field.name, field.label)
+                raise FieldError("{plugin} needs the field {name!r}", plugin=plugin, name=name)
             else:
                 arguments[field.name] = field.parse(field.default)
         return arguments

@@ -24,6 +24,7 @@ from lmapps.fields import hints_of, kind_of
 from lmapps.kinds import Choice, Component, Flag, Kind, Line, LongText, Maybe, Unfit
 from lmapps.number import Number
 from lmapps.replies import code_of
+from lmapps.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class RecordForm(ReplyForm):
         try:
             values = json.loads(text)
         except (ValueError, RecursionError):
-            raise ReplyError(f"the reply is not whole JSON: {text[:60]!r}") from None
+            raise ReplyError("the reply is not whole JSON: {text!r}", text=text[:60]) from None
         return _parsed(self.kind, values, text)
 
     def text_of(self, value: Any) -> str:
@@ -151,7 +152,7 @@ class Items(Kind):
     item: Kind = field(default_factory=Line)
 
     def wanted(self) -> str:
-        return f"a list of {self.item.wanted()}"
+        return Sentence("a list of {wanted}", wanted=self.item.wanted())
 
     def schema(self) -> dict[str, Any]:
         return {"type": "array", "items": self.item.schema()}
@@ -172,7 +173,8 @@ class Record(Kind):
     kinds: tuple[tuple[str, Kind], ...] = ()
 
     def wanted(self) -> str:
-        return "an object with " + ", ".join(name for name, _ in self.kinds)
+        names = ", ".join(name for name, _ in self.kinds)
+        return Sentence("an object with {names}", names=names)
 
     def schema(self) -> dict[str, Any]:
         return {
@@ -190,12 +192,13 @@ class Record(Kind):
             try:
                 parsed[name] = kind.parse(value[name])
             except Unfit as error:
-                raise Unfit(f"{name} {error}") from None
+                raise Unfit(Sentence("{name} {error}", name=name, error=error)) from None
         try:
             return self.made(**parsed)
         except Exception as error:  # the author's __post_init__: a plugin boundary
             why = f"{type(error).__name__}: {error}"
-            raise Unfit(f"is refused by {self.made.__name__}: {why}") from None
+            name = self.made.__name__
+            raise Unfit(Sentence("is refused by {name}: {why}", name=name, why=why)) from None
 
 
 def reply_form(reply: Any) -> ReplyForm:
@@ -251,7 +254,7 @@ def _parsed(kind: Kind, value: Any, text: str) -> Any:
     try:
         return kind.parse(value)
     except Unfit as error:
-        raise ReplyError(f"the reply {error}") from None
+        raise ReplyError("the reply {error}", error=error) from None
 
 
 def _free(decoding: Decoding) -> Decoding:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("errors", "paths", "machine", "failures", "interrupt", "decoding", "passage"),
+    *("sentence", "errors", "paths", "machine", "failures", "interrupt", "decoding", "passage"),
     *("kinds", "number", "messages", "fields", "options"),
     *("replies", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),

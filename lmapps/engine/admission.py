@@ -24,8 +24,9 @@ def longest_reply(
     room = context - len(prompt_ids)
     if room < 1:
         raise PromptTooLong(
-            f"the prompt has {len(prompt_ids)} tokens, the model takes at most {context - 1}: "
-            "shorten it"
+            "the prompt has {tokens} tokens, the model takes at most {most}: shorten it",
+            tokens=len(prompt_ids),
+            most=context - 1,
         )
     if decoding.logit_bias and decoding.logit_bias[-1][0] >= vocab_size:
         raise DecodingError(
@@ -41,7 +42,11 @@ def check_share(user: User, waiting: Iterable[User], places: int, patience: int)
         return
     mine = sum(owner_of(other) == owner_of(user) for other in waiting)
     if mine >= share(places):
-        raise Busy(f"{mine} of your requests are waiting already: try again in a moment", patience)
+        raise Busy(
+            "{count} of your requests are waiting already: try again in a moment",
+            patience,
+            count=mine,
+        )
 
 
 def patience(waiting: int, counts: Counts) -> int:

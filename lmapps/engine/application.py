@@ -22,9 +22,10 @@ from lmapps.errors import ReplyError
 from lmapps.fields import Messages
 from lmapps.passage import Passage
 from lmapps.plugin import Plugin, Steps
+from lmapps.sentence import Sentence
 
 T = TypeVar("T")
-ASKED, FINISHED = "asked anything", "finished a reply"
+ASKED, FINISHED = Sentence("asked anything"), Sentence("finished a reply")
 """What a plugin's code is called for, as one says that it has not done it."""
 SIDE_BY_SIDE = 8
 """The most prompts of one step that run at once: others want their turn too."""
@@ -69,9 +70,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the person should know, as a sentence."""
+    """Something that the person should know."""
 
-    text: str
+    text: Sentence
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,10 @@ class Application:
         except ReplyError as error:
             if done.finish != "length":
                 raise
-            limit = f"it was cut at {decoding.max_new_tokens} tokens or the end of the context"
-            raise ReplyError(f"{error}: {limit}; allow more with max_new_tokens") from None
+            raise ReplyError(
+                "{error}: it was cut at {tokens} tokens or the end of the context; allow more with "
+                "max_new_tokens", error=error, tokens=decoding.max_new_tokens,
+            ) from None  # fmt: skip
 
     def _step(
         self, asked: Messages | list[Messages], decoding: Decoding
@@ -201,11 +204,11 @@ class Application:
         decoding = self.plugin.reply_form.hold(decoding)
         prompt, kept = await cut(lambda: self._fit(messages, decoding), length_of(messages))
         yield Asked(kept, decoding, self.backend)
-        if left_out := len(messages) - len(kept):
-            yield Notice(
-                f"The conversation is longer than the model's context of {self.backend.context} "
-                f"tokens: its oldest {left_out} messages are left out."
-            )
+        if lost := len(messages) - len(kept):
+            yield Notice(Sentence(
+                "The conversation is longer than the model's context of {context} tokens: its "
+                "oldest {count} messages are left out.", context=self.backend.context, count=lost,
+            ))  # fmt: skip
         told = []
         async with aclosing(self.backend.stream(prompt, decoding, self.user)) as deltas:
             async for delta in deltas:

@@ -33,13 +33,15 @@ async def in_time(work: Callable[[], T]) -> T:
         _jobs().put_nowait((work, done))
     except queue.Full:
         raise Busy(
-            f"{MOST_WAITING} regexes and schemas are waiting already: try again in a moment"
+            "{count} regexes and schemas are waiting already: try again in a moment",
+            count=MOST_WAITING,
         ) from None
     try:
         return await asyncio.wait_for(asyncio.wrap_future(done), LIMIT)
     except TimeoutError:
         raise DecodingError(
-            f"the regex or schema is too complex: it was not read within {LIMIT:g} seconds"
+            "the regex or schema is too complex: it was not read within {seconds:g} seconds",
+            seconds=LIMIT,
         ) from None
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding, grammar_reason
 from lmapps.errors import DecodingError
+from lmapps.sentence import Sentence
 from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ class Grammars:
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()  # what is too complex shows here at the latest
         if matcher.is_error():
-            raise DecodingError(f"the regex or schema is too complex: {_reason(matcher)}")
+            raise _too_complex(matcher)
         return matcher
 
 
@@ -88,20 +89,24 @@ class Constraint:
         allowed_V = np.unpackbits(packed, bitorder="little")[: self._size].astype(np.bool_)
         if self._matcher.is_error():
             raise DecodingError(
-                f"the reply cannot go on: it cannot be written with this tokenizer's tokens, or "
-                f"the regex or schema is too complex ({_reason(self._matcher)})"
+                "the reply cannot go on: it cannot be written with this tokenizer's tokens, or "
+                "the regex or schema is too complex ({reason})",
+                reason=_reason(self._matcher),
             )
         allowed_V[self._end_ids] = self._matcher.is_accepting()
         if not allowed_V.any():
             raise DecodingError(
-                "the reply cannot go on: no token of this tokenizer fits the regex or schema here"
+                Sentence(
+                    "the reply cannot go on: no token of this tokenizer fits the regex or schema "
+                    "here"
+                )
             )
         return allowed_V
 
     def take(self, token_id: int) -> None:
         """Go on by an id that was allowed and does not end the reply. Raises `DecodingError`."""
         if not self._matcher.consume_token(token_id):
-            raise DecodingError(f"the regex or schema is too complex: {_reason(self._matcher)}")
+            raise _too_complex(self._matcher)
 
 
 class _Vocabulary:
@@ -139,6 +144,11 @@ class _Vocabulary:
             size = next((size for size in sizes if wanted[:size] in self._ids), 0)
             yield self._ids.get(wanted[:size], self.eos_token_id)  # the end: cannot be spelled
             wanted = wanted[max(size, 1) :]
+
+
+def _too_complex(matcher: Any) -> DecodingError:
+    reason = _reason(matcher)
+    return DecodingError("the regex or schema is too complex: {reason}", reason=reason)
 
 
 def _reason(matcher: Any) -> str:

@@ -47,8 +47,10 @@ def fit_prompt(messages: Sequence[Message], reader: Reader, decoding: Decoding) 
     limit = reader.context - reply_room(reader.context, decoding)
     if len(prompt) > limit:
         raise PromptTooLong(
-            f"the prompt has {len(prompt)} tokens, the model takes at most {limit} beside its "
-            "reply: shorten it"
+            "the prompt has {tokens} tokens, the model takes at most {most} beside its reply: "
+            "shorten it",
+            tokens=len(prompt),
+            most=limit,
         )
     return prompt
 

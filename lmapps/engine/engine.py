@@ -11,7 +11,6 @@ from typing import Self, cast
 
 from lmapps.decoding import Decoding
 from lmapps.engine.admission import check_share, longest_reply, patience
-from lmapps.engine.backends.about import About, about_own
 from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
@@ -29,6 +28,7 @@ from lmapps.errors import Busy, InputError, ShuttingDown
 from lmapps.messages import Message
 from lmapps.model.language_model import LanguageModel
 from lmapps.native.step import Step, choose_step
+from lmapps.sentence import Sentence
 from lmapps.text.tokenizer import Tokenizer
 
 
@@ -76,9 +76,12 @@ class Engine:
         self._loop.close()
 
     @property
-    def about(self) -> About:
+    def about(self) -> Sentence:
         config = self.checkpoint.config
-        return about_own(config.body, config.parameters, config.context)
+        return Sentence(
+            "a {body} of {millions:.1f} million parameters, {context} tokens of context",
+            body=config.body, millions=config.parameters / 1e6, context=config.context,
+        )  # fmt: skip
 
     @property
     def folder(self) -> Path | None:
@@ -129,7 +132,9 @@ class Engine:
         if reason := self.broken:
             return str(engine_failed(reason))
         if self.waiting >= self.queue:
-            return f"{self.waiting} requests are waiting already: try again in a moment"
+            return Sentence(
+                "{count} requests are waiting already: try again in a moment", count=self.waiting
+            )
         return None
 
     @property

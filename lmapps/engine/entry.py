@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from lmapps.engine.backends.about import About
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
+from lmapps.sentence import Sentence
 
 ModelState = Literal["loaded", "loading", "not loaded"]
 MOST_DEATHS, DEATH_SECONDS = 3, 600.0
@@ -27,7 +27,7 @@ class Description:
     place: str
     """The folder that it comes from."""
     state: ModelState
-    about: About
+    about: Sentence
     """What it is, while it is loaded."""
     context: int | None
     """The longest prompt and reply together, in tokens, while it is loaded."""
@@ -93,7 +93,7 @@ class Entry:
             self.source.name,
             self.source.place,
             "loading" if self.opening else state,
-            self.backend.about if self.backend else About(),
+            self.backend.about if self.backend else Sentence(""),
             self.backend.context if self.backend else None,
             self.backend.bytes if self.backend else 0,
             self.users,

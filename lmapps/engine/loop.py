@@ -112,4 +112,6 @@ class Loop:
 
 def engine_failed(reason: str) -> EngineFailed:
     """What those are told who wait for a reply, and those who come before it goes on."""
-    return EngineFailed(f"the engine failed ({reason}): it is started again, try again in a moment")
+    return EngineFailed(
+        "the engine failed ({reason}): it is started again, try again in a moment", reason=reason
+    )

@@ -130,7 +130,9 @@ class Models:
         with self._turn:
             entry = self._entry(name)
             if entry.users or entry.opening:
-                raise ModelInUse(f"the model {name!r} is in use: try again when it has answered")
+                raise ModelInUse(
+                    "the model {name!r} is in use: try again when it has answered", name=name
+                )
             self._let_go(entry)
             entry.forgive()
         self._close_leaving()
@@ -194,7 +196,9 @@ class Models:
         sources = self._sources()
         if name not in sources:
             known = ", ".join(map(repr, sources))
-            raise NoSuchModel(f"there is no model {name[:200]!r} here; served: {known}")
+            raise NoSuchModel(
+                "there is no model {name!r} here; served: {known}", name=name[:200], known=known
+            )
         return sources[name]
 
     def _entry(self, name: str) -> Entry:
@@ -241,7 +245,9 @@ class Models:
         try:
             loading.start()  # it waits for our turn to be over
         except RuntimeError as error:  # the system has no thread for it
-            raise Busy(f"the model {name!r} cannot be loaded now: {error}", 5) from None
+            raise Busy(
+                "the model {name!r} cannot be loaded now: {error}", 5, name=name, error=error
+            ) from None
         entry.opening, entry.bytes = opening, needed
         for other in leaving:
             self._let_go(other)
@@ -286,6 +292,7 @@ class Models:
 
 def _hopeless(entry: Entry) -> EngineFailed:
     return EngineFailed(
-        f"the model {entry.source.name!r} failed {MOST_DEATHS} times within {DEATH_SECONDS:g} "
-        f"seconds ({entry.failure}): the server's log says more"
-    )
+        "the model {name!r} failed {count} times within {seconds:g} seconds ({reason}): the "
+        "server's log says more", name=entry.source.name, count=MOST_DEATHS,
+        seconds=DEATH_SECONDS, reason=entry.failure,
+    )  # fmt: skip

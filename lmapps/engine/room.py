@@ -14,8 +14,11 @@ def who_leaves(coming: Entry, needed: int, others: Sequence[Entry], budget: floa
     name, free = coming.source.name, budget - needed
     if free < 0:
         raise ModelTooLarge(
-            f"the model {name!r} takes about {_gigabytes(needed)}, and models may take "
-            f"{_gigabytes(budget)}: choose a smaller one, or allow more with --memory"
+            "the model {name!r} takes about {needed}, and models may take {budget}: choose a "
+            "smaller one, or allow more with --memory",
+            name=name,
+            needed=_gigabytes(needed),
+            budget=_gigabytes(budget),
         )
     taken = sum(other.bytes for other in others)
     idle = [other for other in others if other.backend and not other.users]
@@ -28,9 +31,12 @@ def who_leaves(coming: Entry, needed: int, others: Sequence[Entry], budget: floa
     if taken > free:
         busy = ", ".join(repr(o.source.name) for o in others if o.users or o.opening)
         raise Busy(
-            f"there is no memory for the model {name!r} now, {busy} being in use: try again "
-            "in a moment, or allow more with --memory", 5,
-        )  # fmt: skip
+            "there is no memory for the model {name!r} now, {busy} being in use: try again in "
+            "a moment, or allow more with --memory",
+            5,
+            name=name,
+            busy=busy,
+        )
     return leaving
 
 

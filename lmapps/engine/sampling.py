@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding
 from lmapps.errors import CheckpointError, DecodingError
+from lmapps.sentence import Sentence
 
 Floats = npt.NDArray[np.float64]
 RULED_OUT = -9999.0
@@ -67,15 +68,19 @@ def adjusted(
     """
     logits = logits_V.astype(np.float64)
     if not np.isfinite(logits.max()):
-        raise CheckpointError("the model's output is not a number: its weights are damaged")
+        raise CheckpointError(
+            Sentence("the model's output is not a number: its weights are damaged")
+        )
     ids, values = changes(logits_V, decoding, prompt_ids, generated)
     logits[ids] = values
     if allowed_V is not None:
         logits[~allowed_V] = -np.inf
         if logits.max() == -np.inf:
             raise DecodingError(
-                "the reply cannot go on: the model rules out every token that the regex or schema "
-                "allows here"
+                Sentence(
+                    "the reply cannot go on: the model rules out every token that the regex or "
+                    "schema allows here"
+                )
             )
     if banned := completing(generated, decoding.no_repeat_ngram):
         without = logits.copy()

@@ -19,6 +19,7 @@ from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
+from lmapps.sentence import Sentence
 
 LONGEST_SECONDS = 600.0
 """A person's request, waiting and reply together, takes at most so long."""
@@ -123,7 +124,10 @@ class Scheduler:
         late = [r for r in self.waiting if r.user is not None and r.arrived < before]
         for request in late:
             self.waiting.remove(request)
-            why = f"no slot became free in {LONGEST_SECONDS:g} seconds: try again later"
+            why = Sentence(
+                "no slot became free in {seconds:g} seconds: try again later",
+                seconds=LONGEST_SECONDS,
+            )
             self._end(request, "error", Busy(why))
         self._drop(lambda r: r.user is not None and r.arrived < before, "length")
 
@@ -239,19 +243,22 @@ class Scheduler:
 
 
 def _failed(error: Exception) -> LmappsError:
-    failure = EngineFailed(
-        f"the engine failed ({type(error).__name__}: {error}): it goes on, try again"
-    )
+    reason = f"{type(error).__name__}: {error}"
+    failure = EngineFailed("the engine failed ({reason}): it goes on, try again", reason=reason)
     failure.__cause__ = error
     return failure
 
 
 def _no_memory(request: Request) -> Busy:
     """What the request is told that is given up for the others."""
-    where = f"after {len(request.generated)} tokens of the reply" if request.generated else ""
     return Busy(
-        f"there is not enough memory for a prompt of {len(request.prompt_ids)} tokens now"
-        f"{where and f' ({where})'}: try again later, or a shorter one"
+        "there is not enough memory for a prompt of {tokens} tokens now (after {written} "
+        "tokens of the reply): try again later, or a shorter one"
+        if request.generated
+        else "there is not enough memory for a prompt of {tokens} tokens now: try again "
+        "later, or a shorter one",
+        tokens=len(request.prompt_ids),
+        written=len(request.generated),
     )
 
 

@@ -20,6 +20,7 @@ from lmapps.errors import Busy, PluginError
 from lmapps.failures import Failure, remember
 from lmapps.interrupt import interrupt
 from lmapps.plugin import Plugin
+from lmapps.sentence import Sentence
 
 LOG = logging.getLogger("lmapps.plugins")
 LIMIT = 30.0
@@ -74,7 +75,9 @@ class Workers:
                     self._open -= 1
                     call.answer(
                         error=Busy(
-                            f"all {THREADS} threads of plugin {self._name!r} are stuck: try later"
+                            "all {count} threads of plugin {name!r} are stuck: try later",
+                            count=THREADS,
+                            name=self._name,
                         )
                     )
 
@@ -137,7 +140,10 @@ class Workers:
             if call not in self._running:
                 return
             call.is_given_up = True
-            reason = f"plugin {self._name!r} has not {call.wanted} within {LIMIT:g} seconds"
+            reason = Sentence(
+                "plugin {name!r} has not {wanted} within {seconds:g} seconds",
+                name=self._name, wanted=call.wanted, seconds=LIMIT,
+            )  # fmt: skip
             failure = Failure(
                 self._code.co_filename, self._line_of(call), reason, "End its loop, or do less."
             )

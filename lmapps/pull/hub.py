@@ -43,7 +43,11 @@ def fetch_folder(
     weights = [file for path, file in files.items() if _is_weights(path)]
     sizes = [file.size or 0 for file in [*settings, *weights]]
     if shutil.disk_usage(folder).free < sum(sizes):
-        raise StorageError(f"{name} has {sum(sizes) / 1e9:.1f} GB, more than the disk has free")
+        raise StorageError(
+            "{name} has {size:.1f} GB, more than the disk has free",
+            name=name,
+            size=sum(sizes) / 1e9,
+        )
     done = 0
     for number, file in enumerate([*settings, *weights]):
         if number == len(settings):
@@ -52,7 +56,9 @@ def fetch_folder(
         _fetch(name, info.sha, file, folder, _Told(on_progress, done, sum(sizes)), endpoint)
         done += sizes[number]
     if not weights:
-        raise CheckpointError(f"{name} has no model.safetensors: only safetensors are loaded")
+        raise CheckpointError(
+            "{name} has no {file}: only safetensors are loaded", name=name, file="model.safetensors"
+        )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
@@ -67,8 +73,10 @@ def _check_licence(name: str, info: Any, agreed: str) -> None:
         licence = str(card.get("license_name"))
     if licence.lower() not in OPEN and licence != agreed:
         raise SettingsError(
-            f"the licence of {name} is {licence!r}: read it at https://huggingface.co/{name}, and "
-            f"if you agree, add --licence {licence}"
+            "the licence of {name} is {licence!r}: read it at https://huggingface.co/{name}, "
+            "and if you agree, add --licence {licence}",
+            name=name,
+            licence=licence,
         )
 
 
@@ -97,8 +105,11 @@ def _fetch(
     expected = file.lfs.sha256 if file.lfs else file.blob_id
     if digest.hexdigest() != expected:
         raise CheckpointError(
-            f"{file.rfilename} of {name} has the hash {digest.hexdigest()}, not {expected}: it is "
-            "not used"
+            "{file} of {name} has the hash {hash}, not {expected}: it is not used",
+            file=file.rfilename,
+            name=name,
+            hash=digest.hexdigest(),
+            expected=expected,
         )
 
 
@@ -141,21 +152,30 @@ def _reasons(name: str) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise DownloadError(
-            f"{name} is given only to who has asked for it: do so at https://huggingface.co/{name}"
-            ", then log in with `hf auth login`"
+            "{name} is given only to who has asked for it: do so at "
+            "https://huggingface.co/{name}, then log in with `hf auth login`",
+            name=name,
         ) from None
     except RepositoryNotFoundError:
-        raise SettingsError(f"the Hub has no public model {name}: check the name") from None
+        raise SettingsError(
+            "the Hub has no public model {name}: check the name", name=name
+        ) from None
     except HFValidationError:
-        raise SettingsError(f"a model of the Hub is named OWNER/NAME, got {name!r}") from None
+        raise SettingsError(
+            "a model of the Hub is named OWNER/NAME, got {name!r}", name=name
+        ) from None
     except OfflineModeIsEnabled:
         raise DownloadError(
-            f"{name} is on the Hub, and this server does not go out: start it with "
-            f"HF_HUB_OFFLINE=0, or run `lmapps checkpoints pull {name}` in a terminal"
+            "{name} is on the Hub, and this server does not go out: start it with "
+            "HF_HUB_OFFLINE=0, or run `lmapps checkpoints pull {name}` in a terminal",
+            name=name,
         ) from None
     except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DownloadError(
-            f"{name} cannot be downloaded from the Hub ({reason}): check the network; where only a "
-            "Python package index is reachable, `lmapps checkpoints list` names what can be had"
+            "{name} cannot be downloaded from the Hub ({reason}): check the network; where "
+            "only a Python package index is reachable, `lmapps checkpoints list` names what "
+            "can be had",
+            name=name,
+            reason=reason,
         ) from None

@@ -31,14 +31,20 @@ def copy_folder(source: Path, folder: Path, on_progress: OnProgress) -> None:
     `StorageError` where the disk has no room.
     """
     if not source.is_dir():
-        raise SettingsError(f"there is no folder {source} on the server's machine: check the path")
+        raise SettingsError(
+            "there is no folder {folder} on the server's machine: check the path", folder=source
+        )
     read_json(source, "config.json")
     files = list(_files(source))
     if not any(file.match(WEIGHTS) for file in files):
-        raise CheckpointError(f"{source} has no {WEIGHTS}: only safetensors are loaded")
+        raise CheckpointError(
+            "{name} has no {file}: only safetensors are loaded", name=source, file=WEIGHTS
+        )
     total = sum((source / file).stat().st_size for file in files)
     if shutil.disk_usage(folder).free < total:
-        raise StorageError(f"{source} has {total / 1e9:.1f} GB, more than the disk has free")
+        raise StorageError(
+            "{name} has {size:.1f} GB, more than the disk has free", name=source, size=total / 1e9
+        )
     done = 0
     for file in files:
         (folder / file).parent.mkdir(exist_ok=True)

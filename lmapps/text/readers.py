@@ -3,12 +3,14 @@
 Started by `documents.py` as `python -P readers.py SUFFIX UNPACKED PAGES CHARACTERS MEMORY SECONDS`.
 It imports nothing of lmapps, is given no path but the open file, and what it may use is bounded by
 the kernel before it reads a byte: whatever a broken or hostile file makes a reader do ends here.
-Exit codes: 0 with the text on standard output, `UNREADABLE` with a sentence there.
+Exit codes: 0 with the text on standard output, `UNREADABLE` with a sentence and its values there,
+as JSON.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,13 @@ UNREADABLE = 3
 class Unreadable(Exception):
     """What is wrong with a file, as the end of a sentence that begins with its name."""
 
+    def __init__(self, template: str, **values: str | int) -> None:
+        super().__init__(template.format(**values) if values else template)
+        self.template, self.values = template, values
+
+    def as_json(self) -> str:
+        return json.dumps([self.template, self.values])
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -31,23 +40,33 @@ class Bounds:
     pages: int
     characters: int
 
+    @property
+    def written(self) -> int:
+        """The most bytes that say what a document holds, or what is wrong with it."""
+        return 4 * self.characters + 4096
+
     def check_length(self, length: int) -> None:
         if length > self.characters:
-            raise Unreadable(f"has more than {self.characters:,} characters: give a part of it")
+            raise Unreadable(
+                "has more than {most:,} characters: give a part of it", most=self.characters
+            )
 
 
 def main() -> int:
     suffix, *numbers = sys.argv[1:]
     *numbers_of_bounds, memory, seconds = map(int, numbers)
     bounds = Bounds(*numbers_of_bounds)
-    limit(memory, seconds, written=4 * bounds.characters + 4096)
+    limit(memory, seconds, bounds.written)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
         told, code = text_of(sys.stdin.buffer, suffix, bounds), 0
     except Unreadable as error:
-        told, code = str(error), UNREADABLE
+        told, code = error.as_json(), UNREADABLE
     except MemoryError:
-        told, code = f"takes more than {memory >> 20} MB of memory to read: it is refused", 3
+        wrong = Unreadable(
+            "takes more than {most} MB of memory to read: it is refused", most=memory >> 20
+        )
+        told, code = wrong.as_json(), UNREADABLE
     sys.stdout.write(told)
     return code
 
@@ -82,7 +101,8 @@ def text_of(stream: BinaryIO, suffix: str, bounds: Bounds) -> str:
         raise
     except Exception as error:  # a reader of a broken file raises whatever it comes to
         reason = " ".join(str(error).split())[:200]
-        raise Unreadable(f"is broken: {type(error).__name__}: {reason}") from None
+        kind = type(error).__name__
+        raise Unreadable("is broken: {kind}: {reason}", kind=kind, reason=reason) from None
     bounds.check_length(len(text))
     return text
 
@@ -97,7 +117,9 @@ def plain(stream: BinaryIO, _: Bounds) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"{content[error.start]:#04x}"
-        raise Unreadable(f"is not UTF-8 text in line {line} ({found}): save it as UTF-8") from None
+        raise Unreadable(
+            "is not UTF-8 text in line {line} ({found}): save it as UTF-8", line=line, found=found
+        ) from None
 
 
 def _html(stream: BinaryIO, bounds: Bounds) -> str:
@@ -128,7 +150,9 @@ def _pdf(stream: BinaryIO, bounds: Bounds) -> str:
         raise Unreadable("is encrypted: save a copy without a password")
     count = len(reader.pages)
     if count > bounds.pages:
-        raise Unreadable(f"has {count:,} pages, more than {bounds.pages}: give a part")
+        raise Unreadable(
+            "has {count:,} pages, more than {most}: give a part", count=count, most=bounds.pages
+        )
     pages: list[str] = []
     for page in reader.pages:
         pages.append(page.extract_text().strip())
@@ -148,8 +172,9 @@ def _docx(stream: BinaryIO, bounds: Bounds) -> str:
         unpacked = sum(part.file_size for part in parts.infolist())
     if unpacked > bounds.unpacked:
         raise Unreadable(
-            f"unpacks to {unpacked:,} bytes, more than {bounds.unpacked:,}: it is refused"
-        )
+            "unpacks to {size:,} bytes, more than {most:,}: it is refused",
+            size=unpacked, most=bounds.unpacked,
+        )  # fmt: skip
     import docx
 
     document = docx.Document(content)

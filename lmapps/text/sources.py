@@ -45,7 +45,9 @@ def data_files(paths: Sequence[str | Path]) -> list[Path]:
         elif not path.exists():
             raise DataError(f"there is no file or folder {path}; check the path")
         elif not _kind(path):
-            raise DataError(f"{path} is not of a kind that can be read: {READABLE}")
+            raise DataError(
+                "{file} is not of a kind that can be read: {kinds}", file=path, kinds=READABLE
+            )
         else:
             files.append(path)
     if not files:
@@ -63,7 +65,7 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
             with _open(file) as stream:
                 text = "".join(_lines(stream, file))
             if not text.strip():
-                raise DataError(f"{file} is empty; leave it out or put text into it")
+                raise DataError("{file} is empty; leave it out or put text into it", file=file)
             yield Document(text, str(file))
             continue
         for number, record in enumerate(read_records(file), start=1):
@@ -146,18 +148,19 @@ def _lines(stream: IO[bytes], file: Path) -> Iterator[str]:
     try:
         for number, line in enumerate(stream, start=1):
             if b"\0" in line:
-                raise DataError(f"{file} is a binary file, not text; leave it out")
+                raise DataError("{file} is a binary file, not text; leave it out", file=file)
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{file}, line {number}: not UTF-8 ({line[error.start]:#04x} at byte "
-                    f"{error.start + 1} of the line); convert it with `iconv -t UTF-8`"
-                ) from None
+                    "{file}, line {line}: not UTF-8 ({found:#04x} at byte {byte} of the line); "
+                    "convert it with `iconv -t UTF-8`",
+                    file=file, line=number, found=line[error.start], byte=error.start + 1,
+                ) from None  # fmt: skip
             yield text.replace("\r\n", "\n")
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
+        raise DataError("{file} cannot be read: {error}", file=file, error=error) from None
     except Exception as error:
         if type(error).__name__ == "ZstdError":
-            raise DataError(f"{file} cannot be read: {error}") from None
+            raise DataError("{file} cannot be read: {error}", file=file, error=error) from None
         raise

@@ -51,15 +51,19 @@ def compare(look: Look) -> Table:
             [*words, "--json"], capture_output=True, text=True, timeout=SECONDS, env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise SettingsError(f"scoring took more than {SECONDS // 60} minutes") from None
+        raise SettingsError(
+            "scoring took more than {minutes} minutes", minutes=SECONDS // 60
+        ) from None
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2].removeprefix("lmapps: ")
-        raise SettingsError(f"the two cannot be compared: {said}")
+        reason = done.stderr.strip().rpartition("\n")[2].removeprefix("lmapps: ")
+        raise SettingsError("the two cannot be compared: {reason}", reason=reason)
     header, rows = _table(json.loads(done.stdout))
     try:
         write_whole(look.folder / "run" / KEPT, json.dumps([header, rows]).encode())
     except OSError as error:
-        raise StorageError(f"the scores cannot be kept in {look.folder}: {error}") from None
+        raise StorageError(
+            "the scores cannot be kept in {folder}: {error}", folder=look.folder, error=error
+        ) from None
     return header, rows
 
 

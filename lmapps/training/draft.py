@@ -77,7 +77,9 @@ def checkpoint(name: str) -> Path:
     for folder in checkpoint_folders():
         if Path(name).name == name and (folder / name / "config.json").is_file():
             return folder / name
-    raise SettingsError(f"there is no checkpoint {name!r} to go on from: choose one of the list")
+    raise SettingsError(
+        "there is no checkpoint {name!r} to go on from: choose one of the list", name=name
+    )
 
 
 def check_memory(settings: TrainSettings) -> None:
@@ -92,9 +94,11 @@ def check_memory(settings: TrainSettings) -> None:
     there = room(device)
     if there is not None and count * BYTES_PER_PARAMETER > there:
         raise SettingsError(
-            f"a model of {count / 1e6:,.0f} million parameters takes at least "
-            f"{count * BYTES_PER_PARAMETER / 1e9:,.1f} GB to train, and {there / 1e9:,.1f} GB are "
-            "free: choose a smaller size"
+            "a model of {millions:,.0f} million parameters takes at least {needed:,.1f} GB to "
+            "train, and {free:,.1f} GB are free: choose a smaller size",
+            millions=count / 1e6,
+            needed=count * BYTES_PER_PARAMETER / 1e9,
+            free=there / 1e9,
         )
 
 
@@ -103,12 +107,13 @@ def _read(more: str) -> dict[str, Any]:
         values = tomllib.loads(more)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(
-            f"the further settings cannot be read, {error}: a line is like dropout = 0.1"
+            "the further settings cannot be read, {error}: a line is like dropout = 0.1",
+            error=error,
         ) from None
     values.pop("out", None)  # a recipe has one; here the name says it
     for name in ("data", "mix_data", "apps"):
         if name in values and not isinstance(values[name], list):
-            raise SettingsError(f"{name} is a list, got {values[name]!r}")
+            raise SettingsError("{name} is a list, got {value!r}", name=name, value=values[name])
     return values
 
 

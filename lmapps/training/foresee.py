@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lmapps.errors import SettingsError
+from lmapps.sentence import Sentence
 from lmapps.training.settings import TrainSettings
 
 BYTES_PER_TOKEN = 3.5
@@ -50,11 +51,12 @@ def ask(settings: TrainSettings, data_bytes: int) -> Foreseen:
         done = subprocess.run(PROGRAM, input=asked, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise SettingsError(
-            f"two small passes took more than {SECONDS} seconds: choose a smaller size or context"
+            "two small passes took more than {seconds} seconds: choose a smaller size or context",
+            seconds=SECONDS,
         ) from None
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
-        raise SettingsError(f"the run cannot be foreseen: {said or 'memory does not suffice'}")
+        reason = done.stderr.strip().rpartition("\n")[2] or Sentence("memory does not suffice")
+        raise SettingsError("the run cannot be foreseen: {reason}", reason=reason)
     return Foreseen(**json.loads(done.stdout.splitlines()[-1]))
 
 

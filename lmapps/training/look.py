@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lmapps.sentence import Sentence
 from lmapps.training.process import EARLY, ENDED, LOCK, OUTPUT, holder, how_it_ended
 
 State = Literal["starting", "training", "scoring", "paused", "stopped", "finished", "failed"]
@@ -109,8 +110,10 @@ def _state(folder: Path, log: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
     if ended is not None and ended.state == "failed":
         return "failed", ended.why
     if (folder / "run" / EARLY).exists():
-        return "stopped", "it was stopped before it had a report"
-    return "paused", ended.why if ended else "it was ended from outside, and goes on where it was"
+        return "stopped", Sentence("it was stopped before it had a report")
+    if ended is not None:
+        return "paused", ended.why
+    return "paused", Sentence("it was ended from outside, and goes on where it was")
 
 
 def _stage(log: Sequence[Mapping[str, Any]]) -> State:

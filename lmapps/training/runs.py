@@ -66,7 +66,7 @@ class Runs:
         for folder in self.folders:
             if name and Path(name).name == name and _is_run(folder / name / "run"):
                 return folder / name
-        raise NoSuchRun(f"there is no run {name!r}; `lmapps runs` lists them")
+        raise NoSuchRun("there is no run {name!r}; `lmapps runs` lists them", name=name)
 
     def look(self, name: str) -> Look:
         """Raises `NoSuchRun`."""
@@ -104,7 +104,7 @@ class Runs:
         """Go on where a run stopped. Raises `OneAtATime`, or `SettingsError` for a finished one."""
         look = self.look(name)
         if look.state == "finished":
-            raise SettingsError(f"{name} is finished: train on from it under a new name")
+            raise SettingsError("{name} is finished: train on from it under a new name", name=name)
         if look.is_live:
             return
         settings = TrainSettings.from_values({**look.settings, "out": str(look.folder)})
@@ -127,20 +127,26 @@ class Runs:
         """Delete a run that left no weights. Raises `SettingsError` for another one."""
         look = self.look(name)
         if look.is_live or look.has_weights:
-            raise SettingsError(f"{name} {'is under way' if look.is_live else 'has weights'}")
+            raise SettingsError(
+                "{name} is under way" if look.is_live else "{name} has weights", name=name
+            )
         shutil.rmtree(look.folder, ignore_errors=True)
 
     def check_new(self, name: str) -> None:
         """Raises `SettingsError` or `OneAtATime` where a run of that name cannot be started now."""
         check_name(name)
         if any((folder / name).exists() for folder in self.folders):
-            raise SettingsError(f"there is already a checkpoint {name!r}: choose a new name")
+            raise SettingsError(
+                "there is already a checkpoint {name!r}: choose a new name", name=name
+            )
         self._check_alone()
 
     def _check_alone(self) -> None:
         live = self.live()
         if live is not None:
-            raise OneAtATime(f"{live} is being trained, and one run at a time is: pause that first")
+            raise OneAtATime(
+                "{name} is being trained, and one run at a time is: pause that first", name=live
+            )
 
     def _launch(self, folder: Path, settings: TrainSettings) -> None:
         is_new = not folder.exists()
@@ -153,7 +159,9 @@ class Runs:
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 )  # fmt: skip
         except OSError as error:
-            raise StorageError(f"the run cannot be started in {folder}: {error}") from None
+            raise StorageError(
+                "the run cannot be started in {folder}: {error}", folder=folder, error=error
+            ) from None
         # Whoever has a child must be told of its end, or it stays a zombie.
         threading.Thread(target=process.wait, daemon=True).start()
         deadline = time.monotonic() + START_SECONDS
@@ -164,7 +172,8 @@ class Runs:
         said = output_of(folder).strip().rpartition("\n")[2]
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
-        raise SettingsError(f"the run did not start: {said.removeprefix('lmapps: ')}")
+        reason = said.removeprefix("lmapps: ")
+        raise SettingsError("the run did not start: {reason}", reason=reason)
 
 
 def program(*words: str) -> list[str]:
@@ -177,7 +186,7 @@ def check_name(name: str) -> None:
     """Raises `SettingsError` where a checkpoint cannot be called so."""
     if not re.fullmatch(r"\w[\w.-]{0,79}", name):
         raise SettingsError(
-            f"a name has letters, digits, '-', '_' and '.', 80 at most, got {name!r:.100}"
+            "a name has letters, digits, '-', '_' and '.', 80 at most, got {name!r:.100}", name=name
         )
 
 

@@ -88,7 +88,7 @@ class TrainSettings:
         bounds = [n for n in ("steps", "tokens", "minutes") if getattr(self, n)]
         if len(bounds) > 1:
             raise SettingsError(
-                f"give one of steps, tokens and minutes, got {' and '.join(bounds)}"
+                "give one of steps, tokens and minutes, got {names}", names=" and ".join(bounds)
             )
         if self.best != "loss" and not self.judged and ".pass@" not in self.best:
             raise SettingsError(
@@ -122,7 +122,10 @@ class TrainSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise SettingsError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                    "{name} must be one of {known}, got {value!r}",
+                    name=name,
+                    known=", ".join(known),
+                    value=getattr(self, name),
                 )
 
         if not isinstance(self.shard, bool):
@@ -141,9 +144,17 @@ class TrainSettings:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise SettingsError(f"{name} must be a number, got {value!r}")
+                raise SettingsError(
+                    "{name} must be a number, got {value!r}", name=name, value=value
+                )
             if not low <= value <= high:
-                raise SettingsError(f"{name} must be between {low} and {high}, got {value}")
+                raise SettingsError(
+                    "{name} must be between {low} and {high}, got {value}",
+                    name=name,
+                    low=low,
+                    high=high,
+                    value=value,
+                )
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> TrainSettings:
@@ -151,7 +162,9 @@ class TrainSettings:
         known = [item.name for item in fields(cls)]
         for name in values:
             if name not in known:
-                raise SettingsError(f"unknown setting {name!r}; known: {', '.join(known)}")
+                raise SettingsError(
+                    "unknown setting {name!r}; known: {known}", name=name, known=", ".join(known)
+                )
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmapps.errors import DataError, LmappsError, StorageError
 from lmapps.paths import home
+from lmapps.sentence import Sentence
 from lmapps.text.corpus import is_corpus
 from lmapps.text.sources import data_files, read_documents
 from lmapps.text.storage import write_whole
@@ -51,10 +52,14 @@ def place_of(name: str) -> Path:
     place = Path(os.path.normpath(folder / name.strip()))
     if folder not in place.parents:
         raise DataError(
-            f"{name!r} is outside the data folder: put it, or a link to it, in {folder}"
+            "{name!r} is outside the data folder: put it, or a link to it, in {folder}",
+            name=name,
+            folder=folder,
         )
     if not place.exists():
-        raise DataError(f"there is no {name!r} in the data folder {folder}")
+        raise DataError(
+            "there is no {name!r} in the data folder {folder}", name=name, folder=folder
+        )
     return place
 
 
@@ -82,7 +87,9 @@ def keep(name: str, pasted: str, uploaded: Sequence[Path]) -> Path | None:
         os.replace(work, target)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise StorageError(f"cannot keep the text in {target}: {error}; make room") from None
+        raise StorageError(
+            "cannot keep the text in {folder}: {error}; make room", folder=target, error=error
+        ) from None
     return target
 
 
@@ -92,7 +99,9 @@ def check_enough(places: Sequence[Path]) -> int:
     Raises `DataError` where that is too little to learn from, or nothing can be read.
     """
     if not places:
-        raise DataError("no text to train on: write some, bring a file, or choose what is there")
+        raise DataError(
+            Sentence("no text to train on: write some, bring a file, or choose what is there")
+        )
     size = sum(
         file.stat().st_size
         for place in places
@@ -100,8 +109,10 @@ def check_enough(places: Sequence[Path]) -> int:
     )
     if size < LEAST:
         raise DataError(
-            f"there are {size} bytes of text, too few to learn from: give {LEAST:,} at least, "
-            "better a million"
+            "there are {size} bytes of text, too few to learn from: give {least:,} at least, "
+            "better a million",
+            size=size,
+            least=LEAST,
         )
     return size
 

@@ -138,7 +138,7 @@ def test_a_form_is_filled_by_an_example_and_writes(page: Any) -> None:
 def test_an_empty_form_says_what_is_missing(page: Any) -> None:
     page.get_by_role("tab", name="News").click()
     button(page, "Write").click()
-    page.get_by_text(re.compile("Headline is empty|needs the field 'headline'")).wait_for()
+    page.get_by_text(re.compile("Headline is empty|needs the field 'Headline'")).wait_for()
 
 
 def test_a_file_fills_the_passage_dropped_or_chosen_and_a_binary_one_is_refused(

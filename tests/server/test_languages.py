@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import string
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,28 +18,54 @@ from gradio.context import LocalContext
 
 import lmapps
 from lmapps import load, plugin
+from lmapps.decoding import Decoding
 from lmapps.discovery import Found, discover
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
+from lmapps.errors import Busy, FieldError
 from lmapps.paths import plugin_folders
 from lmapps.plugin import Plugin
 from lmapps.server.page import languages
-from lmapps.server.page.languages import known, locales, plugin_word, word
+from lmapps.server.page.languages import known, locales, plugin_word, translated, word
+from lmapps.server.page.live import views
 from lmapps.server.page.page import build_page
 from lmapps.server.store.store import Store
 
-SERVER = Path(lmapps.__file__).parent / "server"
+PACKAGE = Path(lmapps.__file__).parent
+SERVER = PACKAGE / "server"
 PAGE = SERVER / "page"
-ASKS = ("word", "later")
+ASKS = ("word", "later", "Sentence", "Unreadable")
+MET = {
+    "Busy", "ModelInUse", "ModelTooLarge", "NoSuchConversation", "NoSuchModel", "NotAllowed",
+    "OneAtATime", "PromptTooLong", "QuotaReached", "ReplyError", "Unfit",
+}  # fmt: skip
+"""Errors that a visitor meets wherever they come from."""
 NAMES = {"Like", "Dislike", "True", "False", "English", "Correct the plugin."}
 """What looks like a word for people but is a name of Gradio's or ours, or is told in English
 everywhere, as what failed in a plugin."""
 
 
 def asked(tree: ast.AST) -> Iterator[ast.Call]:
+    """The calls that are given a text to be translated: an error is, where it is given values."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ASKS:
-            yield node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            has_values = any(given.arg not in (None, "retry_after") for given in node.keywords)
+            if node.func.id in ASKS or (node.func.id in errors() and has_values):
+                yield node
+
+
+@cache
+def errors() -> set[str]:
+    """What the exceptions are called that come from `LmappsError`."""
+    classes = [node for tree in trees(PACKAGE).values() for node in ast.walk(tree)]
+    found, before = {"LmappsError"}, set[str]()
+    while found != before:
+        before = set(found)
+        for node in classes:
+            if isinstance(node, ast.ClassDef):
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                found |= {node.name} if bases & found else set()
+    return found
 
 
 def texts(node: ast.AST) -> Iterator[str]:
@@ -46,13 +74,14 @@ def texts(node: ast.AST) -> Iterator[str]:
             yield inner.value
 
 
+@cache
 def trees(folder: Path) -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text()) for path in sorted(folder.rglob("*.py"))}
 
 
 def words_in_the_code() -> set[str]:
-    """The texts given to `word`, or kept for it by `later`."""
-    calls = (call for tree in trees(SERVER).values() for call in asked(tree))
+    """The texts given to `word`, kept for it by `later`, or told as sentences."""
+    calls = (call for tree in trees(PACKAGE).values() for call in asked(tree))
     pages = "".join(file.read_text() for file in SERVER.rglob("*.jinja"))
     in_pages = set(re.findall(r'word\("([^"]+)"', pages))
     return in_pages | {text for call in calls for text in texts(call.args[0]) if text}
@@ -81,6 +110,14 @@ def test_a_translation_fills_in_the_same_values(code: str) -> None:
         assert translation.strip(), text
 
 
+def test_a_text_is_given_all_the_values_that_it_names() -> None:
+    for path, tree in trees(PACKAGE).items():
+        for call in asked(tree):
+            given = {value.arg for value in call.keywords}
+            for text in texts(call.args[0]):
+                assert names_in(text) <= given, f"{path.name}, line {call.lineno}"
+
+
 def speech(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Texts that read like words for a person, outside of docstrings and of `word`."""
     inside = {id(inner) for call in asked(tree) for inner in ast.walk(call)}
@@ -103,6 +140,32 @@ def test_no_word_for_a_person_is_written_past_the_translations() -> None:
         if text not in components
     ]  # fmt: skip
     assert not found, "give these to word()"
+
+
+def untold(call: ast.Call) -> bool:
+    """Whether an exception is given a text that nobody translates."""
+    inside = {id(inner) for each in asked(call) for inner in ast.walk(each)}
+    return any(
+        isinstance(inner, ast.Constant) and isinstance(inner.value, str) and id(inner) not in inside
+        for given in call.args
+        for inner in ast.walk(given)
+    )
+
+
+def on_page(file: Path) -> bool:
+    """Whether what is raised there is told on the page; news.py answers programs."""
+    return PAGE in file.parents and file.name != "news.py"
+
+
+def test_what_an_error_tells_a_visitor_is_translated() -> None:
+    found = [
+        f"{path.name}, line {node.lineno}: {node.func.id}"
+        for path, tree in trees(PACKAGE).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in (errors() if on_page(path) else MET) and untold(node)
+    ]
+    assert not found, "give these values, or a Sentence"
 
 
 @plugin(title="Letter", examples=[["Rome", 2]])
@@ -210,3 +273,79 @@ def test_a_further_language_is_one_file(
         assert locales() == {"en": "en", "fr": "fr"}
     finally:
         known.cache_clear()
+
+
+async def shown(asked: Plugin, values: dict[str, Any], engine: Engine) -> list[str]:
+    """Every line about the state that a tab shows of a request."""
+    news = views(Models.of(engine), asked, values, lambda: Decoding(max_new_tokens=4, seed=1))
+    return [view.status async for view in news]
+
+
+LONG = [{"role": role, "content": "the river " * 9} for role in ("user", "assistant")] * 9
+REFUSALS: list[tuple[dict[str, Any], int, str, str]] = [
+    (
+        {"topic": "Rome"}, 0, "⚠ 0 requests are waiting already: try again in a moment.",
+        "⚠ 已有 0 个请求在排队：请稍后再试。",
+    ),
+    (
+        {"topic": "the river " * 99}, 9,
+        "⚠ The prompt has {} tokens, the model takes at most 124 beside its reply: shorten it.",
+        "⚠ 提示有 {} 个词元，除回复外模型最多接受 124 个：请缩短。",
+    ),
+    ({}, 9, "⚠ Letter needs the field 'Topic'.", "⚠ “Letter”需要填写“主题”。"),
+    ({"topic": " "}, 9, "⚠ Topic is empty: fill it in.", "⚠ “主题”为空：请填写。"),
+    (
+        {"topic": "Rome", "lines": 0.5}, 9, "⚠ Lines must be a whole number, got 0.5.",
+        "⚠ “Lines”应为整数，收到的是 0.5。",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "queue", "english", "chinese"), REFUSALS,
+    ids=["full", "too long", "missing", "empty", "no whole number"],
+)  # fmt: skip
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_a_visitor_is_refused_in_their_language(
+    values: dict[str, Any], queue: int, english: str, chinese: str, language: str,
+    endless_checkpoint: Callable[[str], Any], visit: Callable[..., None],
+) -> None:  # fmt: skip
+    visit(language)
+    with Engine(endless_checkpoint("gru"), queue=queue) as engine:
+        told = asyncio.run(shown(letter, values, engine))[-1]
+    expected = chinese if language == "zh-CN" else english
+    assert re.sub(r"(?<=有 )\d\d+|(?<=has )\d\d+", "{}", told) == expected
+
+
+def test_a_visitor_is_told_in_their_language_that_a_conversation_is_too_long(
+    endless_checkpoint: Callable[[str], Any], visit: Callable[..., None]
+) -> None:
+    visit("zh-CN")
+    with Engine(endless_checkpoint("gru")) as engine:
+        lines = asyncio.run(shown(load_chat(), {"messages": [*LONG, LONG[0]]}, engine))
+    assert any(
+        re.fullmatch(r"对话超出了模型 128 个词元的上下文：已略去最早的 \d+ 条消息。", each)
+        for each in lines
+    )
+
+
+def test_a_field_is_named_as_the_plugin_translates_it(
+    endless_checkpoint: Callable[[str], Any], visit: Callable[..., None]
+) -> None:
+    @plugin(languages={"zh": {"Recipient": "收信人"}})
+    def post(recipient: str) -> str:
+        return recipient
+
+    visit("zh-CN")
+    with Engine(endless_checkpoint("gru")) as engine:
+        told = asyncio.run(shown(post, {"recipient": ""}, engine))
+    assert told[-1] == "⚠ “收信人”为空：请填写。"
+
+
+def test_an_error_says_it_in_english_wherever_no_page_asks(visit: Callable[..., None]) -> None:
+    visit("zh-CN")
+    with pytest.raises(FieldError) as refused:
+        letter.validate({"topic": ""})
+    assert str(refused.value) == "topic is empty: fill it in"
+    assert translated(refused.value) == "“主题”为空：请填写"
+    assert str(Busy("{} as it is")) == "{} as it is", "a text without values is no template"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmapps.decoding import Decoding
-from lmapps.engine.backends.about import About
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply
@@ -15,6 +14,7 @@ from lmapps.engine.request import Delta
 from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.messages import Message
+from lmapps.sentence import Sentence
 from lmapps.text.tokenizer import Tokenizer
 
 Prompt = Any
@@ -30,7 +30,7 @@ class Backend(Protocol):
         """What people call it."""
 
     @property
-    def about(self) -> About:
+    def about(self) -> Sentence:
         """What it is, as a line for a person."""
 
     @property

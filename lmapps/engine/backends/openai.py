@@ -10,7 +10,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from lmapps.decoding import Decoding
-from lmapps.engine.backends.about import About, about_remote
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
@@ -33,6 +32,7 @@ from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, ShuttingDown
 from lmapps.messages import Message
+from lmapps.sentence import Sentence
 from lmapps.text.template import check_messages
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ class OpenAIBackend:
         return ", ".join(server.url for server in self.fleet.servers)
 
     @property
-    def about(self) -> About:
-        return about_remote(self.model, self.url, self.context)
+    def about(self) -> Sentence:
+        return Sentence("{model} at {url}, {context} tokens of context",
+                        model=self.model, url=self.url, context=self.context)  # fmt: skip
 
     @property
     def step_name(self) -> str:
@@ -137,15 +138,15 @@ class OpenAIBackend:
         self, messages: Sequence[Message], decoding: Decoding, prompts: int = 1
     ) -> Explanation:
         raise InputError(
-            f"the ids that the model {self.name!r} is given are not known here: the server at "
-            f"{self.url} renders its prompts"
-        )
+            "the ids that the model {name!r} is given are not known here: the server at {url} "
+            "renders its prompts", name=self.name, url=self.url,
+        )  # fmt: skip
 
     async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
         raise InputError(
-            f"how probable the tokens of a reply are is not known of the model {self.name!r}: it "
-            f"runs on the server at {self.url}"
-        )
+            "how probable the tokens of a reply are is not known of the model {name!r}: it runs on "
+            "the server at {url}", name=self.name, url=self.url,
+        )  # fmt: skip
 
     async def stream(
         self, prompt: RemotePrompt, decoding: Decoding, user: User = None
@@ -190,7 +191,8 @@ class OpenAIBackend:
         if self._closed:
             return ShuttingDown.told
         if self.running >= self.queue:
-            return f"{self.running} requests are under way already: try again in a moment"
+            return Sentence("{count} requests are under way already: try again in a moment",
+                            count=self.running)  # fmt: skip
         return None
 
     def _learn(self, server: Server, is_first: bool) -> None:
@@ -198,9 +200,8 @@ class OpenAIBackend:
         import httpx
 
         try:
-            response = httpx.get(
-                f"{server.url}/models", headers=self._headers, timeout=CONNECT_SECONDS
-            )
+            asked = f"{server.url}/models"
+            response = httpx.get(asked, headers=self._headers, timeout=CONNECT_SECONDS)
             listed = response.json()["data"] if response.status_code == 200 else []
             known = {str(one["id"]): one for one in listed}
         except httpx.RequestError as error:
@@ -211,7 +212,7 @@ class OpenAIBackend:
             raise refusal(self.name, response.status_code, response.text, {})
         if not (known or self.model):
             raise ModelServerError(
-                f"{server.url}/models is no list of models: is the URL that of an API like "
+                f"{asked} is no list of models: is the URL that of an API like "
                 "OpenAI's, up to and with /v1? A server without a list needs URL#MODEL"
             )
         if self.model and known and self.model not in known:
@@ -244,8 +245,8 @@ class OpenAIBackend:
                     return
                 except Temporary as failure:
                     if has_begun:
-                        told = f"the reply broke off, ask again: {failure}"
-                        raise ModelServerError(told) from None
+                        raise ModelServerError("the reply broke off, ask again: {error}",
+                                               error=failure.error) from None  # fmt: skip
                     last = failure
             if attempt == RETRIES:
                 raise last.error
@@ -286,11 +287,10 @@ class OpenAIBackend:
         return error
 
     def _unreachable(self, server: Server, error: Exception) -> ModelServerError:
-        kind = type(error).__name__
         return ModelServerError(
-            f"the server of the model {self.name!r} at {server.url} does not answer "
-            f"({str(error) or kind}): is it running?"
-        )
+            "the server of the model {name!r} at {url} does not answer ({reason}): is it running?",
+            name=self.name, url=server.url, reason=str(error) or type(error).__name__,
+        )  # fmt: skip
 
     def _count(self, delta: Delta) -> None:
         if delta.usage:

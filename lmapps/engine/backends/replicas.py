@@ -7,7 +7,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 from lmapps.decoding import Decoding
-from lmapps.engine.backends.about import About
 from lmapps.engine.counts import Counts
 from lmapps.engine.engine import Engine
 from lmapps.engine.explanation import Explanation
@@ -16,6 +15,7 @@ from lmapps.engine.request import Delta
 from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.messages import Message
+from lmapps.sentence import Sentence
 from lmapps.text.tokenizer import Tokenizer
 
 NEAR = 2
@@ -47,7 +47,7 @@ class Replicas:
         return self._first.name
 
     @property
-    def about(self) -> About:
+    def about(self) -> Sentence:
         return self._first.about
 
     @property

@@ -134,8 +134,9 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
         if not is_out_of_memory(error):
             raise
         raise ModelTooLarge(
-            f"there is not enough memory to load the model {source.name!r} now: free another one, "
-            "choose a smaller one, or fewer --slots"
+            "there is not enough memory to load the model {name!r} now: free another one, "
+            "choose a smaller one, or fewer --slots",
+            name=source.name,
         ) from None
 
 
@@ -238,5 +239,5 @@ def _fetched(source: Source) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"the model {name!r} cannot be fetched from the Hub: {reason}"
+            "the model {name!r} cannot be fetched from the Hub: {reason}", name=name, reason=reason
         ) from None

@@ -13,6 +13,7 @@ from lmapps.engine.request import Delta, Finish, Usage
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, PromptTooLong
 from lmapps.messages import Message
+from lmapps.sentence import Sentence
 
 RETRIED = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
@@ -111,7 +112,9 @@ async def deltas_of(
             told = [_choice(choice) for choice in event.get("choices") or []]
         except (AttributeError, TypeError, ValueError):
             raise ModelServerError(
-                f"the server of the model {name!r} sent what is no reply: {data[:100]!r}"
+                "the server of the model {name!r} sent what is no reply: {data!r}",
+                name=name,
+                data=data[:100],
             ) from None
         for text, end in told:
             pieces += bool(text)
@@ -119,7 +122,9 @@ async def deltas_of(
             if text:
                 yield Delta(text)
     if finish is None:
-        raise ModelServerError(f"the server of the model {name!r} ended in the middle of a reply")
+        raise ModelServerError(
+            "the server of the model {name!r} ended in the middle of a reply", name=name
+        )
     yield Delta(finish=finish, usage=usage or Usage(len(prompt), pieces))
 
 
@@ -132,7 +137,10 @@ def context_of(told: dict[str, Any]) -> int:
 
 def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> LmappsError:
     """What an answer that is no reply means for whoever asked here."""
-    said = f"the server of the model {name!r} says: {_message(text) or f'HTTP {status}'}"
+    said = Sentence(
+        "the server of the model {name!r} says: {message}",
+        name=name, message=_message(text) or f"HTTP {status}",
+    )  # fmt: skip
     match status:
         case 413:
             return PromptTooLong(said)
@@ -141,8 +149,9 @@ def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> Lm
         case 400 | 422:
             return InputError(said)
         case 401 | 403:
-            return ModelServerError(f"{said} (status {status}: is its key set?)")
-    return ModelServerError(f"{said} (status {status})")
+            told = Sentence("{said} (status {status}: is its key set?)", said=said, status=status)
+            return ModelServerError(told)
+    return ModelServerError("{said} (status {status})", said=said, status=status)
 
 
 def seconds_to_wait(headers: Mapping[str, str]) -> float:
@@ -159,7 +168,9 @@ def _event(name: str, data: str) -> dict[str, Any]:
     except ValueError:
         event = None
     if not isinstance(event, dict):
-        raise ModelServerError(f"the server of the model {name!r} sent no JSON: {data[:100]!r}")
+        raise ModelServerError(
+            "the server of the model {name!r} sent no JSON: {data!r}", name=name, data=data[:100]
+        )
     error = event.get("error")
     if error:
         told = error if isinstance(error, dict) else {}

@@ -19,7 +19,7 @@ from lmapps.server.accounts.door import COOKIE, NotTheirs
 from lmapps.server.accounts.quotas import Quotas
 from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
 from lmapps.server.api.protocol import read_body
-from lmapps.server.page.languages import codes_of, word_for
+from lmapps.server.page.languages import codes_of, translated, word_for
 from lmapps.server.who import who
 
 MOST_BYTES = 10_000
@@ -108,7 +108,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
         try:
             await asyncio.to_thread(users.set_password, account.name, form.get("new", ""))
         except InputError as error:
-            return await show(told=str(error), failed=True, status=error.status)
+            return await show(told=translated(error, word), failed=True, status=error.status)
         return await _entered(request, users, account, "/account")
 
     @routes.post("/account/keys")
@@ -117,7 +117,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
         try:
             made = await asyncio.to_thread(users.add_key, account.name, name)
         except InputError as error:
-            told, status = str(error), error.status
+            told, status = translated(error, partial(word_for, request)), error.status
             return await _account_page(
                 request, users, quotas, told=told, failed=True, status=status
             )

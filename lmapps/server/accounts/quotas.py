@@ -26,6 +26,7 @@ from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, StorageError
 from lmapps.messages import Message
+from lmapps.sentence import Sentence
 from lmapps.server.accounts.users import Account
 from lmapps.server.store.database import Database
 from lmapps.server.store.tables import KEYS, USERS
@@ -229,25 +230,33 @@ def headers_of(usages: list[Usage]) -> Mapping[str, str]:
 
 
 def _check(subject: Subject, usage: Usage, is_counted: bool) -> None:
-    whose = "you" if subject[0] is USERS else "this API key"
-    have = "have" if whose == "you" else "has"
+    whose = Sentence("you have" if subject[0] is USERS else "this API key has")
     if usage.tokens_a_day and usage.tokens >= usage.tokens_a_day:
         raise QuotaReached(
-            f"{whose} {have} had {usage.tokens:,} tokens today, of {usage.tokens_a_day:,} that are "
-            f"allowed a day: try again after midnight UTC, in {_hours(usage.new_day)}",
+            "{whose} had {tokens:,} tokens today, of {most:,} that are allowed a day: try "
+            "again after midnight UTC, in {time}",
             usage.new_day,
+            whose=whose,
+            tokens=usage.tokens,
+            most=usage.tokens_a_day,
+            time=_hours(usage.new_day),
         )
     if not is_counted and 0 < usage.requests_a_minute <= usage.requests:
         raise QuotaReached(
-            f"{whose} {have} made {usage.requests} requests in this minute, as many as are "
-            f"allowed: try again in {usage.new_minute} seconds",
+            "{whose} made {requests} requests in this minute, as many as are allowed: try "
+            "again in {seconds} seconds",
             usage.new_minute,
+            whose=whose,
+            requests=usage.requests,
+            seconds=usage.new_minute,
         )
 
 
-def _hours(seconds: int) -> str:
+def _hours(seconds: int) -> Sentence:
     hours, minutes = divmod(-(-seconds // 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return Sentence(
+        "{hours} h {minutes} min" if hours else "{minutes} min", hours=hours, minutes=minutes
+    )
 
 
 def _first(own: int | None, usual: int) -> int:

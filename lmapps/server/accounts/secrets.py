@@ -8,6 +8,7 @@ import threading
 from functools import cache
 
 from lmapps.errors import InputError
+from lmapps.sentence import Sentence
 
 SHORTEST, LONGEST = 8, 256
 """Characters of a password."""
@@ -23,10 +24,13 @@ def check_password(password: str, name: str) -> None:
     """Raises `InputError` for a new password that is no password."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise InputError(
-            f"a password has between {SHORTEST} and {LONGEST} characters, got {len(password)}"
+            "a password has between {least} and {most} characters, got {count}",
+            least=SHORTEST,
+            most=LONGEST,
+            count=len(password),
         )
     if password.casefold() == name.casefold():
-        raise InputError("a password must not be the name: choose another one")
+        raise InputError(Sentence("a password must not be the name: choose another one"))
 
 
 def hashed_password(password: str) -> str:

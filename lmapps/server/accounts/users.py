@@ -199,14 +199,20 @@ class Users:
         """A new key, which cannot be read again. Raises `InputError` for a name that is taken."""
         account, name = self.find(user), name.strip()
         if not 1 <= len(name) <= 64:
-            raise InputError(f"a key's name has between 1 and 64 characters, got {len(name)}")
+            raise InputError(
+                "a key's name has between 1 and 64 characters, got {count}", count=len(name)
+            )
         key = new_key()
         with self._database.writing() as connection:
             names = list(connection.execute(_names_of_keys(account.id)).scalars())
             if name in names:
-                raise InputError(f"{user} has a key {name!r} already: choose another name")
+                raise InputError(
+                    "{user} has a key {name!r} already: choose another name", user=user, name=name
+                )
             if len(names) >= MOST_KEYS:
-                raise InputError(f"{user} has {len(names)} keys: revoke one first")
+                raise InputError(
+                    "{user} has {count} keys: revoke one first", user=user, count=len(names)
+                )
             values = {"id": uuid.uuid4().hex, "hash": hashed_token(key), "user": account.id}
             connection.execute(KEYS.insert().values(**values, name=name, created=time.time()))
         return key

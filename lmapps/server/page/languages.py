@@ -3,20 +3,22 @@
 The English text itself is what a translation is looked up by: `word("New chat")`. The page is built
 once for everybody, so while it is built a word is one that the browser translates; within a request
 it is a plain text in that visitor's language, which may carry values:
-`word("Version {number} of {count}", number=2, count=3)`. A further language is one more file in
+`word("Version {number} of {count}", number=2, count=3)`. What the rest of lmapps tells a visitor,
+errors above all, is a `Sentence`: `translated(error)`. A further language is one more file in
 `words/`; `tests/server/test_languages.py` finds what it lacks.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lmapps.plugin import Plugin
+from lmapps.sentence import Sentence
 
 WORDS = Path(__file__).parent / "words"
 COOKIE = "lmapps_language"
@@ -33,6 +35,11 @@ class Language:
     """What Gradio, which has words of its own, calls it."""
     words: Mapping[str, str]
 
+    @property
+    def fixed(self) -> dict[str, str]:
+        """Those without values: the others are never asked for in the browser."""
+        return {text: said for text, said in self.words.items() if "{" not in text}
+
 
 @cache
 def known() -> dict[str, Language]:
@@ -41,7 +48,7 @@ def known() -> dict[str, Language]:
     return {code: Language(**files[code]) for code in sorted(files)}
 
 
-def word(text: str, **values: Any) -> Any:
+def word(text: str, /, **values: Any) -> Any:
     """One of the page's own words or sentences; `values` fill in its {names}.
 
     A text with values has to be asked for within a request: the browser knows fixed texts only.
@@ -51,7 +58,7 @@ def word(text: str, **values: Any) -> Any:
     return shown.format(**values) if values else shown
 
 
-def word_for(request: Any, text: str, **values: Any) -> str:
+def word_for(request: Any, text: str, /, **values: Any) -> str:
     """The same where the request is no event of the page's: Starlette's, for a page of our own."""
     by_code = {code: language.words for code, language in known().items()}
     shown = next(_found(text, by_code, codes_of(request)), text)
@@ -63,11 +70,23 @@ def later(text: str) -> str:
     return text
 
 
-def plugin_word(plugin: Plugin, text: str) -> Any:
+def translated(said: Any, say: Callable[..., Any] = word) -> Any:
+    """A `Sentence`, or that of an error, in the visitor's language; anything else as it is.
+
+    say  what gives its texts in that language
+    """
+    sentence = said.args[0] if isinstance(said, Exception) and said.args else said
+    if not isinstance(sentence, Sentence):
+        return said
+    values = {name: translated(value, say) for name, value in sentence.values.items()}
+    return say(sentence.template, **values)
+
+
+def plugin_word(plugin: Plugin, text: str, /, **values: Any) -> Any:
     """A text of a plugin's, in its own translation, else as the page's files have it; the text
     itself where nobody translated it."""
     own = any(text in words for words in plugin.languages.values())
-    return _shown(plugin.name, text, plugin.languages) if own else word(text)
+    return _shown(plugin.name, text, plugin.languages) if own else word(text, **values)
 
 
 def languages(plugins: Iterable[Plugin]) -> Any:
@@ -75,7 +94,7 @@ def languages(plugins: Iterable[Plugin]) -> Any:
     import gradio as gr
 
     texts: dict[str, dict[str, str]] = {"en": {}}
-    sources = [("", {code: language.words for code, language in known().items()})]
+    sources = [("", {code: language.fixed for code, language in known().items()})]
     for name, by_code in [*sources, *((plugin.name, plugin.languages) for plugin in plugins)]:
         for code, words in by_code.items():
             for text, translation in words.items():
@@ -103,8 +122,8 @@ def _shown(owner: str, text: str, by_code: Mapping[str, Mapping[str, str]]) -> A
 
     request = LocalContext.request.get(None)
     if request is None and Context.root_block is not None:
-        translated = any(text in words for words in by_code.values())
-        return I18nData(_key(owner, text)) if translated else text
+        is_known = any(text in words for words in by_code.values())
+        return I18nData(_key(owner, text)) if is_known else text
     return next(_found(text, by_code, [] if request is None else codes_of(request)), text)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, ParamSpec
 
 from lmapps.decoding import Decoding
@@ -27,7 +27,7 @@ from lmapps.engine.asking import events_on
 from lmapps.engine.models import Models
 from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
-from lmapps.server.page.languages import later, word
+from lmapps.server.page.languages import later, plugin_word, translated, word
 from lmapps.server.who import who_on_page
 
 P = ParamSpec("P")
@@ -87,7 +87,10 @@ def views(
     model  the name of the one that is asked; None = the default
     """
     user = who_on_page().turns
-    return Views(lambda: events_on(models, model, plugin, values, choose(), user))
+    return Views(
+        lambda: events_on(models, model, plugin, values, choose(), user),
+        partial(plugin_word, plugin),
+    )
 
 
 class Views(AsyncIterator[View]):
@@ -96,12 +99,17 @@ class Views(AsyncIterator[View]):
     The reply is read whether or not somebody takes the views, and who takes them gets the newest:
     at most one in `REFRESH_SECONDS`, rarer where many are under way, but for the first text and the
     end, which come at once. Closing it ends what is under way.
+
+    say  what gives the texts of an error in the visitor's language
     """
 
     _under_way: ClassVar[set[asyncio.Task[None]]] = set()
     """Of everybody."""
 
-    def __init__(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
+    def __init__(
+        self, ask: Callable[[], AsyncGenerator[Event, None]], say: Callable[..., Any] = word
+    ) -> None:
+        self._say = say
         self._view = self._told = View(status=word("Reading ..."))
         self._news, self._turn = asyncio.Event(), asyncio.Event()
         self._shown = 0.0
@@ -134,7 +142,7 @@ class Views(AsyncIterator[View]):
             async with aclosing(ask()) as events:
                 async for event in events:
                     if isinstance(event, Notice):
-                        notice = event.text
+                        notice = translated(event.text)
                     if isinstance(event, Text) and not self._view.text:
                         first = time.monotonic()
                     view = self._view
@@ -142,7 +150,9 @@ class Views(AsyncIterator[View]):
                         view = replace(view, took=_took(view.text, event, began, first))
                     self._show(_after(view, event, notice))
         except Exception as error:  # a tab that is not told the end waits for it for ever
-            self._show(replace(self._view, status=warning(error), done=True, failed=True))
+            self._show(
+                replace(self._view, status=warning(error, self._say), done=True, failed=True)
+            )
 
     def _show(self, view: View) -> None:
         if view.done or bool(view.text) != bool(self._view.text):
@@ -198,15 +208,16 @@ def _news(now: Any, was: Any) -> Any:
     return now["value"] if same and "value" in now else now
 
 
-def warning(error: Exception) -> str:
-    """An error as a line about the state; the log says more about one that is our mistake."""
-    sentence = str(error)
+def warning(error: Exception, say: Callable[..., Any] = word) -> str:
+    """An error as a line about the state, its texts as `say` gives them; the log says more about
+    one that is our mistake."""
+    sentence = str(translated(error, say))
     if not isinstance(error, LmappsError):
         LOG.error("a tab could not go on", exc_info=error)
         sentence = word(
             "something went wrong in the server ({kind}): see its log", kind=type(error).__name__
         )
-    return f"⚠ {sentence[:1].upper()}{sentence[1:]}{'.' if sentence[-1:].isascii() else '。'}"
+    return str(word("⚠ {sentence}.", sentence=f"{sentence[:1].upper()}{sentence[1:]}"))
 
 
 def _took(written: str, done: Done, began: float, first: float) -> Took:
@@ -239,8 +250,8 @@ def _after(view: View, event: Event, notice: str) -> View:
                 view,
                 status=word("Reading: {read} of {total} tokens.", read=read, total=total),
             )
-        case Notice(text):
-            return replace(view, status=text)
+        case Notice():
+            return replace(view, status=notice)
         case Done(reply, value, finish):
             status = " ".join(part for part in (notice, word(ENDINGS.get(finish, ""))) if part)
             return replace(view, text=reply, value=value, status=status, done=True)

@@ -7,16 +7,10 @@ from typing import Any
 import gradio as gr
 
 from lmapps.engine.models import Models
-from lmapps.server.page.languages import later, word
+from lmapps.server.page.languages import translated, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.plugins import cell
 from lmapps.server.page.widgets import PRIVATE
-
-SENTENCES = (
-    later("a {body} of {millions} million parameters, {context} tokens of context"),
-    later("{model} at {url}, {context} tokens of context"),
-)
-"""What the lines of backends/about.py say, for who translates them."""
 
 
 class Picker:
@@ -42,7 +36,6 @@ class Picker:
         """What a model is, as Markdown, once it is there."""
         try:
             async with self.models.use(name) as backend:
-                said = word(backend.about.words, **backend.about.values)
-                return cell(said)
+                return cell(translated(backend.about))
         except Exception as error:  # the request boundary: the box goes on
             return warning(error)

@@ -13,7 +13,7 @@ from lmapps.decoding import Decoding
 from lmapps.errors import DecodingError, LmappsError
 from lmapps.fields import Field, Messages
 from lmapps.plugin import Plugin
-from lmapps.server.page.languages import word
+from lmapps.server.page.languages import translated, word
 from lmapps.text.documents import read_document
 from lmapps.text.readers import READERS
 
@@ -84,7 +84,7 @@ def text_of_file(path: str) -> tuple[Any, None]:
     try:
         return read_document(path), None
     except LmappsError as error:
-        gr.Warning(str(error).replace(path, Path(path).name))
+        gr.Warning(str(translated(error)).replace(path, Path(path).name))
         return gr.skip(), None
 
 
@@ -144,7 +144,9 @@ def _seed(text: str) -> int | None:
     try:
         return int(text) if text.strip() else None
     except ValueError:
-        raise DecodingError(f"seed must be a whole number or empty, got {text!r}") from None
+        raise DecodingError(
+            "seed must be a whole number or empty, got {text!r}", text=text
+        ) from None
 
 
 def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:

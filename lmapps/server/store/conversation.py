@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from lmapps.errors import InputError
 from lmapps.fields import Messages
+from lmapps.sentence import Sentence
 from lmapps.server.store.made import Made, made_from
 
 Author = Literal["person", "model"]
@@ -62,7 +63,9 @@ class Conversation:
         place = leaf or self.leaf
         while place is not None:
             if place not in known:
-                raise NoSuchConversation("this part of the conversation is not there any more")
+                raise NoSuchConversation(
+                    Sentence("this part of the conversation is not there any more")
+                )
             path.append(known[place])
             place = known[place].parent
         return path[::-1]
@@ -111,10 +114,12 @@ class Conversation:
 def conversation_from(data: Any) -> Conversation:
     """What `as_data` made. Raises `InputError` with the reason for anything else."""
     if not isinstance(data, dict) or data.get("lmapps") != "conversation":
-        raise InputError("this is no conversation that lmapps exported: export one as JSON first")
+        raise InputError(
+            Sentence("this is no conversation that lmapps exported: export one as JSON first")
+        )
     stored = data.get("turns")
     if not isinstance(stored, list) or not stored:
-        raise InputError("the exported conversation has no turns")
+        raise InputError(Sentence("the exported conversation has no turns"))
     turns: list[Turn] = []
     known = set[str]()
     for number, values in enumerate(stored, start=1):

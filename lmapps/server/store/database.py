@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from lmapps.errors import InputError, StorageError
 from lmapps.paths import home
+from lmapps.sentence import Sentence
 
 BUSY_SECONDS = 10
 """How long SQLite waits for another process that writes, and how long a connection may take."""
@@ -124,10 +125,10 @@ class Database:
             ) from None
         except (sql.exc.SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            told = (
-                f"the database {self.place} cannot be used ({reason}): check that it is there, "
-                "can be written, and has room"
-            )
+            told = Sentence(
+                "the database {place} cannot be used ({reason}): check that it is there, can be "
+                "written, and has room", place=self.place, reason=reason,
+            )  # fmt: skip
             if _is_its_own(error):
                 self._failed[use] = told
             raise StorageError(told) from None
@@ -171,7 +172,7 @@ def _is_its_own(error: Exception) -> bool:
 def check_owner(owner: str) -> None:
     """Raises for nobody's: what they keep would be everybody's who is not known."""
     if not owner:
-        raise InputError("this page does not know yet whose it is: load it again")
+        raise InputError(Sentence("this page does not know yet whose it is: load it again"))
 
 
 def located(url: str) -> sql.URL:

@@ -44,8 +44,10 @@ class Exports:
 def read_export(file: Path) -> Any:
     """What is in a file that was exported as JSON. Raises `InputError` for another one."""
     if file.stat().st_size > LARGEST:
-        raise InputError(f"the file is larger than {LARGEST:,} bytes")
+        raise InputError("the file is larger than {most:,} bytes", most=LARGEST)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise InputError(f"{file.name} is not JSON: export a conversation first") from None
+        raise InputError(
+            "{file} is not JSON: export a conversation first", file=file.name
+        ) from None

@@ -51,11 +51,16 @@ class Presets:
         name = " ".join(name.split())
         if not 1 <= len(name) <= LONGEST_NAME:
             raise InputError(
-                f"a name has 1 to {LONGEST_NAME} characters, got {len(name)}: write one and save"
+                "a name has 1 to {most} characters, got {count}: write one and save",
+                most=LONGEST_NAME,
+                count=len(name),
             )
         if (size := len(json.dumps(values))) > LARGEST:
             raise InputError(
-                f"{name} would take {size} characters, more than {LARGEST}: shorten it"
+                "{name} would take {size} characters, more than {most}: shorten it",
+                name=name,
+                size=size,
+                most=LARGEST,
             )
         changes = {"values": values, "updated": time.time()}
         with self._database.writing() as connection:
@@ -65,7 +70,9 @@ class Presets:
                 return name
             count = connection.execute(sql.select(sql.func.count()).where(here)).scalar_one()
             if count >= MOST:
-                raise InputError(f"{count} are saved already, and no more fit: delete some first")
+                raise InputError(
+                    "{count} are saved already, and no more fit: delete some first", count=count
+                )
             row = {"owner": owner, "kind": kind, "name": name, **changes}
             connection.execute(PRESETS.insert().values(row))
         return name
@@ -77,4 +84,6 @@ class Presets:
         )
         with self._database.writing() as connection:
             if not connection.execute(query).rowcount:
-                raise InputError(f"nothing is saved under the name {name[:LONGEST_NAME]!r}")
+                raise InputError(
+                    "nothing is saved under the name {name!r}", name=name[:LONGEST_NAME]
+                )

@@ -12,6 +12,7 @@ import sqlalchemy as sql
 from sqlalchemy import Connection
 
 from lmapps.errors import InputError
+from lmapps.sentence import Sentence
 from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.made import Made, made_from
 from lmapps.server.store.tables import RUNS
@@ -82,7 +83,7 @@ class Runs:
         with self._database.reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NoSuchRun("this run is not there any more: fill in the form again")
+            raise NoSuchRun(Sentence("this run is not there any more: fill in the form again"))
         return _run(row)
 
     def clear(self, owner: str, plugin: str) -> float:

@@ -16,6 +16,7 @@ import sqlalchemy as sql
 from sqlalchemy import Connection
 
 from lmapps.errors import InputError
+from lmapps.sentence import Sentence
 from lmapps.server.store.conversation import Author, Conversation, NoSuchConversation, Turn
 from lmapps.server.store.database import Database, check_owner
 from lmapps.server.store.made import Made
@@ -125,7 +126,7 @@ class Store:
     def rename(self, owner: str, conversation: str, title: str) -> None:
         """Another title. An empty one is refused."""
         if not title.strip():
-            raise InputError("a conversation needs a title: write one")
+            raise InputError(Sentence("a conversation needs a title: write one"))
         self._change(owner, conversation, title=title.strip()[:200])
 
     def delete(self, owner: str, conversation: str) -> None:
@@ -235,13 +236,17 @@ def _owned(connection: Connection, owner: str, conversation: str, turn: str | No
     )
     row = connection.execute(query).one_or_none()
     if row is None:
-        raise NoSuchConversation("there is no such conversation: it may have been deleted")
+        raise NoSuchConversation(
+            Sentence("there is no such conversation: it may have been deleted")
+        )
     if turn is not None:
         inside = sql.select(TURNS.c.id).where(
             TURNS.c.id == turn, TURNS.c.conversation == conversation
         )
         if connection.execute(inside).one_or_none() is None:
-            raise NoSuchConversation("this part of the conversation is not there any more")
+            raise NoSuchConversation(
+                Sentence("this part of the conversation is not there any more")
+            )
     return row
 
 

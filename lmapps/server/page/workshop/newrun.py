@@ -241,7 +241,8 @@ class NewRun:
         if chosen.what == APPS and chosen.uploaded and len(draft.apps) != 1:
             raise DataError(
                 "files with records go to one plugin: choose one plugin at a time, or put them "
-                f"into the data folder {data_folder()}"
+                "into the data folder {folder}",
+                folder=data_folder(),
             )
         place = keep(draft.name, (chosen.pasted or "") * (chosen.what == TEXT), chosen.uploaded)
         if place is None:
@@ -281,7 +282,7 @@ class Chosen:
         }
         places, apps = by_what[self.what]
         if self.what == APPS and not apps:
-            raise DataError("no plugin is chosen: choose one at least")
+            raise DataError(word("no plugin is chosen: choose one at least"))
         return Draft(
             (self.name or "").strip(), places or (), [app for app in apps if app],
             self.start_from or "", self.body, self.size, self.minutes or 0, self.more or "",

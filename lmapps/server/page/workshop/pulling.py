@@ -28,7 +28,9 @@ class Pulling:
 
     def __init__(self, name: str, licence: str) -> None:
         if not name:
-            raise SettingsError("no model is named: choose one, or write OWNER/NAME or a path")
+            raise SettingsError(
+                word("no model is named: choose one, or write OWNER/NAME or a path")
+            )
         self._name, self._licence = name, licence
         self._latest: Progress | None = None
         self._is_left = False

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from lmapps.server.page.languages import later, word
+from lmapps.server.page.languages import later, translated, word
 from lmapps.training.chart import line_chart
 from lmapps.training.foresee import Foreseen
 from lmapps.training.look import Look, State
@@ -77,7 +77,7 @@ def _head(look: Look) -> str:
         told = escape(str(word("Report")))
         parts.append(f'<a href="{href}" target="_blank" rel="noopener">{told}</a>')
     if look.why:
-        parts.append(f'<span class="soft">{escape(look.why)}</span>')
+        parts.append(f'<span class="soft">{escape(translated(look.why))}</span>')
     return f'<div class="run-head">{"".join(parts)}</div>'
 
 
