@@ -130,6 +130,7 @@ def _served(
     port: int = 0,
     prepare: Callable[[Any], None] = lambda store: None,
     find: Any = None,
+    slots: int = 16,
     **settings: Any,
 ) -> Iterator[Served]:
     """`prepare` gets the store before the server is made of it, `find` finds more models, and
@@ -142,7 +143,7 @@ def _served(
     from lmapps.server.settings import ServeSettings
     from lmapps.server.store.store import Store
 
-    engine = Engine(_endless(_tiny_checkpoint("transformer")))
+    engine = Engine(_endless(_tiny_checkpoint("transformer")), slots=slots)
     folder = tempfile.TemporaryDirectory()
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     prepare(store)

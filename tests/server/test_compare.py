@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from lmapps.engine.application import Clear, Done, Event, Text
+from lmapps.engine.application import Clear, Done, Event, Notice, Progress, Reading, Text, Waiting
 from lmapps.errors import Busy, InputError
+from lmapps.server.page.live import Took, View, grown
 from lmapps.server.page.presets import BALANCED
 from lmapps.server.page.workshop.ballot import label, sides_of, took
-from lmapps.server.page.workshop.sides import Side, side_by_side
+from lmapps.server.page.workshop.sides import side_by_side
 from lmapps.server.store.database import Database
 from lmapps.server.store.votes import Votes
 
@@ -31,8 +32,8 @@ async def broken() -> AsyncGenerator[Event, None]:
     raise Busy("too many")
 
 
-def news_of(*asks: Any) -> list[tuple[Side, ...]]:
-    async def collect() -> list[tuple[Side, ...]]:
+def news_of(*asks: Any) -> list[tuple[View, ...]]:
+    async def collect() -> list[tuple[View, ...]]:
         return [sides async for sides in side_by_side(asks)]
 
     return asyncio.run(collect())
@@ -40,9 +41,30 @@ def news_of(*asks: Any) -> list[tuple[Side, ...]]:
 
 def test_all_sides_are_told_to_their_end_and_an_error_is_a_line_on_its_side() -> None:
     *_, (good, bad) = news_of(quick, broken)
-    assert good.done and good.text == "AB." and good.first is not None and good.per_second
+    assert good.done and good.text == "AB." and "tokens a second" in took(good)
     assert "cut at its longest" in good.status and not good.failed
     assert bad.done and bad.failed and bad.text == "half" and bad.status == "⚠ Too many."
+
+
+def test_a_wait_and_what_is_left_out_are_told_as_in_a_chat() -> None:
+    async def late() -> AsyncGenerator[Event, None]:
+        yield Waiting(2)
+        yield Reading(8, 90)
+        yield Progress(1, 3)
+        yield Notice("Two messages are left out.")
+        yield Text("A")
+        yield Done("A", "A", "length", 90, 1)
+
+    async def told() -> list[str]:
+        return [view.status async for view in grown(late)]
+
+    left_out = "Two messages are left out."
+    assert asyncio.run(told()) == [
+        "Waiting: number 2 in the queue.", "Reading: 8 of 90 tokens.",
+        "Reading in parts: 1 of 3 done.", left_out, left_out,
+        f"{left_out} The reply was cut at its longest length.",
+    ]  # fmt: skip
+    assert left_out in news_of(late)[-1][0].status
 
 
 def test_news_are_told_together_and_not_for_each_token() -> None:
@@ -62,7 +84,7 @@ def test_the_end_is_told_to_who_was_busy_when_it_came() -> None:
         await ended.wait()
         yield Done("x.", "x.", "stop", 1, 2)
 
-    async def read() -> Side:
+    async def read() -> View:
         async for (side,) in side_by_side([ends_meanwhile]):
             if side.text:  # the page draws this while the reply ends
                 ended.set()
@@ -106,10 +128,10 @@ def test_sides_are_two_different_ones_at_least() -> None:
 
 
 def test_what_a_side_took_is_told_as_far_as_it_is_known() -> None:
-    assert took(Side()) == ""
-    assert took(Side(first=0.5, per_second=42.4)) == (
-        "first token after 0.50 s · 42 tokens a second"
-    )
+    assert took(View()) == ""
+    assert took(View(first_token=0.5)) == "first token after 0.50 s"
+    whole = View(first_token=0.5, took=Took("", 3, 43, 1.0))
+    assert took(whole) == "first token after 0.50 s · 42 tokens a second"
 
 
 def test_votes_are_kept_and_summed(tmp_path: Path) -> None:

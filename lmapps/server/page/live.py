@@ -31,6 +31,7 @@ from lmapps.server.page.languages import later, plugin_word, translated, word
 from lmapps.server.who import who_on_page
 
 P = ParamSpec("P")
+Ask = Callable[[], AsyncGenerator[Event, None]]
 Update = dict[Any, Any]
 """Components and what they show from now on."""
 LOG = logging.getLogger("lmapps.server")
@@ -53,10 +54,8 @@ class Took:
     """The text as the model wrote it."""
     prompt_tokens: int
     tokens: int
-    first_token: float
-    """Seconds from the request to the first text that stayed, waiting included."""
     seconds: float
-    """From there to the end."""
+    """From the first text to the end."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class View:
     status: str = ""
     asked: Asked | None = None
     """What the model was asked last."""
+    first_token: float | None = None
+    """Seconds from the request to the first text that stayed, waiting included."""
     took: Took | None = None
     """At the end."""
     done: bool = False
@@ -106,14 +107,11 @@ class Views(AsyncIterator[View]):
     _under_way: ClassVar[set[asyncio.Task[None]]] = set()
     """Of everybody."""
 
-    def __init__(
-        self, ask: Callable[[], AsyncGenerator[Event, None]], say: Callable[..., Any] = word
-    ) -> None:
-        self._say = say
-        self._view = self._told = View(status=word("Reading ..."))
+    def __init__(self, ask: Ask, say: Callable[..., Any] = word) -> None:
+        self._view = self._told = at_first()
         self._news, self._turn = asyncio.Event(), asyncio.Event()
         self._shown = 0.0
-        self._task = asyncio.create_task(self._follow(ask))
+        self._task = asyncio.create_task(self._follow(ask, say))
         self._under_way.add(self._task)
         self._task.add_done_callback(self._under_way.discard)
 
@@ -136,29 +134,38 @@ class Views(AsyncIterator[View]):
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def _follow(self, ask: Callable[[], AsyncGenerator[Event, None]]) -> None:
-        began, first, notice = time.monotonic(), 0.0, ""
-        try:
-            async with aclosing(ask()) as events:
-                async for event in events:
-                    if isinstance(event, Notice):
-                        notice = translated(event.text)
-                    if isinstance(event, Text) and not self._view.text:
-                        first = time.monotonic()
-                    view = self._view
-                    if isinstance(event, Done):
-                        view = replace(view, took=_took(view.text, event, began, first))
-                    self._show(_after(view, event, notice))
-        except Exception as error:  # a tab that is not told the end waits for it for ever
-            self._show(
-                replace(self._view, status=warning(error, self._say), done=True, failed=True)
-            )
+    async def _follow(self, ask: Ask, say: Callable[..., Any]) -> None:
+        async with aclosing(grown(ask, say)) as views:
+            async for view in views:
+                self._show(view)
 
     def _show(self, view: View) -> None:
         if view.done or bool(view.text) != bool(self._view.text):
             self._turn.set()
         self._view = view
         self._news.set()
+
+
+def at_first() -> View:
+    """Before its first event."""
+    return View(status=word("Reading ..."))
+
+
+async def grown(ask: Ask, say: Callable[..., Any] = word) -> AsyncGenerator[View, None]:
+    """A view after each event, the last one `done`. An error is a view too: a sentence.
+
+    say  a plugin's own words in the visitor's language
+    """
+    view, began, notice = at_first(), time.monotonic(), ""
+    try:
+        async with aclosing(ask()) as events:
+            async for event in events:
+                notice = translated(event.text) if isinstance(event, Notice) else notice
+                view = _timed(view, event, time.monotonic() - began)
+                view = _after(view, event, notice)
+                yield view
+    except Exception as error:  # a tab that is not told the end waits for it for ever
+        yield replace(view, status=warning(error, say), done=True, failed=True)
 
 
 def seconds_between(under_way: int) -> float:
@@ -220,11 +227,16 @@ def warning(error: Exception, say: Callable[..., Any] = word) -> str:
     return str(word("⚠ {sentence}.", sentence=f"{sentence[:1].upper()}{sentence[1:]}"))
 
 
-def _took(written: str, done: Done, began: float, first: float) -> Took:
-    """began, first  when it was asked for, and when its first text came: seconds of one clock"""
-    now = time.monotonic()
-    first = first or now
-    return Took(written, done.prompt_tokens, done.completion_tokens, first - began, now - first)
+def _timed(view: View, event: Event, seconds: float) -> View:
+    """seconds  from the request to the event"""
+    match event:
+        case Text() if not view.text:
+            return replace(view, first_token=seconds)
+        case Done():
+            first = seconds if view.first_token is None else view.first_token
+            took = Took(view.text, event.prompt_tokens, event.completion_tokens, seconds - first)
+            return replace(view, first_token=first, took=took)
+    return view
 
 
 def _after(view: View, event: Event, notice: str) -> View:

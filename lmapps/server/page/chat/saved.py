@@ -137,7 +137,7 @@ def made_with(made: Made, view: View) -> Made:
         made,
         prompt_tokens=view.took.prompt_tokens,
         tokens=view.took.tokens,
-        first_token=view.took.first_token,
+        first_token=view.first_token,
         seconds=view.took.seconds,
         written=None if written == view.text.strip() else written,
     )

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmapps.errors import InputError
+from lmapps.server.page.chat.saved import made_with
 from lmapps.server.page.languages import word
+from lmapps.server.page.live import View
 from lmapps.server.page.presets import BALANCED, DECODING_PRESETS
-from lmapps.server.page.workshop.sides import Side
+from lmapps.server.store.made import Made
 
 MOST = 3
 LETTERS = "ABC"
@@ -47,11 +49,11 @@ def label(model: str, way: str) -> str:
     return model if way == BALANCED else f"{model}, {way.lower()}"
 
 
-def took(side: Side) -> str:
+def took(side: View) -> str:
     """How quick it was."""
     parts = []
-    if side.first is not None:
-        parts.append(word("first token after {seconds} s", seconds=f"{side.first:.2f}"))
-    if side.per_second is not None:
-        parts.append(word("{count} tokens a second", count=f"{side.per_second:.0f}"))
+    if side.first_token is not None:
+        parts.append(word("first token after {seconds} s", seconds=f"{side.first_token:.2f}"))
+    if (speed := made_with(Made(), side).tokens_per_second) is not None:
+        parts.append(word("{count} tokens a second", count=f"{speed:.0f}"))
     return " · ".join(parts)

@@ -15,7 +15,7 @@ from lmapps.engine.asking import events_on
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import plugin_word, word
-from lmapps.server.page.live import Update, warning
+from lmapps.server.page.live import Ask, Update, View, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.plugins import cell
 from lmapps.server.page.presets import BALANCED
@@ -30,7 +30,7 @@ from lmapps.server.page.workshop.ballot import (
     took,
 )
 from lmapps.server.page.workshop.runview import wide_table
-from lmapps.server.page.workshop.sides import Ask, Side, side_by_side
+from lmapps.server.page.workshop.sides import side_by_side
 from lmapps.server.store.store import Store
 from lmapps.server.store.votes import Votes
 from lmapps.server.who import who_on_page
@@ -222,7 +222,7 @@ class Comparison:
             for number, button in enumerate(self.buttons)
         }
 
-    def _sides(self, sides: Sequence[Side]) -> Update:
+    def _sides(self, sides: Sequence[View]) -> Update:
         update: Update = {}
         for side, reply, state in zip(sides, self.replies, self.states, strict=False):
             update[reply] = self.plugin.reply_form.shown(side.text, side.value)
