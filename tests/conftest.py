@@ -92,8 +92,8 @@ def endless_checkpoint() -> Callable[[str], Checkpoint]:
 class Served:
     """A real server on a free port, in a thread of this process."""
 
-    def __init__(self, engine: Any, seconds_per_step: float) -> None:
-        self.url, self.engine = "", engine
+    def __init__(self, engine: Any, store: Any, seconds_per_step: float) -> None:
+        self.url, self.engine, self.store = "", engine, store
         self.seconds_per_step = seconds_per_step
         """How long a decoding step takes at least: a test may make it slower for a while."""
         self._decode = engine._scheduler.slots.decode
@@ -148,7 +148,7 @@ def _served(
     store = Store(database or f"sqlite:///{folder.name}/test.db")
     prepare(store)
     access = access_of(ServeSettings(**settings), store.database)
-    running = Served(engine, seconds_per_step)
+    running = Served(engine, store, seconds_per_step)
     models = Models.of(access.metered(engine)) if find is None else _several(engine, find)
     server = Server(create_app(models, found, store, access), models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)

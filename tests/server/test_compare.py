@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 
 from lmapps.engine.application import Clear, Done, Event, Notice, Progress, Reading, Text, Waiting
 from lmapps.errors import Busy, InputError
 from lmapps.server.page.live import Took, View, grown
 from lmapps.server.page.presets import BALANCED
-from lmapps.server.page.workshop.ballot import label, sides_of, took
+from lmapps.server.page.workshop.ballot import WAYS, sides_of, took
 from lmapps.server.page.workshop.sides import side_by_side
 from lmapps.server.store.database import Database
+from lmapps.server.store.tables import VOTES
 from lmapps.server.store.votes import Votes
 
 
@@ -117,14 +119,31 @@ def test_whoever_leaves_ends_every_side() -> None:
 
 
 def test_sides_are_two_different_ones_at_least() -> None:
-    ways = (BALANCED, "Precise", BALANCED)
-    assert sides_of(("m", "m", ""), ways, False) == [("m", BALANCED), ("m", "Precise")]
-    assert {*sides_of(("a", "b", "c"), ways, True)} == {*zip("abc", ways, strict=True)}
+    def chosen(*names: str, blind: bool = False) -> list[tuple[str, str]]:
+        sides = sides_of(names, (BALANCED, "Precise", BALANCED), WAYS, blind)
+        return [(side.model, side.way) for side in sides]
+
+    assert chosen("m", "m", "") == [("m", BALANCED), ("m", "Precise")]
+    every = zip("abc", (BALANCED, "Precise", BALANCED), strict=True)
+    assert {*chosen("a", "b", "c", blind=True)} == {*every}
     with pytest.raises(InputError, match="two models at least"):
-        sides_of(("m", "", ""), ways, False)
+        chosen("m", "", "")
     with pytest.raises(InputError, match="two sides are the same"):
-        sides_of(("m", "", "m"), ways, False)
-    assert (label("m", BALANCED), label("m", "Precise")) == ("m", "m, precise")
+        chosen("m", "", "m")
+
+
+def test_a_persons_own_preset_is_a_side_told_by_its_settings() -> None:
+    known = {**WAYS, "My secret": {"temperature": 1.5, "top_k": 3}, "As ever": {}}
+    names = ("m", "m", "m")
+    sides = sides_of(names, (BALANCED, "Precise", "My secret"), known, False)
+    assert [side.label for side in sides] == [
+        "m", "m, precise", "m, temperature = 1.5, top_k = 3",
+    ]  # fmt: skip
+    assert sides[2].values == known["My secret"]
+    with pytest.raises(InputError, match="two sides are the same"):
+        sides_of(names, (BALANCED, "As ever", "Precise"), known, False)
+    with pytest.raises(InputError, match="Gone is not saved any more"):
+        sides_of(names, (BALANCED, "Gone", "Precise"), known, False)
 
 
 def test_what_a_side_took_is_told_as_far_as_it_is_known() -> None:
@@ -146,6 +165,16 @@ def test_votes_are_kept_and_summed(tmp_path: Path) -> None:
     assert (found["a"].won, found["a"].tied, found["a"].shown) == (2, 1, 3)
     assert found["a"].share == pytest.approx(2.5 / 3) and found["c"].share == 0
     assert sum(tally.shown for tally in votes.tally()) == 9
+
+
+def test_a_vote_keeps_what_was_asked_and_what_was_replied(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'votes.db'}")
+    votes, request = Votes(database), {"text": "Hi", "lines": 2}
+    votes.add("ann", "chat", ["a", "b"], "a", True, request, ["Hello", "你好"])
+    votes.add("ann", "chat", ["a", "b"], "a", True)
+    with database.reading() as connection:
+        kept = sql.select(VOTES.c.request, VOTES.c.replies).order_by(VOTES.c.created)
+        assert connection.execute(kept).all() == [(request, ["Hello", "你好"]), (None, None)]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def build_page(
         plugin_tabs(
             places, draw,
             (lambda left_over: listed(found, left_over, trained)) if for_admins else None,
-            lambda: our_tabs(picker, found, store, runs, for_admins),
+            lambda: our_tabs(picker, found, visitor, runs, for_admins),
         )  # fmt: skip
     page.max_threads = 200
     page.queue(default_concurrency_limit=None)

@@ -240,8 +240,13 @@ class PresetPanel:
         return name in self.kind.own
 
     def _choices(self, saved: Mapping[str, Values]) -> list[tuple[Any, str]]:
-        own = [(word(name), name) for name in self.kind.own]
-        return own + [(name, name) for name in saved if name not in self.kind.own]
+        return choices(self.kind.own, saved)
+
+
+def choices(own: Mapping[str, Values], saved: Mapping[str, Values]) -> list[tuple[Any, str]]:
+    """What a box offers, and its values: those that are always there, and a person's."""
+    theirs = [(name, name) for name in saved if name not in own]
+    return [*((word(name), name) for name in own), *theirs]
 
 
 # Gradio gives a function the inputs and then, once more, what the outputs show.

@@ -126,4 +126,6 @@ VOTES = Table(
     Column("winner", Words),  # None = nobody was better
     Column("blind", Integer, nullable=False),
     Column("created", Float, nullable=False),
+    Column("request", Json),  # what was filled in
+    Column("replies", Json),  # one for each side
 )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sql
 
@@ -39,9 +40,14 @@ class Votes:
         self._database = database
 
     def add(
-        self, owner: str, plugin: str, sides: Sequence[str], winner: str | None, blind: bool
-    ) -> None:
-        """Keep a vote. None as the winner: nobody was better.
+        self, owner: str, plugin: str, sides: Sequence[str], winner: str | None, blind: bool,
+        request: Mapping[str, Any] | None = None, replies: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Keep a vote.
+
+        winner   None: nobody was better
+        request  what was filled in, by the name of the field
+        replies  one for each side
 
         Raises `InputError` where there are not two different sides, or the winner is none.
         """
@@ -52,7 +58,8 @@ class Votes:
         values = {
             "id": uuid.uuid4().hex, "owner": owner, "plugin": plugin,
             "sides": json.dumps(list(sides), ensure_ascii=False), "winner": winner,
-            "blind": int(blind), "created": time.time(),
+            "blind": int(blind), "created": time.time(), "request": request,
+            "replies": list(replies) or None,
         }  # fmt: skip
         with self._database.writing() as connection:
             connection.execute(VOTES.insert().values(values))

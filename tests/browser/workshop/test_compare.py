@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 
+from lmapps.server.store.tables import VOTES
 from tests.browser.hands import (
     button,
     choose,
@@ -16,6 +18,7 @@ from tests.browser.hands import (
     serious,
     shown,
     told,
+    unfold,
     wait_for,
     wait_until_pressable,
 )
@@ -109,3 +112,38 @@ def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
     button(page, "None is better").click()
     told(page, "#compare-told", "Your vote is kept")
     assert seen(page, "#votes tr").count() == 3
+
+
+def test_a_persons_own_preset_is_compared_and_the_vote_keeps_what_was_replied(
+    visit: Callable[..., Any], served: Any
+) -> None:
+    page = visit()
+    unfold(page, "Decoding")
+    page.get_by_label("number input for Temperature").locator("visible=true").fill("1.5")
+    page.keyboard.press("Tab")
+    fill(page, "#preset-chat-decoding", "Wild")
+    page.keyboard.press("Enter")
+    button(page, "Save").click()
+    page.get_by_text("Saved as Wild").wait_for()
+    open_tab(page, "Compare")
+    fill(page, "#compare-message", "The cat")
+    for number in range(2):
+        choose(page, f"#side-{number}", "unnamed")
+    choose(page, "#way-1", "Wild")
+    button(page, "Compare").click()
+    better = "unnamed, temperature = 1.5 is better"
+    button(page, better).wait_for(timeout=60_000)
+    button(page, better).click()
+    told(page, "#votes", "unnamed, temperature = 1.5")
+    with served.store.database.reading() as connection:
+        (kept,) = connection.execute(
+            sql.select(VOTES.c.request, VOTES.c.replies).where(
+                VOTES.c.winner == "unnamed, temperature = 1.5"
+            )
+        )
+    assert kept.request["messages"] == [{"role": "user", "content": "The cat"}]
+    assert len(kept.replies) == 2 and all(kept.replies)
+    stranger = open_tab(visit(), "Compare")
+    seen(stranger, "#way-1 input").click()
+    stranger.get_by_role("option", name="Creative").locator("visible=true").wait_for()
+    assert not stranger.get_by_role("option", name="Wild").count()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -18,20 +17,23 @@ from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.live import Ask, Update, View, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.plugins import cell
-from lmapps.server.page.presets import BALANCED
+from lmapps.server.page.presets import BALANCED, choices
+from lmapps.server.page.visitor import Visitor
+from lmapps.server.page.way import changed, changes
 from lmapps.server.page.widgets import PRIVATE, values_of, widget
 from lmapps.server.page.workshop.ballot import (
     LETTERS,
     MOST,
     WAYS,
     Shown,
-    label,
+    Side,
     sides_of,
+    tally_html,
     took,
 )
-from lmapps.server.page.workshop.runview import wide_table
 from lmapps.server.page.workshop.sides import side_by_side
-from lmapps.server.store.store import Store
+from lmapps.server.store.aside import aside
+from lmapps.server.store.presets import DECODING, Presets, Values
 from lmapps.server.store.votes import Votes
 from lmapps.server.who import who_on_page
 
@@ -41,8 +43,10 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 class CompareTab:
     """What is chosen for every application; the form of the chosen one is drawn below it."""
 
-    def __init__(self, picker: Picker, found: Found, store: Store) -> None:
-        self.models, self.found, self.votes = picker.models, found, Votes(store.database)
+    def __init__(self, picker: Picker, found: Found, visitor: Visitor) -> None:
+        self.models, self.found, self.visitor = picker.models, found, visitor
+        database = visitor.store.database
+        self.votes, self.presets = Votes(database), Presets(database)
         with gr.Row():
             self.plugin = gr.Dropdown(
                 [], label=word("Application"), elem_id="compare-plugin", interactive=True
@@ -51,7 +55,6 @@ class CompareTab:
                 False, label=word("Blind"), elem_id="compare-blind", interactive=True,
                 info=word("The names are shown after the vote, the order is drawn"),
             )  # fmt: skip
-        ways = [(word(name), name) for name in WAYS]
         self.names, self.ways = list[Any](), list[Any]()
         with gr.Row():
             for number in range(MOST):
@@ -61,15 +64,18 @@ class CompareTab:
                         interactive=True,
                     ))  # fmt: skip
                     self.ways.append(gr.Dropdown(
-                        ways, value=BALANCED, label=word("Preset"), elem_id=f"way-{number}",
+                        choices(WAYS, {}), value=BALANCED, label=word("Preset"),
+                        elem_id=f"way-{number}",
                         interactive=True,  # what only a drawn form reads counts as a picture
                     ))  # fmt: skip
         self.drawn = gr.Textbox(visible="hidden")
 
     def connect(self, tab: gr.Tab) -> None:
         """Every event; a form is drawn when the tab is opened for the first time."""
-        outputs = [self.plugin, *self.names, self.drawn]
-        tab.select(self._on_arrive, [self.plugin, *self.names], outputs, **QUIET)
+        shown = [self.plugin, *self.names, *self.ways]
+        tab.select(
+            self._on_arrive, [self.visitor.box, *shown], [*shown, self.drawn], **QUIET
+        )  # fmt: skip
         self.plugin.input(lambda name: name, self.plugin, self.drawn, **QUIET)
 
         # One at a time: Gradio adds the events of what is drawn to one dictionary of the page.
@@ -82,18 +88,28 @@ class CompareTab:
             if plugin:
                 Comparison(plugin, self)
 
-    def _on_arrive(self, plugin: str | None, *names: str) -> list[Any]:
+    def saved(self, visitor: str) -> Mapping[str, Values]:
+        """The presets that are there for everybody, and those that a person keeps."""
+        return {**self.presets.of(self.visitor.owner(visitor), DECODING), **WAYS}
+
+    def _on_arrive(self, visitor: str, plugin: str | None, *chosen_sides: str) -> list[Any]:
         """What there is to choose; at first the default model asked in two ways, or with another
         model that is there."""
+        names, ways = chosen_sides[:MOST], chosen_sides[MOST:]
         found = {p.name: plugin_word(p, p.title) for p in self.found.plugins.values()}
         chosen = plugin if plugin in found else next(iter(found), None)
         known = self.models.names
         if not any(names):
             names = (known[0], known[1] if len(known) > 1 else known[0], "")
-        choices = [("-", ""), *((name, name) for name in known)]
+        offered, saved = [("-", ""), *((name, name) for name in known)], self.saved(visitor)
+        offered_ways = choices(WAYS, saved)
         return [
             gr.update(choices=[(title, name) for name, title in found.items()], value=chosen),
-            *(gr.update(choices=choices, value=name if name in known else "") for name in names),
+            *(gr.update(choices=offered, value=name if name in known else "") for name in names),
+            *(
+                gr.update(choices=offered_ways, value=way if way in saved else BALANCED)
+                for way in ways
+            ),
             chosen or "",
         ]
 
@@ -153,8 +169,9 @@ class Comparison:
     def _connect(self) -> None:
         tab = self.tab
         asked = self.ask.click(
-            self._on_ask, [tab.blind, *tab.names, *tab.ways, *self.inputs], self.outputs, **QUIET
-        )
+            self._on_ask, [tab.visitor.box, tab.blind, *tab.names, *tab.ways, *self.inputs],
+            self.outputs, **QUIET,
+        )  # fmt: skip
         self.stop.click(
             self._on_stop, None, [self.ask, self.stop, self.told], cancels=[asked], queue=False,
             **QUIET,
@@ -162,31 +179,43 @@ class Comparison:
         voted = [self.shown, self.voting, self.told, self.table, *self.heads]
         for number, button in enumerate([*self.buttons, self.tie]):
             winner = number if number < MOST else None
-            button.click(partial(self._on_vote, winner), self.shown, voted, **QUIET)
+            given = [tab.visitor.box, self.shown]
+            button.click(partial(self._on_vote, winner), given, voted, **QUIET)
 
-    async def _on_ask(self, blind: bool, *values: Any) -> AsyncGenerator[Update, None]:
+    async def _on_ask(
+        self, visitor: str, blind: bool, *values: Any
+    ) -> AsyncGenerator[Update, None]:
         """All sides as they grow; leaving ends them all."""
         busy = {self.ask: gr.update(interactive=False), self.stop: gr.update(interactive=True)}
         done = {self.ask: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
         try:
-            chosen = sides_of(values[:MOST], values[MOST : 2 * MOST], blind)
-            asks = self._asks(chosen, values[2 * MOST :])
-            labels = tuple(label(*side) for side in chosen)
+            known = await aside(self._known, visitor)
+            chosen = sides_of(values[:MOST], values[MOST : 2 * MOST], known, blind)
+            request = self._request(values[2 * MOST :])
+            labels = tuple(side.label for side in chosen)
             heads = LETTERS if blind else labels
             yield {self.shown: Shown(), self.told: "", self.voting: gr.update(visible=False),
                    **busy, **self._headed(heads)}  # fmt: skip
-            async with aclosing(side_by_side(asks)) as news:
+            async with aclosing(side_by_side(self._asks(chosen, request))) as news:
                 async for sides in news:
                     yield self._sides(sides)
             can_vote = not any(side.failed for side in sides)
+            replies = tuple(side.text for side in sides)
             yield {
-                **done, self.shown: Shown(labels, blind, can_vote),
+                **done, self.shown: Shown(labels, blind, can_vote, request, replies),
                 self.voting: gr.update(visible=can_vote), **self._ballot(heads, len(labels)),
             }  # fmt: skip
         except Exception as error:  # else the tab waits for ever
             yield {self.told: warning(error), **done}
 
-    def _asks(self, chosen: Sequence[tuple[str, str]], values: Sequence[Any]) -> list[Ask]:
+    def _known(self, visitor: str) -> dict[str, Values]:
+        """What each preset changes of the application's own settings."""
+        own = self.plugin.decoding
+        saved = self.tab.saved(visitor)
+        return {name: changes(own, changed(own, values)) for name, values in saved.items()}
+
+    def _request(self, values: Sequence[Any]) -> dict[str, Any]:
+        """What was filled in, by the name of the field."""
         filled, messages = list(values), dict[str, Any]()
         fields = list(self.plugin.fields)
         for number, field in reversed(list(enumerate(self.plugin.fields))):
@@ -196,13 +225,16 @@ class Comparison:
                 if not said:
                     raise InputError(word("the message is empty: write one"))
                 messages[field.name] = [{"role": "user", "content": said}]
-        asked, turns = values_of(fields, filled) | messages, who_on_page().turns
+        return values_of(fields, filled) | messages
+
+    def _asks(self, chosen: Sequence[Side], request: Mapping[str, Any]) -> list[Ask]:
+        own, turns = self.plugin.decoding, who_on_page().turns
         return [
             partial(
-                events_on, self.tab.models, model, self.plugin, asked,
-                self.plugin.decoding.replace(**WAYS[way]), turns,
+                events_on, self.tab.models, side.model, self.plugin, request,
+                own.replace(**side.values), turns,
             )
-            for model, way in chosen
+            for side in chosen
         ]  # fmt: skip
 
     def _headed(self, heads: Sequence[str]) -> Update:
@@ -235,14 +267,16 @@ class Comparison:
             self.told: word("Stopped."),
         }  # fmt: skip
 
-    def _on_vote(self, winner: int | None, shown: Shown) -> Update:
+    def _on_vote(self, winner: int | None, visitor: str, shown: Shown) -> Update:
         """Keep it, show the names, and the sums."""
         if not shown.open:
             return {self.told: word("This vote is given already.")}
         try:
             best = None if winner is None else shown.sides[winner]
-            owner = who_on_page().owner
-            self.tab.votes.add(owner, self.plugin.name, shown.sides, best, shown.blind)
+            self.tab.votes.add(
+                who_on_page(visitor).owner, self.plugin.name, shown.sides, best, shown.blind,
+                shown.request, shown.replies,
+            )  # fmt: skip
         except Exception as error:
             return {self.told: warning(error)}
         heads = {
@@ -254,14 +288,4 @@ class Comparison:
         }  # fmt: skip
 
     def _tally(self) -> str:
-        """Everybody's votes on this application, as a table."""
-        rows = {
-            one.name: [str(one.won), str(one.tied), str(one.shown), f"{one.share:.0%}"]
-            for one in self.tab.votes.tally(self.plugin.name)
-        }
-        if not rows:
-            return ""
-        title = str(word("Votes so far"))
-        head = map(str, (word("Better"), word("Even"), word("Votes"), word("Share")))
-        table = wide_table(title, head, rows)
-        return f'<div class="run-view"><h4>{escape(title)}</h4>{table}</div>'
+        return tally_html(self.tab.votes.tally(self.plugin.name))
