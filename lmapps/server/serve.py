@@ -28,6 +28,7 @@ from lmapps.engine.models import Models
 from lmapps.errors import CheckpointError, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
+from lmapps.pull.apart import stay_inside
 from lmapps.server.accounts.access import Access, access_of
 from lmapps.server.accounts.door import Door, Pages
 from lmapps.server.api.apps import app_routes, described
@@ -152,7 +153,7 @@ def create_app(
     """The whole web application. It closes models and store when it shuts down."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     if not models.uses_hub:  # one that was asked for by name is downloaded whenever it is loaded
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        stay_inside()
     from lmapps.server.accounts.pages import account_routes
     from lmapps.server.page.places import PROCESS, VERSION
     from lmapps.server.page.trouble import told_beside

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
-import threading
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ from lmapps.__main__ import main
 from lmapps.errors import CheckpointError, DownloadError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.gguf_file import write_gguf
-from lmapps.pull import hub, known, pull
+from lmapps.pull import apart, hub, known, pull
 from lmapps.pull.known import Known, Progress
+from tests.fake_hub import FakeHub, fake_hub
 
 FILE = "packed/tiny.gguf"
 
@@ -186,74 +185,14 @@ def test_two_pulls_of_one_model_do_not_meet(model: Known) -> None:
     pull.pull("tiny", on_progress=again)
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """The two addresses of the Hub that a download needs."""
-
-    files: dict[str, bytes]
-    licence: str
-    lie = False
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/some/model"):
-            self._send(json.dumps(self._described()).encode(), {"Content-Type": "application/json"})
-        elif "/resolve/" in path and (name := path.rsplit("/", 1)[-1]) in self.files:
-            content = self.files[name]
-            marks = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "a" * 40}
-            self._send(content, marks)
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def _described(self) -> dict[str, Any]:
-        siblings = []
-        for name, content in self.files.items():
-            seen = content + b"!" if self.lie and name.endswith(".safetensors") else content
-            blob = hashlib.sha1(b"blob %d\0" % len(seen) + seen).hexdigest()
-            file = {"rfilename": name, "size": len(content), "blobId": blob}
-            if name.endswith(".safetensors"):
-                digest = hashlib.sha256(seen).hexdigest()
-                file["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
-            siblings.append(file)
-        return {
-            "id": "some/model", "sha": "a" * 40, "siblings": siblings, "private": False,
-            "tags": [], "cardData": {"license": self.licence},
-        }  # fmt: skip
-
-    def _send(self, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def served_hub(
-    tmp_path: Path,
-    tiny_checkpoint: Callable[[str], Checkpoint],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[type[FakeHub], str]]:
-    tiny_checkpoint("transformer").save(tmp_path / "there")
-    files = {file.name: file.read_bytes() for file in (tmp_path / "there").iterdir()}
-    handler = type("Hub", (FakeHub,), {"files": {**files, "x.bin": b"no"}, "licence": "mit"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    yield handler, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with fake_hub(tiny_checkpoint("transformer")) as served:
+        yield served
 
 
 def test_a_folder_of_the_hub_is_checked_file_by_file(
@@ -301,5 +240,64 @@ def test_without_a_way_to_the_hub_the_sentence_names_the_other_way(
     with pytest.raises(DownloadError, match="lmapps checkpoints list"):
         hub.fetch_folder("some/model", tmp_path, "", print, "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match="start it with HF_HUB_OFFLINE=0"):
+    with pytest.raises(DownloadError, match="or with HF_HUB_OFFLINE=0"):
         hub.fetch_folder("some/model", tmp_path, "", print, address)
+
+
+@pytest.fixture
+def outside(served_hub: tuple[type[FakeHub], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same Hub for processes that are started, and nothing set by a person."""
+    monkeypatch.setenv("HF_ENDPOINT", served_hub[1])
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # put back to what it was at the end
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(apart, "GIVEN", None)
+
+
+def test_where_a_server_stays_inside_one_download_goes_out_and_nothing_else(
+    served_hub: tuple[type[FakeHub], str], outside: None, tmp_path: Path
+) -> None:
+    _, address = served_hub
+    apart.stay_inside()
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        hub.fetch_folder("some/model", tmp_path, "", print, address)
+    told: list[Progress] = []
+    folder = pull.pull(
+        "some/model", tmp_path / "got", on_progress=told.append, fetch=apart.fetch_apart
+    )
+    assert Checkpoint.load(folder).config.body == "transformer"
+    assert told[0].total == 0 and 0 < told[-1].done <= told[-1].total
+    assert os.environ["HF_HUB_OFFLINE"] == "1", "what else is started stays inside too"
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        hub.fetch_folder("some/model", tmp_path, "", print, address)
+
+
+def test_a_download_apart_that_fails_or_is_stopped_leaves_nothing(
+    served_hub: tuple[type[FakeHub], str],
+    outside: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served_hub[0].licence = "llama3.2"
+    target = tmp_path / "home" / "got"
+    with pytest.raises(DownloadError, match=r"is 'llama3\.2': read it"):
+        pull.pull("some/model", target, fetch=apart.fetch_apart)
+    processes = list[subprocess.Popen[bytes]]()
+    popen = subprocess.Popen
+
+    def noted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        processes.append(popen(*words, **options))
+        return processes[-1]
+
+    def stop(progress: Progress) -> None:
+        if processes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(apart.subprocess, "Popen", noted)
+    with pytest.raises(KeyboardInterrupt):
+        pull.pull("some/model", target, on_progress=stop, fetch=apart.fetch_apart)
+    assert processes[0].returncode is not None and list(target.parent.iterdir()) == []
+    for given in ("1", "yes"):
+        monkeypatch.setattr(apart, "GIVEN", given)
+        with pytest.raises(DownloadError, match="HF_HUB_OFFLINE, which is set here, forbids"):
+            pull.pull("some/model", target, fetch=apart.fetch_apart)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import is_offline_mode
 
+from lmapps.pull import apart
 from lmapps.pull.known import OnProgress, Progress
 from tests.browser.hands import button, fill, open_tab, serious, told, value, wait_for
+from tests.fake_hub import fake_hub
 
 pytestmark = pytest.mark.browser
 
@@ -64,7 +67,7 @@ def test_a_model_comes_with_a_bar_is_stopped_and_comes_again_from_a_folder(
 ) -> None:
     looked, ended = threading.Event(), threading.Event()
 
-    def slow(name: str, *, licence: str, on_progress: OnProgress) -> Path:
+    def slow(name: str, *, licence: str, on_progress: OnProgress, **_: Any) -> Path:
         try:
             on_progress(Progress("downloading", 30_000_000, 120_000_000))
             assert looked.wait(30)
@@ -103,3 +106,33 @@ def test_a_model_comes_with_a_bar_is_stopped_and_comes_again_from_a_folder(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     button(page, "Chat with it").click()
     wait_for(page, lambda: value(page, "#model") == name)
+
+
+def test_a_model_of_the_hub_is_got_at_a_press_though_the_server_stays_inside(
+    visit: Callable[..., Any],
+    home: Path,
+    tiny_checkpoint: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def get(name: str, answer: str) -> None:
+        fill(page, "#wanted", name)
+        page.keyboard.press("Enter")
+        button(page, "Get it").click()
+        told(page, "#pulling", answer, 60)
+        assert button(page, "Get it").is_enabled()
+
+    monkeypatch.setattr(apart, "GIVEN", None)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    page = open_tab(visit(), "Models")
+    page.get_by_role("button", name="Get a model").click()
+    get("some/model", "cannot be downloaded from the Hub")
+    with fake_hub(tiny_checkpoint("transformer")) as (_, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        get("nobody/none", "The Hub has no public model nobody/none")
+        with monkeypatch.context() as patch:
+            patch.setattr(apart, "GIVEN", "1")
+            get("some/model", "HF_HUB_OFFLINE, which is set here, forbids to ask it")
+        get("some/model", "model is here")
+    told(page, "#model-view", str(home / "checkpoints" / "model"))
+    assert is_offline_mode(), "nothing else goes out"

@@ -52,9 +52,12 @@ class Pulling:
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _pull(self) -> Path:
-        from lmapps.pull.pull import pull  # brings torch
+        from lmapps.pull.apart import fetch_apart  # brings torch, as the next
+        from lmapps.pull.pull import pull
 
-        return pull(self._name, licence=self._licence, on_progress=self._note)
+        return pull(
+            self._name, licence=self._licence, on_progress=self._note, fetch=fetch_apart
+        )  # fmt: skip
 
     def _note(self, progress: Progress) -> None:
         if self._is_left:
