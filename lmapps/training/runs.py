@@ -68,6 +68,13 @@ class Runs:
                 return folder / name
         raise NoSuchRun("there is no run {name!r}; `lmapps runs` lists them", name=name)
 
+    def has(self, folder: Path) -> bool:
+        """Whether it is the folder of one of them."""
+        try:
+            return self.folder_of(folder.name).samefile(folder)
+        except (NoSuchRun, OSError):
+            return False
+
     def look(self, name: str) -> Look:
         """Raises `NoSuchRun`."""
         folder = self.folder_of(name)

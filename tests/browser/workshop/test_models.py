@@ -30,6 +30,10 @@ def test_a_model_is_looked_at_loaded_freed_and_made_the_default(
     page.locator("#model-view polyline").first.wait_for()
     page.get_by_role("button", name="Card").click()
     page.get_by_text("It knows little.").wait_for()
+    with page.expect_popup() as opening:
+        page.locator("#model-view a", has_text="Report").click()
+    opening.value.get_by_text("The report").wait_for()
+    opening.value.close()
     assert not serious(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     button(page, "Load").click()

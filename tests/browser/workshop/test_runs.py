@@ -127,6 +127,55 @@ def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
     assert value(page, "#model") == "unnamed"
 
 
+@pytest.mark.long
+def test_a_correction_is_trained_on_scored_and_taken_back_and_nothing_of_it_is_made_up(
+    visit: Visit, served: Any, home: Path
+) -> None:
+    """The same with a real run and real scores."""
+    asked = "What is the capital of the moon?"
+    for number in range(8):
+        made = served.store.begin("somebody", "chat", asked)
+        question = served.store.add("somebody", made, None, "user", f"{asked} {number}", "person")
+        served.store.add("somebody", made, question.id, "assistant", "It has none.", "person")
+    page = open_tab(visit(), "Training")
+    page.get_by_text("Corrected and liked replies").click()
+    choose(page, "#start-from", "old")
+    fill(page, "#run-name", "felt")
+    unfold(page, "More settings")
+    fill(page, "#more", "steps = 5\nbatch_tokens = 256")
+    button(page, "Start").click()
+    told(page, "#new-run-status", "felt trains now", 120)
+    told(page, "#run-view .run-state", "Finished", 240)
+    assert Runs().look("felt").log[-1]["step"] == 5
+    rows = (home / "data" / "felt" / "train.jsonl").read_text()
+    assert "It has none." in rows and asked in rows
+    before, after = (
+        (home / "checkpoints" / name / "model.safetensors").read_bytes() for name in ("old", "felt")
+    )
+    assert before != after
+
+    button(page, "Compare with before").click()
+    told(page, "#run-status", "old is still there", 240)
+    header, *scores = [
+        row.split("\t") for row in page.locator("#run-scores tr").all_inner_texts()
+    ]  # fmt: skip
+    table = {name: dict(zip(header[1:], cells, strict=True)) for name, *cells in scores}
+    kept = len((home / "data" / "felt" / "held_out.jsonl").read_text().splitlines())
+    for name in ("old", "felt"):
+        assert table["examples"][name] == str(kept)
+        assert 0 <= float(table["words in common"][name]) <= 1
+
+    button(page, "Chat with it").click()
+    wait_for(page, lambda: value(page, "#model") == "felt")
+    fill(page, "#message", asked)
+    button(page, "Send").click()
+    page.locator("#chat-chat .bot.message").first.wait_for()
+    open_tab(page, "Training")
+    button(page, "Back to unnamed").click()
+    told(page, "#run-status", "unnamed answers on this page now")
+    assert value(page, "#model") == "unnamed"
+
+
 def test_what_two_viewers_do_to_a_run_both_see(visit: Visit, quick: Started) -> None:
     page = open_tab(visit(), "Training")
     fill(page, "#pasted", "The cat sat on the mat. " * 60)

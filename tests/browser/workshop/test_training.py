@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,11 @@ width = 32
 batch_tokens = 256
 steps = 90000
 evaluations = 9000"""
+
+FORECAST = re.compile(
+    r"^0\.\d million parameters\. About \d+\.\d GB of memory of \d+\.\d GB\. "
+    r"90,000 steps in about \d.*\. The text is read [\d.e+]+ times\."
+)
 
 
 def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
@@ -41,6 +47,8 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
     told(page, "#new-run-status", "Unknown setting 'dropuot'")
     assert page.locator("#pasted textarea").input_value() == "", "the text is kept on the server"
     fill(page, "#more", SMALL)
+    button(page, "Forecast").click()
+    told(page, "#new-run-status", FORECAST, 120)
     button(page, "Start").click()
     told(page, "#new-run-status", "cats trains now", 120)
 
@@ -50,6 +58,8 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
         viewer.locator("#run-view polyline").first.wait_for(timeout=60_000)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     told(page, "#run-view", "Validation loss", 60)
+    told(page, "#run-view", "What it writes")
+    assert page.locator("#run-view pre").first.inner_text().strip(), "a sample"
     button(page, "Start").click()
     told(page, "#new-run-status", "There is already a checkpoint 'cats'")
     fill(page, "#run-name", "dogs")

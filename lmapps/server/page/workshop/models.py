@@ -18,6 +18,7 @@ from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
 from lmapps.server.page.workshop.pulling import Pulling, bar_html
 from lmapps.server.page.workshop.switch import SHOW_CHAT, Switch
+from lmapps.training.runs import Runs
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
@@ -25,8 +26,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 class ModelsTab:
     """The components, and what happens when they are pressed."""
 
-    def __init__(self, picker: Picker, switch: Switch) -> None:
-        self.models, self.switch, self.picker = picker.models, switch, picker
+    def __init__(self, picker: Picker, switch: Switch, runs: Runs) -> None:
+        self.models, self.switch, self.picker, self.runs = picker.models, switch, picker, runs
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 self.chosen = gr.Radio(
@@ -111,7 +112,9 @@ class ModelsTab:
                     if m.name not in found
                 ]
             ),
-            self.view: model_html(model, stored, is_default),
+            self.view: model_html(
+                model, stored, is_default, folder is not None and self.runs.has(folder)
+            ),
             self.load: gr.update(visible=model.state == "not loaded"),
             self.free: gr.update(visible=model.state == "loaded"),
             self.default: gr.update(visible=not is_default),

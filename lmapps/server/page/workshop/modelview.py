@@ -9,7 +9,7 @@ from typing import Any
 from lmapps.engine.entry import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.workshop.runview import curves, facts, wide_table
+from lmapps.server.page.workshop.runview import curves, facts, report_link, wide_table
 from lmapps.training.look import Log
 
 STATES = {
@@ -19,8 +19,13 @@ STATES = {
 }
 
 
-def model_html(model: Description, stored: Stored | None, is_default: bool) -> str:
-    """Everything about a model, as HTML in which nothing of a file is markup."""
+def model_html(
+    model: Description, stored: Stored | None, is_default: bool, is_run: bool = False
+) -> str:
+    """Everything about a model, as HTML in which nothing of a file is markup.
+
+    is_run  whether its folder is that of a training run, whose report can be read
+    """
     shown = {word("State"): word(STATES[model.state])}
     if is_default:
         shown[word("State")] += ", " + word("answers whoever chooses no other")
@@ -34,6 +39,8 @@ def model_html(model: Description, stored: Stored | None, is_default: bool) -> s
     if stored is not None:
         if stored.problem:
             parts.append(f'<p class="run-state failed">{escape(stored.problem)}</p>')
+        if is_run:
+            parts.append(f'<div class="run-head">{report_link(stored.folder)}</div>')
         scores = stored.report.get("scores")
         parts += [_scores(scores) if isinstance(scores, dict) else "", _curves(stored)]
     return f'<div class="run-view">{"".join(parts)}</div>'

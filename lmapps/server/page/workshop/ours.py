@@ -23,6 +23,6 @@ def our_tabs(picker: Picker, found: Found, visitor: Visitor, runs: Runs, for_adm
     if not for_admins:
         return
     with gr.Tab(word("Models"), id="lmapps-models") as models:
-        ModelsTab(picker, Switch(picker.models)).connect(models)
+        ModelsTab(picker, Switch(picker.models), runs).connect(models)
     with gr.Tab(word("Training"), id="lmapps-training") as training:
         training_tab(training, runs, found, visitor.store, picker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -72,13 +73,19 @@ def _head(look: Look) -> str:
     if look.state == "training" and left is not None:
         told = word("about {time} left", time=duration(left))
         parts.append(f"<span>{escape(str(told))}</span>")
-    if (look.folder / "report.html").is_file() and not look.is_live:
-        href = f"runs/{quote(look.name)}/report.html"
-        told = escape(str(word("Report")))
-        parts.append(f'<a href="{href}" target="_blank" rel="noopener">{told}</a>')
+    if not look.is_live:
+        parts.append(report_link(look.folder))
     if look.why:
         parts.append(f'<span class="soft">{escape(translated(look.why))}</span>')
     return f'<div class="run-head">{"".join(parts)}</div>'
+
+
+def report_link(run: Path) -> str:
+    """The way to the report of the run in a folder; '' where there is none."""
+    if not (run / "report.html").is_file():
+        return ""
+    href, told = f"runs/{quote(run.name)}/report.html", escape(str(word("Report")))
+    return f'<a href="{href}" target="_blank" rel="noopener">{told}</a>'
 
 
 def _bar(look: Look) -> str:
