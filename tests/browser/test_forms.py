@@ -5,11 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from tests.browser.hands import button, fill, open_tab, seen, shown, unfold, value, wait_for
+from lmapps import plugin
+from lmapps.discovery import Found
+from tests.browser.hands import (
+    button,
+    fill,
+    open_tab,
+    seen,
+    shown,
+    unfold,
+    value,
+    wait_for,
+    wait_until_pressable,
+)
 
 pytestmark = pytest.mark.browser
 STORM = ("Storm closes airport for two days", "weather", "news report", "one paragraph")
@@ -110,3 +122,29 @@ def test_on_a_phone_the_reply_is_gone_to_when_it_is_asked_for(visit: Callable[..
     assert page.evaluate(top) > 844
     button(page, "Write").click()
     wait_for(page, lambda: page.evaluate(top) < 600)
+
+
+@plugin(title="Mood", reply=Literal["merry", "rather sad"])
+def mood(text: str) -> str:
+    """Say how a text sounds."""
+    return f"How does it sound? {text}"
+
+
+def test_one_of_several_texts_is_copied_and_downloaded_like_any_other_reply(
+    browser: Any, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    with serve(Found({"mood": mood}), 0.0) as server:
+        page = context.new_page()
+        page.goto(server.url)
+        fill(page, "#field-text", "The cat ran up a tree.")
+        wait_until_pressable(page, "Write")
+        button(page, "Write").click()
+        wait_for(page, lambda: shown(page, "#reply-mood") in ("merry", "rather sad"))
+        button(page, "Copy").click()
+        wait_for(page, lambda: bool(page.evaluate("navigator.clipboard.readText()")))
+        told = page.evaluate("navigator.clipboard.readText()")
+        assert told == shown(page, "#reply-mood")
+        assert downloaded(page, seen(page, "#download-mood"), tmp_path) == ("mood.txt", told)
+        page.close()
+    context.close()

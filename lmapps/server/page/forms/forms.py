@@ -34,16 +34,21 @@ from lmapps.server.store.runs import Run, Runs
 QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DOWNLOAD = """(value) => {{
     if (!value) return;
-    const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], {{ type: "text/plain" }}));
+    link.href = URL.createObjectURL(new Blob([{text}], {{ type: "text/plain" }}));
     link.download = {name};
     link.click();
     URL.revokeObjectURL(link.href);
 }}"""
 """The browser has the reply already: no file is made on the server."""
-ENDINGS = {"Markdown": "md", "JSON": "json"}
-"""Of the components that have no download of their own."""
+COPY = "(value) => {{ if (value) navigator.clipboard?.writeText({text}); }}"
+FILES = {
+    "Markdown": ("md", "value"),
+    "JSON": ("json", "JSON.stringify(value, null, 2)"),
+    "Label": ("txt", "value.label"),
+}
+"""Of the components that have no download of their own: how the file's name ends, and its text in
+JavaScript."""
 
 
 def form_tab(
@@ -98,13 +103,20 @@ class FormTab:
             word("Fill in the form and press Write: the reply appears here."),
             elem_classes="status",
         )
-        if ending := ENDINGS.get(self.component):
+        if self.component in FILES:
+            ending, text = FILES[self.component]
+            download = DOWNLOAD.format(name=f'"{name}.{ending}"', text=text)
             with gr.Row():
-                download = gr.Button(word("Download"), size="sm", elem_id=f"download-{name}")
-            js = DOWNLOAD.format(name=f'"{name}.{ending}"')
-            download.click(None, self.reply, None, js=js, **QUIET)
+                if self.component == "Label":  # the others copy by themselves
+                    self._in_browser(word("Copy"), f"copy-{name}", COPY.format(text=text))
+                self._in_browser(word("Download"), f"download-{name}", download)
         self.history = History(name)
         self.panel = Panel()
+
+    def _in_browser(self, label: Any, id: str, js: str) -> None:
+        """A button that does something with the reply, which the server is not asked for."""
+        button = gr.Button(label, size="sm", min_width=80, elem_id=id)
+        button.click(None, self.reply, None, js=js, **QUIET)
 
     def connect(self, page: gr.Blocks, tab: gr.Tab | None = None) -> None:
         """Every event.
