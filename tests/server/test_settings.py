@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import re
+import socket
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -163,3 +165,25 @@ def test_the_page_about_running_a_server_has_every_setting_as_it_is() -> None:
         assert environment == variable(name) and means == item.metadata["help"]
         assert usual.strip("`") == _shown(item.default), name
         assert bool(live) == item.metadata["live"], name
+
+
+def test_what_is_written_to_whoever_connects_goes_out_at_once() -> None:
+    """Else each small answer on a kept connection comes 40 ms late: Nagle's algorithm waits for the
+    first piece to be acknowledged, and the other side for more to acknowledge."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = list[int]()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        told.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def connect() -> None:
+        async with await asyncio.start_server(answer, sock=ServeSettings(port=port).listen()):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await reader.read()
+            writer.close()
+
+    asyncio.run(connect())
+    assert told == [1]
