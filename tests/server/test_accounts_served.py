@@ -32,6 +32,7 @@ class People:
         self.url = ""
 
     def prepare(self, store: Any) -> None:
+        self.store = store
         self.users = Users(store.database)
         for name in ("ann", "bob"):
             self.users.add(name, PASSWORD)
@@ -136,13 +137,20 @@ def test_an_admins_tabs_and_events_are_not_there_for_others(people: People) -> N
     assert bob.post("/gradio_api/queue/join", json=asked).status_code >= 400
 
 
-def answer_of(client: httpx.Client, event: dict[str, Any], data: list[Any]) -> str:
-    """What an event of the page answers, asked for by hand from a page of its own."""
-    page = uuid.uuid4().hex
-    asked = {"session_hash": page, "fn_index": event["id"], "data": data}
+def answer_of(
+    client: httpx.Client, event: dict[str, Any], data: list[Any], event_data: Any = None
+) -> str:
+    """What an event of the page answers, asked for by hand from a page of its own; all of it, where
+    it comes in pieces."""
+    page, told = uuid.uuid4().hex, list[str]()
+    asked = {"session_hash": page, "fn_index": event["id"], "data": data, "event_data": event_data}
     assert client.post("/gradio_api/queue/join", json=asked).status_code == 200
     with client.stream("GET", f"/gradio_api/queue/data?session_hash={page}") as stream:
-        return next(line for line in stream.iter_lines() if '"process_completed"' in line)
+        for line in stream.iter_lines():
+            told.append(line)
+            if '"process_completed"' in line:
+                return "\n".join(told)
+    raise AssertionError(told)
 
 
 def test_whose_a_page_is_the_account_says_and_not_the_page(people: People) -> None:
@@ -160,6 +168,78 @@ def test_whose_a_page_is_the_account_says_and_not_the_page(people: People) -> No
         assert "Of Bob" in answer_of(bob, write, data)
         assert "Of Bob" in answer_of(bob, listed, [None, None])
         assert "Of Bob" not in answer_of(ann, listed, [name, None])
+
+
+SECRET = "Treasure"
+
+
+class Talked:
+    """A conversation of Ann's, in which a reply has two versions."""
+
+    def __init__(self, people: People) -> None:
+        self.store, self.owner = people.store, people.users.find("ann").owner
+        self.id, asked = self.store.start(self.owner, "chat", f"{SECRET}?")
+        for text in ("mat", "tree"):
+            self.last = self.store.add(
+                self.owner, self.id, asked.id, "assistant", f"{SECRET} under the {text}", "model"
+            )
+
+    def place(self, conversation: str) -> str:
+        """Where a page stands that shows it, or says so of another conversation."""
+        return json.dumps({"conversation": conversation, "leaf": self.last.id, "shown": 60})
+
+    def kept(self) -> tuple[Any, ...]:
+        """All of it, and whether, when and as what it is listed."""
+        listed = self.store.list(self.owner, "chat")
+        whole = self.store.load(self.owner, self.id)
+        return whole, [one for one in listed if one.id == self.id]
+
+
+class ChatByHand:
+    """The events of the chat's tab, as somebody asks for them who writes the requests."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.parts = {part["id"]: part for part in config["components"]}
+        named = {one["api_name"]: one for one in config["dependencies"] if one["backend_fn"]}
+        self.here = named["_on_send"]["inputs"][:2]
+        self.events = [one for one in named.values() if one["inputs"][:2] == self.here]
+
+    def ask(self, client: httpx.Client, event: dict[str, Any], place: str, other: str) -> str:
+        """What an event answers that stands at a place; `other` is in every box that nobody sees,
+        such as the conversation that was deleted last."""
+        data = [self._value(id, other) for id in event["inputs"]]
+        data[:3] = [None, "" if event["api_name"] == "_on_arrive" else place, True]
+        told = {"index": 0, "value": "Stolen", "previous_value": "", "liked": True}
+        return answer_of(client, event, data, told)
+
+    def _value(self, id: int, other: str) -> Any:
+        props = self.parts[id]["props"]
+        if self.parts[id]["type"] != "textbox":
+            return props.get("value")
+        return other if props.get("visible") == "hidden" else "Stolen"
+
+
+def test_no_event_of_the_chat_tells_or_changes_what_is_in_somebody_elses_conversation(
+    people: People,
+) -> None:
+    ann, bob = people.logged_in("ann"), people.logged_in("bob")
+    chat, works = ChatByHand(config_of(bob)), set[str]()
+    own = people.store.start(people.users.find("bob").owner, "chat", "Of Bob")[0]
+    assert len(chat.events) > 20
+    for event in chat.events:
+        of_ann = Talked(people)
+        here, before = of_ann.place(of_ann.id), of_ann.kept()
+        for place in (here, of_ann.place(own)):
+            for other in (of_ann.id, here):
+                told = chat.ask(bob, event, place, other)
+                assert SECRET not in told, (event["api_name"], told)
+        assert of_ann.kept() == before, event["api_name"]
+        told = "".join(chat.ask(ann, event, here, other) for other in (of_ann.id, here))
+        if SECRET in told or of_ann.kept() != before:
+            works.add(event["api_name"])
+    # Ann is told or changes something by all but three: a new chat, one of a list that her page was
+    # not shown, and a file that was not sent.
+    assert len(works) == len(chat.events) - 3, works
 
 
 def test_through_a_proxy_nothing_of_models_and_runs_is_told(serve: Callable[..., Any]) -> None:
