@@ -258,7 +258,7 @@ def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
     context = browser.new_context()
     page = context.new_page()
     # It would begin anew when it sees that another process answers: here it has not seen it yet.
-    page.route("**/plugins/version", lambda route: route.abort())
+    page.route("**/plugins/version*", lambda route: route.abort())
     with serve(discover(), 0.0, database, port) as served:
         opened(page, served.url)
         send(page, "Remember me")

@@ -40,8 +40,8 @@ def test_a_server_that_does_not_answer_is_told_by_the_page_itself(
     visit: Callable[..., Any],
 ) -> None:
     page = visit()
-    page.route("**/plugins/version", lambda route: route.fulfill(status=502, body=""))
+    page.route("**/plugins/version*", lambda route: route.fulfill(status=502, body=""))
     line = page.locator("#trouble", has_text="The server does not answer at the moment.")
     line.wait_for(timeout=20_000)
-    page.unroute("**/plugins/version")
+    page.unroute("**/plugins/version*")
     line.wait_for(state="hidden", timeout=20_000)

@@ -127,6 +127,8 @@ def test_an_admins_tabs_and_events_are_not_there_for_others(people: People) -> N
     ]
     assert set(ids[0]) >= ADMINS_TABS and not ADMINS_TABS & set(ids[1])
     assert len(of_bob["dependencies"]) < len(of_ann["dependencies"])
+    ask = ["plugins/version?admins" in json.dumps(config) for config in (of_ann, of_bob)]
+    assert ask == [True, False], "what needs looking after is told to those who can"
     pages = [person.get("/").text for person in (ann, bob)]
     for tab in ADMINS_TABS:
         assert tab in pages[0] and tab not in pages[1]

@@ -50,10 +50,11 @@ def wait_until(condition: Callable[[], Any]) -> None:
 class Running:
     """A server in a thread, whose model is opened anew when it has to be."""
 
-    def __init__(self, open: Callable[[Source], Any], folder: Path) -> None:
+    def __init__(self, open: Callable[[Source], Any], folder: Path, place: str = "") -> None:
         self.file = folder / "it.db"
         self.store = Store(f"sqlite:///{self.file}")
-        self.models = Models([Source("it", "")], open)
+        self.models = Models([Source("it", place)], open)
+        self.models.load()
         app = create_app(self.models, discover(), self.store)
         self.server = Server(app, self.models, 0, port=0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -75,21 +76,23 @@ class Running:
         parts = {p["kind"]: p["reason"] for p in answer.json()["parts"] if p["state"] != "ok"}
         return answer.status_code, parts
 
-    def line(self, language: str = "en") -> str:
-        """What an open page says."""
+    def line(self, language: str = "en", query: str = "") -> str:
+        """What an open page says; with `?admins` that of an admin."""
         asks = {"accept-language": language}
-        answer = httpx.get(f"{self.url}/plugins/version", headers=asks, timeout=30)
+        answer = httpx.get(f"{self.url}/plugins/version{query}", headers=asks, timeout=30)
         assert answer.status_code == 200
         return unquote(answer.headers.get("x-lmapps-trouble", ""))
+
+    def end(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
 
 
 @pytest.fixture
 def running(endless_checkpoint: Callable[[str], Any], tmp_path: Path) -> Iterator[Running]:
     running = Running(lambda source: Engine(endless_checkpoint("gru"), name="it"), tmp_path)
-    running.models.load()
     yield running
-    running.server.should_exit = True
-    running.thread.join(20)
+    running.end()
 
 
 @pytest.fixture(autouse=True)
@@ -370,6 +373,7 @@ def test_a_disk_with_little_room_is_told_to_the_operator_and_a_full_one_to_every
     monkeypatch.setattr(health, "LITTLE_BYTES", 2**60)
     status, parts = running.health()
     assert status == 200 and "make room" in parts["disk"] and running.line() == ""
+    assert running.line(query="?admins") == "The disk of this server has little room left."
     monkeypatch.setattr(health, "NO_BYTES", 2**60)
     assert running.health()[0] == 503
     assert running.line() == "The disk of this server is full: tell the one who runs it."
@@ -443,6 +447,45 @@ def test_a_checkpoint_that_is_deleted_or_cut_while_it_serves_is_told_and_goes_on
     models.load()
     assert models.describe()[0].trouble == ""
     models.close()
+
+
+NEEDS = "A model needs looking after: the Models tab says which, and why."
+
+
+def test_files_that_are_gone_are_told_by_health_and_on_the_page_of_admins(
+    tiny_checkpoint: Callable[[str], Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "it"
+    tiny_checkpoint("gru").save(folder)
+    running = Running(lambda source: open_backend(source, Opening()), tmp_path, str(folder))
+    shutil.rmtree(folder)
+    status, parts = running.health()
+    assert status == 200 and parts["model"].startswith("the files of the model 'it' are gone")
+    assert httpx.get(f"{running.url}/health").json()["status"] == "degraded"
+    assert running.ask().status_code == 200
+    assert running.line() == "" and running.line(query="?admins") == NEEDS
+    assert running.line("zh-CN", "?admins").startswith("有模型需要处理")
+    tiny_checkpoint("gru").save(folder)
+    assert running.health() == (200, {}) and running.line(query="?admins") == ""
+    running.end()
+
+
+def test_memory_that_ended_is_told_by_health_and_on_the_page_of_admins_for_a_minute(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.engine._scheduler.slots, "prefill", full)
+        assert running.ask().status_code == 429
+    assert running.ask().status_code == 200
+    status, parts = running.health()
+    assert status == 200 and "'it' could not answer somebody" in parts["model"]
+    assert "memory" in parts["model"]
+    assert running.line() == "" and running.line(query="?admins") == NEEDS
+    monkeypatch.setattr("lmapps.engine.entry.TROUBLE_SECONDS", 0.0)
+    assert running.health() == (200, {}) and running.line(query="?admins") == ""
 
 
 def test_why_something_failed_is_for_admins(running: Running) -> None:

@@ -17,6 +17,7 @@ import gradio as gr
 from lmapps.discovery import Found
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import plugin_word, word
+from lmapps.server.page.trouble import FOR_ADMINS
 from lmapps.server.page.widgets import PRIVATE
 
 SPARE = 16
@@ -33,16 +34,6 @@ VERSION = "plugins/version"
 PROCESS = "x-lmapps-process"
 """The header of that answer by which a page learns that another process answers it: `page.js`."""
 
-# Asked without Gradio's queue, since every page that somebody sees does so every second.
-ASK = f"""async (seen) => {{
-    if (document.hidden) return seen;
-    try {{
-        const answer = await fetch("{VERSION}");
-        lmapps.answered(answer);
-        lmapps.follow(answer.headers.get("{PROCESS}"));
-        return answer.ok ? await answer.text() : seen;
-    }} catch {{ lmapps.lost = true; lmapps.answered(null); return seen; }}
-}}"""
 CHOSEN = """(seen, drawn, _) => [
     seen, drawn, document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? ""
 ]"""
@@ -140,9 +131,24 @@ def plugin_tabs(
     seen = gr.Textbox(str(places.found.version), visible="hidden")
     drawn = gr.Textbox(str(places.found.version), visible="hidden")
     chosen = gr.Textbox(visible="hidden")
-    gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ASK, **quiet)
+    gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ask(list_page is not None), **quiet)
     shown = [*outputs, tabs, drawn, *([listed] if list_page else [])]
     seen.change(follow, [seen, drawn, chosen], shown, js=CHOSEN, **quiet)
+
+
+def ask(for_admins: bool) -> str:
+    """What an open page does every second; without Gradio's queue, since each that somebody sees
+    does so."""
+    address = VERSION + f"?{FOR_ADMINS}" * for_admins
+    return f"""async (seen) => {{
+    if (document.hidden) return seen;
+    try {{
+        const answer = await fetch("{address}");
+        lmapps.answered(answer);
+        lmapps.follow(answer.headers.get("{PROCESS}"));
+        return answer.ok ? await answer.text() : seen;
+    }} catch {{ lmapps.lost = true; lmapps.answered(null); return seen; }}
+}}"""
 
 
 def _place(places: Places, number: int, draw: Draw) -> list[Any]:

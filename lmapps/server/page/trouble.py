@@ -1,7 +1,9 @@
 """The parts of a server that do not work -> one calm line on every open page, while it lasts.
 
 It stands in a header beside the answer that an open page asks for every second (`places.py`), and
-`page.js` shows it. Where the server does not answer at all, the page says so by itself.
+`page.js` shows it. Where the server does not answer at all, the page says so by itself. What is
+only degraded is told on the page of admins. Whoever asks for that is not looked up: it says no more
+than the states that `/health` tells everybody.
 """
 
 from __future__ import annotations
@@ -15,19 +17,29 @@ from lmapps.server.health import Part
 from lmapps.server.page.languages import known, later, word_for
 
 HEADER = "x-lmapps-trouble"
+FOR_ADMINS = "admins"
+"""In the query of what is asked every second, by the page of admins."""
 LINES = {
     "model": later("The model does not answer at the moment: it is being started again."),
     "database": later("Nothing can be kept at the moment, until the database is there again."),
     "disk": later("The disk of this server is full: tell the one who runs it."),
 }
+DEGRADED = {
+    "model": later("A model needs looking after: the Models tab says which, and why."),
+    "disk": later("The disk of this server has little room left."),
+}
 GONE = later("The server does not answer at the moment. What you have written stays on this page.")
 
 
 def told_beside(request: Any, parts: Sequence[Part]) -> dict[str, str]:
-    """The header, in the visitor's language; none where all is well. What is only degraded is for
-    whoever runs the server (`/health`)."""
-    failed = [part.kind for part in parts if part.state == "failed"]
-    line = " ".join(word_for(request, text) for kind, text in LINES.items() if kind in failed)
+    """The header, in the visitor's language; none where all is well."""
+    told = {"failed": LINES, "degraded": DEGRADED if FOR_ADMINS in request.query_params else {}}
+    line = " ".join(
+        word_for(request, text)
+        for state, lines in told.items()
+        for kind, text in lines.items()
+        if any((part.kind, part.state) == (kind, state) for part in parts)
+    )
     return {HEADER: quote(line)} if line else {}
 
 

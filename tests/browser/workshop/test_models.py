@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from huggingface_hub import is_offline_mode
 
 from lmapps.pull import apart
 from lmapps.pull.known import OnProgress, Progress
-from tests.browser.hands import button, fill, open_tab, serious, told, value, wait_for
+from tests.browser.hands import button, fill, open_tab, serious, shown, told, value, wait_for
 from tests.fake_hub import fake_hub
 
 pytestmark = pytest.mark.browser
@@ -44,6 +45,23 @@ def test_a_model_is_looked_at_loaded_freed_and_made_the_default(
     told(page, "#model-status", "unnamed answers whoever chooses no other")
     button(page, "Free its memory").click()
     told(page, "#model-status", "Its memory is free")
+
+
+def test_what_is_wrong_with_a_model_is_told_beside_it_and_in_a_line_above_all(
+    visit: Callable[..., Any], served: Any
+) -> None:
+    page, line = open_tab(visit(), "Models"), "#trouble"
+    counts = served.engine.counts
+    counts.trouble = time.monotonic(), "no memory <img src=x>"
+    told(page, line, "A model needs looking after: the Models tab says which, and why.")
+    page.locator("#models label", has_text="old").click()
+    wait_for(page, lambda: "On disk" in shown(page, "#model-view"))
+    assert "could not answer" not in shown(page, "#model-view")
+    page.locator("#models label", has_text="unnamed").click()
+    told(page, "#model-view", "could not answer somebody (no memory <img src=x>)")
+    told(page, "#models", "unnamed · In memory · ⚠")
+    counts.trouble = None
+    page.locator(line).wait_for(state="hidden", timeout=20_000)
 
 
 def test_a_model_that_cannot_be_got_is_a_sentence_and_the_button_is_back(

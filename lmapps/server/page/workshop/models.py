@@ -203,4 +203,4 @@ class ModelsTab:
 
 def _line(model: Description) -> str:
     """A model in the list."""
-    return f"{model.name} · {word(STATES[model.state])}"
+    return f"{model.name} · {word(STATES[model.state])}" + " · ⚠" * bool(model.trouble)

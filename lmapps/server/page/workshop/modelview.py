@@ -36,9 +36,9 @@ def model_html(
     if model.bytes:
         shown[word("Memory")] = megabytes(model.bytes)
     parts = [facts(shown)]
+    if wrong := model.trouble or (stored.problem if stored else ""):
+        parts.append(f'<p class="run-state failed">{escape(wrong)}</p>')
     if stored is not None:
-        if stored.problem:
-            parts.append(f'<p class="run-state failed">{escape(stored.problem)}</p>')
         if is_run:
             parts.append(f'<div class="run-head">{report_link(stored.folder)}</div>')
         scores = stored.report.get("scores")
