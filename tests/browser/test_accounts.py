@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.server.accounts.users import Users
+from tests.browser.hands import button, fill, open_tab, seen
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse"
@@ -51,11 +53,15 @@ class Person:
 
 @pytest.fixture(scope="module")
 def shared(serve: Callable[..., Any]) -> Iterator[Any]:
+    made = list[Users]()
+
     def prepare(store: Any) -> None:
+        made.append(Users(store.database))
         for name in ("ann", "bob"):
-            Users(store.database).add(name, PASSWORD)
+            made[0].add(name, PASSWORD)
 
     with serve(discover(), 0.0, prepare=prepare, tokens_a_day=100_000) as running:
+        running.users = made[0]
         yield running
 
 
@@ -108,3 +114,34 @@ def test_a_key_is_made_and_revoked_on_the_account_page(browser: Any, shared: Any
     assert api.request.get(f"{shared.url}/v1/models", headers=headers).status == 401
     ann.context.close()
     api.close()
+
+
+def test_who_is_over_the_quota_reads_so_on_the_page_and_nobody_else(
+    browser: Any, shared: Any
+) -> None:
+    people = ann, bob = Person(browser, shared.url), Person(browser, shared.url)
+    for person, name in zip(people, ("ann", "bob"), strict=True):
+        person.log_in(name)
+        person.arrive()
+    bob.say("The first is answered")
+    bob.page.wait_for_selector("#send:not([disabled])")
+    shared.users.set_limits("bob", tokens_a_day=1)
+    fill(bob.page, "#message", "The second is not")
+    bob.page.keyboard.press("Enter")
+    told = seen(bob.page, ".prose.status").filter(has_text="⚠")
+    told.wait_for()
+    assert re.fullmatch(
+        r"⚠ You have had \d+ tokens today, of 1 that are allowed a day: try again after midnight "
+        r"UTC, in (\d+ h )?\d+ min\.", told.inner_text().strip(),
+    )  # fmt: skip
+    assert bob.page.locator("#send").is_enabled()
+    open_tab(bob.page, "Summarize")
+    fill(bob.page, "#field-text", "The cat sat on the mat.")
+    button(bob.page, "Write").click()
+    told.filter(has_text="of 1 that are allowed a day").wait_for()
+    ann.say("Ann is answered")
+    ann.page.wait_for_selector("#send:not([disabled])")
+    assert ann.page.locator("#chat-chat .bot.message").count() == 1
+    shared.users.set_limits("bob", tokens_a_day=None)
+    for person in people:
+        person.context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lmapps.errors import LmappsError
 from lmapps.server.accounts import secrets
 from lmapps.server.accounts.door import COOKIE, Door
 from lmapps.server.accounts.pages import account_routes
-from lmapps.server.accounts.quotas import Limits, Quotas
+from lmapps.server.accounts.quotas import Limits, Payer, Quotas
 from lmapps.server.accounts.users import Users
 from lmapps.server.api.protocol import on_error
 from lmapps.server.store.database import Database
@@ -261,6 +262,21 @@ def test_an_account_changes_its_password_and_keys(served: Served) -> None:
     assert changed.status_code == 303 and ann.get("/account").status_code == 200
     assert elsewhere.get("/account").headers["location"] == "/login", "logged out elsewhere"
     assert served.users.known("ann", "another one")
+
+
+def test_the_account_page_shows_what_each_key_has_had_of_its_own_limit(served: Served) -> None:
+    keys = {name: served.users.add_key("ann", name) for name in ("laptop", "phone")}
+    served.users.add_key("bob", "laptop")
+    served.users.set_key_limits("ann", "laptop", requests_a_minute=9, tokens_a_day=1234)
+    for tokens, key in zip((34, 5000), keys.values(), strict=True):
+        payer = Payer(served.users.of_key(key))  # type: ignore[arg-type]
+        served.quotas.admit(payer)
+        served.quotas.count(payer, tokens)
+    page = served.logged_in("ann").get("/account").text
+    rows = [row for row in re.findall("<tr>.*?</tr>", page, re.S) if "keys/revoke" in row]
+    told = [" ".join(re.sub("<[^>]*>", " ", row).split()[5:]) for row in rows]
+    assert told == ["1 / 9 34 / 1,234 Revoke", "1 5,000 Revoke"]
+    assert '<meter max="1234" value="34">' in rows[0] and "meter" not in rows[1]
 
 
 def test_a_key_changes_nothing_of_its_account_so_that_it_cannot_outgrow_its_limits(

@@ -146,6 +146,7 @@ async def _account_page(
 ) -> Response:
     account = _account(request)
     usage, *_ = await asyncio.to_thread(quotas.usage, account)
+    values["used"] = await asyncio.to_thread(quotas.of_keys, account)
     keys = await asyncio.to_thread(users.keys, account.name)
     return _page(request, "account", status, account=account, usage=usage, keys=keys, **values)
 

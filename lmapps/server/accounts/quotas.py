@@ -152,6 +152,13 @@ class Quotas:
             rows = [(one, _row(connection, one)) for one in subjects]
         return [self._usage(subject, row) for subject, row in rows if row]
 
+    def of_keys(self, account: Account) -> Mapping[str, Usage]:
+        """What each of a user's keys has had, by its name, of what it may have itself."""
+        self.flush()
+        with self._database.reading() as connection:
+            rows = connection.execute(sql.select(KEYS).where(KEYS.c.user == account.id)).all()
+        return {row.name: self._usage((KEYS, row.id), row) for row in rows}
+
     def _usage(self, subject: Subject, row: Any) -> Usage:
         ours = self.limits if subject[0] is USERS else Limits()
         now = self._clock()
