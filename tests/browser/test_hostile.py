@@ -11,7 +11,17 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
-from tests.browser.hands import button
+from tests.browser.hands import (
+    button,
+    choose,
+    open_tab,
+    seen,
+    shown,
+    told,
+    unfold,
+    value,
+    wait_for,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -86,17 +96,61 @@ def talking(messages: Messages) -> Messages:
 '''
 
 
+MODEL, RUN = PAYLOADS[1], f'<svg onload="{HIT}">'
+"""What somebody calls a checkpoint, and a run: whatever may be the name of a folder."""
+
+
+def foreign(home: Path, checkpoint: Any) -> None:
+    """A model that somebody was given and a run that failed, payloads in all of their words."""
+    model, run = (home / "checkpoints" / name for name in (MODEL, RUN))
+    for folder in (model, run):
+        checkpoint.save(folder)
+        (folder / "run").mkdir()
+    words = dict.fromkeys(PAYLOADS, 1.5)
+    (model / "README.md").write_text("\n\n".join(PAYLOADS))
+    (model / "report.json").write_text(json.dumps({"scores": {PAYLOADS[1]: words}}))
+    (run / "run" / "settings.json").write_text(json.dumps({"apps": PAYLOADS}))
+    (run / "run" / "output.log").write_text("\n".join(PAYLOADS))
+    ended = {"state": "failed", "why": " ".join(PAYLOADS)}
+    (run / "run" / "ended.json").write_text(json.dumps(ended))
+    samples = {payload: payload for payload in PAYLOADS}
+    table = [["checkpoint", "subject", *PAYLOADS], [[MODEL, "x", *PAYLOADS], [RUN, "x", *PAYLOADS]]]
+    (run / "run" / "compared.json").write_text(json.dumps(table))
+    log = [
+        {"step": n, "tokens": n, "loss": 1.0, "seconds": 1.0, "share": 0.5, "tokens_per_second": 9,
+         "metrics": words, "samples": samples}
+        for n in (1, 2)
+    ]  # fmt: skip
+    for folder in (model, run):
+        lines = "".join(json.dumps(entry) + "\n" for entry in log)
+        (folder / "run" / "log.jsonl").write_text(lines)
+
+
 @pytest.fixture(scope="module")
-def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The four plugins, one with a payload in every word, and one of a payload's name."""
-    folder = tmp_path_factory.mktemp("plugins")
+def served(
+    serve: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Callable[[str], Any],
+) -> Iterator[Any]:
+    """The four plugins, one with a payload in every word, and one of a payload's name; models and
+    runs of the same kind."""
+    from lmapps.engine.backends.source import found_sources
+
+    folder, home = tmp_path_factory.mktemp("plugins"), tmp_path_factory.mktemp("home")
+    foreign(home, tiny_checkpoint("gru"))
     payload = " ".join(PAYLOADS[1:6])
     text = PLUGIN.format(payload=payload, help=payload.replace('"', "'"))
     (folder / "hostile.py").write_text(text)
     (folder / "talking.py").write_text(TALKING.format(payloads=PAYLOADS))
     (folder / "<img src=x onerror=window.hit=1>.py").write_text("1 / 0")
-    with serve(discover([plugin_folders()[0], folder]), 0.0) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMAPPS_HOME", str(home))
+        found = discover([plugin_folders()[0], folder])
+        with serve(found, 0.0, find=found_sources) as running:
+            yield running
+
+
+WALLS = ("script", "iframe", "object", "embed", "base", "[onerror]", "[onload]")
 
 
 @pytest.fixture(params=["with the policy", "without it"])
@@ -207,7 +261,67 @@ def test_in_what_a_model_writes_in_a_conversation(page: Any) -> None:
     page.locator("#chat-talking .bot.message", has_text="bait").first.wait_for()
     page.wait_for_timeout(500)  # what a picture that is not there would do
     inside = page.locator("#chat-talking .bot.message")
-    for wall in ("script", "iframe", "object", "embed", "base", "[onerror]", "[onload]"):
+    for wall in WALLS:
         assert inside.locator(wall).count() == 0, wall
     links = inside.locator("a").evaluate_all("links => links.map(one => one.protocol)")
     assert not {"javascript:", "data:"} & {*links}
+
+
+def inert(page: Any, place: str) -> None:
+    """Nothing in it is what somebody else made it to be."""
+    page.wait_for_timeout(300)  # what a picture that is not there would do
+    for wall in WALLS:
+        assert page.locator(place).locator(wall).count() == 0, (place, wall)
+
+
+def test_in_a_models_name_its_card_its_scores_and_its_log(page: Any) -> None:
+    open_tab(page, "Models")
+    page.locator("#models label", has_text=MODEL).click()
+    told(page, "#model-view", "bait")
+    seen(page, "button.label-wrap").filter(has_text="Card").click()
+    card = page.locator(".prose", has_text="bait").locator("visible=true")
+    card.first.wait_for()
+    assert page.locator("#models img, #model-view img").count() == 0
+    button(page, "Chat with it").click()
+    wait_for(page, lambda: value(page, "#model") == MODEL)
+    inert(page, "#about")
+    open_tab(page, "Models")
+    button(page, "Free its memory").click()
+    button(page, "Load").click()
+    told(page, "#model-status", "is in memory", 60)
+    for place in ("#models", "#model-view", "#model-status", ".prose"):
+        inert(page, place)
+    button(page, "Free its memory").click()
+    button(page, "Load").wait_for()
+
+
+def test_in_a_runs_name_its_log_its_end_and_what_it_printed(page: Any) -> None:
+    open_tab(page, "Training")
+    wait_for(page, lambda: bool(seen(page, "#run input").count()))
+    choose(page, "#run", f"{RUN} · Failed")
+    told(page, "#run-view", "bait")
+    unfold(page, "What it printed")
+    for place in ("#run", "#run-view", "#run-scores"):
+        inert(page, place)
+        assert page.locator(place).locator("img").count() == 0
+    assert "bait" in shown(page, "#run-scores")
+
+
+def test_in_what_is_compared_and_in_the_votes(page: Any) -> None:
+    open_tab(page, "Compare")
+    page.locator("#compare-message textarea").wait_for()
+    choose(page, "#compare-plugin", PAYLOADS[1])
+    page.locator("#compare-text textarea").wait_for()
+    choose(page, "#side-1", MODEL)
+    button(page, "Compare").click()
+    best = button(page, f"{MODEL} is better")
+    best.wait_for(timeout=60_000)
+    for number in range(2):
+        told(page, f"#compared-{number}", "bait")
+        inert(page, f"#compared-{number}")
+    best.click()
+    told(page, "#compare-told", "Your vote is kept")
+    for place in ("#head-0", "#head-1", "#votes"):
+        inert(page, place)
+        assert page.locator(place).locator("img").count() == 0
+    assert MODEL in shown(page, "#votes") and MODEL in shown(page, "#head-1")
