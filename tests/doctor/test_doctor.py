@@ -91,17 +91,21 @@ def test_packages_that_are_missing_or_old_are_found(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_gpu_that_torch_cannot_use_and_a_step_that_is_not_built_are_found(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(software, "has_nvidia", lambda: True)
-    monkeypatch.setenv("LMAPPS_NATIVE", "0")
+    monkeypatch.delenv("LMAPPS_NATIVE", raising=False)
+    monkeypatch.setattr("lmapps.native.library.LIBRARY", tmp_path / "libstep.so")
     monkeypatch.setattr("lmapps.evaluation.sandbox.why_not", lambda: "the kernel refuses")
     found = troubles(software.look_at_software())
     assert "pytorch.org" in found["GPU"].way_out
     assert "kernel refuses" in found["sandbox"].told
+    assert found["decoding"].told.endswith("slower: the native step is not built")
+    assert "compile.py" in found["decoding"].way_out and not found["decoding"].fatal
 
 
 def test_a_data_folder_that_is_none_or_on_a_network_is_found(

@@ -7,13 +7,14 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lmapps import Decoding, Messages, Passage, plugin
 from lmapps.discovery import discover
@@ -179,10 +180,23 @@ def said(text: str, finish: str | None = None) -> str:
     )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Tricks]:
+@contextmanager
+def standing_in(app: FastAPI) -> Iterator[str]:
+    """The URL of an API, on a free port."""
     import uvicorn
 
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/v1"
+    running.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Tricks]:
     app, tricks = FastAPI(), Tricks()
 
     @app.get("/v1/models")
@@ -200,15 +214,8 @@ def server() -> Iterator[Tricks]:
 
         return StreamingResponse(body(), status, headers)
 
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    tricks.url = f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/v1"
-    yield tricks
-    running.should_exit = True
-    thread.join(10)
+    with standing_in(app) as tricks.url:
+        yield tricks
 
 
 @pytest.fixture
@@ -318,3 +325,101 @@ def test_a_key_that_a_server_quotes_is_told_to_nobody(status: int) -> None:
     said = {"error": {"message": "the key sk-of-the-house-123 is not known"}}
     error = asyncio.run(far._refused(httpx.Response(status, json=said)))
     assert "the key *** is not known" in str(getattr(error, "error", error))
+
+
+# vLLM, as it documents its answers: "OpenAI-Compatible Server" in its manual, and the models of
+# vllm/entrypoints/openai/engine/protocol.py. What is refused had one form until 0.10, and has
+# another one since; in a stream it always stood under "error".
+
+NAME = "Qwen/Qwen3-0.6B"
+PIECES = ("The", " cat", " sat", ".")
+TOO_LONG = {
+    "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 "
+    "tokens (4000 in the messages, 1000 in the completion). Please reduce the length of the "
+    "messages or completion.", "type": "BadRequestError", "param": None, "code": 400,
+}  # fmt: skip
+REFUSED = {"then": {"object": "error", **TOO_LONG}, "now": {"error": TOO_LONG}}
+PERMISSION = {
+    "id": "modelperm-859065a2846ec8bb", "object": "model_permission", "created": 1743010793,
+    "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
+    "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False,
+    "organization": "*", "group": None, "is_blocking": False,
+}  # fmt: skip
+CARD = {
+    "id": NAME, "object": "model", "created": 1743010793, "owned_by": "vllm", "root": NAME,
+    "parent": None, "max_model_len": 4096, "permission": [PERMISSION],
+}  # fmt: skip
+
+
+def chunk(kind: str, *choices: dict[str, Any], usage: Any = None) -> str:
+    made = {"id": "cmpl-1", "object": kind, "created": 1743010800, "model": NAME}
+    return f"data: {json.dumps({**made, 'choices': choices, 'usage': usage})}\n\n"
+
+
+def vllm_stream(body: dict[str, Any], said: str) -> Iterator[str]:
+    is_chat, count = "messages" in body, min(body["max_tokens"], len(PIECES))
+    kind = "chat.completion.chunk" if is_chat else "text_completion"
+    rest = {"index": 0, "logprobs": None, "finish_reason": None}
+    if is_chat:
+        yield chunk(kind, {**rest, "delta": {"role": "assistant", "content": ""}})
+    for piece in PIECES[:count]:
+        yield chunk(kind, rest | ({"delta": {"content": piece}} if is_chat else {"text": piece}))
+        if said == "late":
+            yield f"data: {json.dumps({'error': {'object': 'error', **TOO_LONG}})}\n\n"
+            yield "data: [DONE]\n\n"
+            return
+    why = {"finish_reason": "length" if count < len(PIECES) else "stop", "stop_reason": None}
+    yield chunk(kind, rest | ({"delta": {"content": ""}} if is_chat else {"text": ""}) | why)
+    if body["stream_options"]["include_usage"]:
+        cached = {"cached_tokens": 8}
+        made = count + (why["finish_reason"] == "stop")  # its end is a token too
+        usage = {"prompt_tokens": 12, "total_tokens": 12 + made, "completion_tokens": made}
+        yield chunk(kind, usage={**usage, "prompt_tokens_details": cached if is_chat else None})
+    yield "data: [DONE]\n\n"
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The URL of such a server, and what it was asked."""
+    app, asked = FastAPI(), list[dict[str, Any]]()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [CARD]}
+
+    @app.post("/v1/chat/completions")
+    @app.post("/v1/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.json()
+        asked.append(body)
+        said = body.get("prompt") or body["messages"][-1]["content"]
+        if said in REFUSED:
+            return JSONResponse(REFUSED[said], 400)
+        return StreamingResponse(vllm_stream(body, said), media_type="text/event-stream")
+
+    with standing_in(app) as url:
+        yield url, asked
+
+
+def test_a_reply_of_vllm_is_read_as_its_documentation_has_it(vllm: Any) -> None:
+    url, asked = vllm
+    far: Any = open_backend(Source("far", url))
+    assert (far.model, far.context) == (NAME, 4096)
+    done = reply(far, SHORT.replace(top_k=5, min_p=0.1))
+    assert (done.text, done.finish) == ("The cat sat.", "stop")
+    assert (done.tokens, done.prompt_tokens(())) == (5, 12), "as it counts, in the last chunk"
+    assert far.counts.reused_tokens == 8
+    assert {name: asked[-1][name] for name in ("top_k", "min_p")} == {"top_k": 5, "min_p": 0.1}
+    cut = reply(far, SHORT.replace(max_new_tokens=2))
+    assert (cut.text, cut.finish, cut.tokens) == ("The cat", "length", 2)
+    text = asyncio.run(far.complete(far.read("The"), SHORT))
+    assert (text.text, text.finish, text.tokens) == ("The cat sat.", "stop", 5)
+    reply(far, SHORT.replace(regex="yes|no"))
+    assert asked[-1]["structured_outputs"] == {"regex": "yes|no"}
+
+
+@pytest.mark.parametrize("how", ["then", "now", "late"])
+def test_what_vllm_refuses_is_told_in_its_words_before_and_in_a_stream(vllm: Any, how: str) -> None:
+    far = open_backend(Source("far", vllm[0]))
+    with pytest.raises(InputError, match=r"model 'far' says: This model's maximum context length"):
+        reply(far, SHORT, [{"role": "user", "content": how}])

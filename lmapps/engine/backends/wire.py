@@ -174,7 +174,8 @@ def _event(name: str, data: str) -> dict[str, Any]:
     error = event.get("error")
     if error:
         told = error if isinstance(error, dict) else {}
-        status = 400 if told.get("type") == "invalid_request_error" else 500
+        is_ours = told.get("type") == "invalid_request_error" or told.get("code") == 400  # vLLM
+        status = 400 if is_ours else 500
         raise refusal(name, 503 if told.get("code") == "ShuttingDown" else status, data, {})
     return event
 
