@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmapps.__main__ import build_parser
+from tests.conftest import missing
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,6 +45,24 @@ def test_the_readme_has_its_two_commands_and_ci_calls_the_second() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     assert f"exec {second}" in ci
     assert ".ci/run" not in re.sub(r"#.*", "", (ROOT / "dev").read_text()), "CI must not call CI"
+
+
+def test_ci_installs_what_tests_need_and_there_nothing_of_it_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert set(re.findall(r"missing\+=\(([\w-]+)\)", ci)) == {
+        "chromium",
+        "nginx-light",
+        "postgresql",
+    }
+    assert "export CI=true" in ci
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="nginx is not installed"):
+        missing("nginx is not installed")
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception):
+        missing("nginx is not installed")
 
 
 @pytest.mark.parametrize("text", [README, CHINESE], ids=["English", "Chinese"])

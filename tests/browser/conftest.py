@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lmapps.discovery import discover
+from tests.conftest import missing
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Any]:
     """Once a module: its event loop must not outlive the tests that use it."""
     if not Path(CHROMIUM).exists():
-        pytest.skip(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")
+        missing(f"no {CHROMIUM}: install Debian's chromium to run the browser tests")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.browser.conftest import browser  # noqa: F401
+from tests.conftest import missing
 from tests.server.conftest import postgres, postgres_programs, postgres_url  # noqa: F401
 
 ROOT = Path(__file__).parent.parent.parent
@@ -107,7 +108,7 @@ def nginx(programs: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     changed but the words in `changes`, each of which must be there, and the port."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(program).exists():
-        pytest.skip("nginx is not installed: `apt-get install nginx-light` for these tests")
+        missing("nginx is not installed: `apt-get install nginx-light` for these tests")
 
     def start(name: str, config: str, changes: dict[str, str]) -> Program:
         folder, port = tmp_path_factory.mktemp(name), free_port()

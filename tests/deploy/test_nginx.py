@@ -15,7 +15,8 @@ from lmapps.server.accounts.users import Users
 from lmapps.server.store.store import Store
 from tests.deploy.conftest import SLOW, free_port
 
-pytestmark = [pytest.mark.long, pytest.mark.browser]
+pytestmark = pytest.mark.browser
+PATH = pytest.param("/lmapps", id="path", marks=pytest.mark.long)
 PASSWORD = "correct horse"
 
 
@@ -26,7 +27,7 @@ class Site(NamedTuple):
     lmapps: Any
 
 
-@pytest.fixture(scope="module", params=["", "/lmapps"], ids=["root", "path"])
+@pytest.fixture(scope="module", params=[pytest.param("", id="root"), PATH])
 def site(
     request: pytest.FixtureRequest, programs: Any, nginx: Any, tiny_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -108,6 +109,7 @@ def test_the_page_its_files_accounts_and_replies_work_through_it(browser: Any, s
     ann.context.close()
 
 
+@pytest.mark.long
 def test_a_file_is_uploaded_and_an_export_downloaded_through_it(
     browser: Any, site: Site, tmp_path: Path
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_file_is_uploaded_and_an_export_downloaded_through_it(
     ann.context.close()
 
 
+@pytest.mark.long
 def test_the_api_streams_through_it_piece_by_piece(
     site: Site, wait_until: Callable[..., None]
 ) -> None:
@@ -144,6 +147,7 @@ def test_the_api_streams_through_it_piece_by_piece(
     wait_until(lambda: f"request={name}" in site.lmapps.log.read_text())  # one name in both logs
 
 
+@pytest.mark.long
 def test_addresses_for_machines_and_other_names_are_kept_in(site: Site) -> None:
     assert httpx.get(f"{site.url}health").json()["status"] == "ok", "this machine may ask"
     other = httpx.get(site.url, headers={"Host": "evil.example"})

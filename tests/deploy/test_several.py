@@ -21,7 +21,6 @@ from lmapps.server.store.store import Store
 from tests.deploy.conftest import LMAPPS, SLOW, Program, free_port
 from tests.deploy.test_nginx import PASSWORD, Visitor
 
-pytestmark = [pytest.mark.long, pytest.mark.browser]
 BROKE_OFF = "the reply broke off, ask again"
 TOKENS = 60
 
@@ -155,6 +154,7 @@ def test_an_engine_killed_under_load_costs_what_it_was_writing_and_is_used_again
     asyncio.run(again())
 
 
+@pytest.mark.long
 def test_a_session_and_a_key_are_known_to_every_page_server(cluster: Cluster) -> None:
     one, other = (httpx.Client(base_url=page.url, timeout=30) for page in cluster.pages)
     answer = one.post("/login", data={"name": "bob", "password": PASSWORD})
@@ -198,6 +198,8 @@ def wait_for_end(visitor: Visitor) -> None:
     visitor.page.wait_for_selector("#send:not([disabled])", timeout=60_000)
 
 
+@pytest.mark.long
+@pytest.mark.browser
 def test_a_page_server_that_is_killed_is_taken_over_with_the_conversation(
     browser: Any, cluster: Cluster
 ) -> None:
@@ -244,6 +246,8 @@ def written(cluster: Cluster) -> str:
     return str(last.content) if last.role == "assistant" and last.finish is None else ""
 
 
+@pytest.mark.long
+@pytest.mark.browser
 def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
     browser: Any, cluster: Cluster
 ) -> None:
@@ -268,6 +272,8 @@ def test_a_page_server_killed_in_the_middle_of_a_reply_leaves_what_was_written(
     ann.context.close()
 
 
+@pytest.mark.long
+@pytest.mark.browser
 def test_a_page_server_that_is_told_to_stop_writes_to_the_end_first(
     browser: Any, cluster: Cluster
 ) -> None:

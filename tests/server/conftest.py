@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import missing
+
 ACCOUNT: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []}
 """PostgreSQL does not run as root."""
 
@@ -24,7 +26,7 @@ def postgres_programs() -> Path:
     found = max(versions, key=lambda program: int(program.parts[4]), default=None)
     found = found or shutil.which("initdb")
     if not found:
-        pytest.skip("PostgreSQL is not installed: `apt-get install postgresql` for these tests")
+        missing("PostgreSQL is not installed: `apt-get install postgresql` for these tests")
     return Path(found).parent
 
 
