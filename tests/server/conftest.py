@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lmapps.server.store.store import Store
 from tests.conftest import missing
 
 ACCOUNT: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []}
@@ -55,9 +56,8 @@ def postgres(postgres_programs: Path) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgres_url(postgres: str) -> str:
-    """The URL of a new, empty database."""
+def new_database(postgres: str) -> str:
+    """The URL of a new, empty database on that server."""
     import psycopg
 
     name = f"test_{uuid.uuid4().hex}"
@@ -66,9 +66,23 @@ def postgres_url(postgres: str) -> str:
     return postgres.format(name)
 
 
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """An empty database of a test's own."""
+    return new_database(postgres)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, of either kind in turn."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path / 'test.db'}"
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """Conversations in such a database."""
+    store = Store(database_url)
+    yield store
+    store.close()

@@ -18,6 +18,7 @@ from lmapps.server.accounts.access import access_of
 from lmapps.server.accounts.users import Users
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.database import Database
+from tests.server.conftest import new_database
 
 PASSWORD = "correct horse"
 ADMINS_TABS = {"lmapps-models", "lmapps-training", "lmapps-plugins"}
@@ -49,10 +50,12 @@ class People:
         return client
 
 
-@pytest.fixture(scope="module")
-def people(serve: Callable[..., Any]) -> Iterator[People]:
-    made = People()
-    with serve(discover(), 0.0, prepare=made.prepare, requests_a_minute=1000) as running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def people(serve: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[People]:
+    made, settings = People(), {"requests_a_minute": 1000}
+    on_postgres = request.param == "postgresql"
+    database = new_database(request.getfixturevalue("postgres")) if on_postgres else ""
+    with serve(discover(), 0.0, database, prepare=made.prepare, **settings) as running:
         made.url = running.url
         yield made
 

@@ -153,18 +153,20 @@ def test_what_a_side_took_is_told_as_far_as_it_is_known() -> None:
     assert took(whole) == "first token after 0.50 s · 42 tokens a second"
 
 
-def test_votes_are_kept_and_summed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'votes.db'}"
-    votes = Votes(Database(url))
+def test_votes_are_kept_and_summed(database_url: str) -> None:
+    database, other = Database(database_url), Database(database_url)
+    votes = Votes(database)
     votes.add("ann", "chat", ["a", "b"], "a", True)
     votes.add("bob", "chat", ["b", "a", "c"], "a", False)
     votes.add("bob", "chat", ["a", "b"], None, False)
     votes.add("bob", "news", ["a", "b"], "b", False)
-    found = {tally.name: tally for tally in Votes(Database(url)).tally("chat")}
+    found = {tally.name: tally for tally in Votes(other).tally("chat")}
     assert list(found) == ["a", "b", "c"]
     assert (found["a"].won, found["a"].tied, found["a"].shown) == (2, 1, 3)
     assert found["a"].share == pytest.approx(2.5 / 3) and found["c"].share == 0
     assert sum(tally.shown for tally in votes.tally()) == 9
+    database.close()
+    other.close()
 
 
 def test_a_vote_keeps_what_was_asked_and_what_was_replied(tmp_path: Path) -> None:

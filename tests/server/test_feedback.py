@@ -20,11 +20,6 @@ from lmapps.server.store.store import Store
 from lmapps.training.examples import examples_of, render
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'test.db'}")
-
-
 def talk(store: Store, *turns: str, owner: str = "ann") -> tuple[str, list[str]]:
     """A conversation of these turns, a person's and a model's by turns; its id and theirs."""
     made, ids = store.begin(owner, "chat"), list[str]()
@@ -125,6 +120,7 @@ def test_all_rows_of_a_conversation_are_on_one_side(store: Store) -> None:
 
 def test_the_rows_are_what_training_the_chat_plugin_takes(
     store: Store,
+    database_url: str,
     tmp_path: Path,
     tiny_checkpoint: Callable[[str], Any],
     capsys: pytest.CaptureFixture[str],
@@ -132,8 +128,8 @@ def test_the_rows_are_what_training_the_chat_plugin_takes(
     for number in range(9):
         made, ids = talk(store, f"question {number}", "wrong")
         store.add("ann", made, ids[0], "assistant", f"right {number}", "person")
-    out, database = tmp_path / "feedback", f"sqlite:///{tmp_path / 'test.db'}"
-    words = ["data", "--feedback", "chat", "--out", str(out), "--database", database]
+    out = tmp_path / "feedback"
+    words = ["data", "--feedback", "chat", "--out", str(out), "--database", database_url]
     assert main(words) == 0
     assert "--data chat=" in capsys.readouterr().out
     lines = {
@@ -153,15 +149,15 @@ def test_the_rows_are_what_training_the_chat_plugin_takes(
 
 
 def test_without_any_feedback_the_command_says_how_to_give_some(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["data", "--feedback", "chat", "--database", f"sqlite:///{tmp_path / 'a.db'}"]
+    words = ["data", "--feedback", "chat", "--database", database_url]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "nobody has corrected or liked a reply of 'chat' yet" in capsys.readouterr().err
     assert main(words) == 2
     assert "--out is needed" in capsys.readouterr().err
-    made, ids = talk(Store(f"sqlite:///{tmp_path / 'a.db'}"), "one", "uno")
-    Store(f"sqlite:///{tmp_path / 'a.db'}").rate("ann", made, ids[1], 1)
+    made, ids = talk(store, "one", "uno")
+    store.rate("ann", made, ids[1], 1)
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "all that was corrected or liked is held out" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "out"), "--held-out", "0"]) == 0

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,11 +30,6 @@ from lmapps.server.store.store import Store, new_turn
 
 SHORT = Decoding(temperature=0.8, seed=1, max_new_tokens=12)
 OTHER = Decoding(temperature=1.5, seed=2, max_new_tokens=12)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'test.db'}")
 
 
 @pytest.fixture
@@ -375,8 +369,8 @@ def test_where_many_replies_are_under_way_each_has_news_more_rarely(
     monkeypatch.setattr(live, "seconds_between", note)
 
     async def three() -> None:
-        stream = [run_all(chat.send(Place(f"p{n}"), "one", way(SHORT))) for n in range(3)]
-        await asyncio.gather(*stream)
+        long = way(SHORT.replace(max_new_tokens=90))  # none ends before the last has begun
+        await asyncio.gather(*(run_all(chat.send(Place(f"p{n}"), "one", long)) for n in range(3)))
 
     async def run_all(news: Any) -> None:
         async for _ in news:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,13 +47,6 @@ def shorter(text: Passage) -> str:
 @plugin
 def tutor(messages: Messages, subject: str = "", level: int = 1) -> Messages:
     return messages
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'test.db'}")
-    yield store
-    store.close()
 
 
 @pytest.fixture
