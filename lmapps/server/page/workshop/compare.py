@@ -196,7 +196,8 @@ class Comparison:
             heads = LETTERS if blind else labels
             yield {self.shown: Shown(), self.told: "", self.voting: gr.update(visible=False),
                    **busy, **self._headed(heads)}  # fmt: skip
-            async with aclosing(side_by_side(self._asks(chosen, request))) as news:
+            asks, say = self._asks(chosen, request), partial(plugin_word, self.plugin)
+            async with aclosing(side_by_side(asks, say)) as news:
                 async for sides in news:
                     yield self._sides(sides)
             can_vote = not any(side.failed for side in sides)

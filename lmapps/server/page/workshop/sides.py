@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import Any
 
+from lmapps.server.page.languages import word
 from lmapps.server.page.live import Ask, View, at_first, grown
 
 REFRESH_SECONDS = 0.1
 """All sides together are shown anew at most so often."""
 
 
-async def side_by_side(asks: Sequence[Ask]) -> AsyncGenerator[tuple[View, ...], None]:
+async def side_by_side(
+    asks: Sequence[Ask], say: Callable[..., Any] = word
+) -> AsyncGenerator[tuple[View, ...], None]:
     """All of them together; the last news has every side `done`. Closing it ends what is under
-    way, and an error of one side is a line on that side."""
+    way, and an error of one side is a line on that side.
+
+    say  gives a plugin's own words in the visitor's language
+    """
     sides = [at_first() for _ in asks]
     news = asyncio.Event()
 
     async def follow(number: int, ask: Ask) -> None:
-        async with aclosing(grown(ask)) as views:
+        async with aclosing(grown(ask, say)) as views:
             async for view in views:
                 sides[number] = view
                 news.set()
