@@ -103,6 +103,8 @@ class Done:
 
 
 Event = Asked | Text | Clear | Progress | Notice | Waiting | Reading | Done
+_Events = AsyncGenerator[Any, None]
+_Begun = tuple[Steps, Messages | list[Messages] | None]
 
 
 class Application:
@@ -162,13 +164,11 @@ class Application:
                 return event
         raise AssertionError("events end in Done")
 
-    async def _first(
-        self, values: Mapping[str, Any], decoding: Decoding
-    ) -> tuple[Steps, Messages | list[Messages] | None]:
+    async def _first(self, values: Mapping[str, Any], decoding: Decoding) -> _Begun:
         """The plugin's steps, and what it asks first."""
         arguments = self.plugin.validate(values)
 
-        def begin() -> tuple[Steps, Messages | list[Messages] | None]:
+        def begin() -> _Begun:
             steps = self.plugin.steps(self._measured(arguments, decoding))
             return steps, _advance(steps, None)
 
@@ -192,14 +192,12 @@ class Application:
                 "max_new_tokens", error=error, tokens=decoding.max_new_tokens,
             ) from None  # fmt: skip
 
-    def _step(
-        self, asked: Messages | list[Messages], decoding: Decoding
-    ) -> AsyncGenerator[Any, None]:
+    def _step(self, asked: Messages | list[Messages], decoding: Decoding) -> _Events:
         if _is_several(asked):
             return self._several(cast(list[Messages], asked), decoding)
         return self._single(cast(Messages, asked), decoding)
 
-    async def _single(self, messages: Messages, decoding: Decoding) -> AsyncGenerator[Any, None]:
+    async def _single(self, messages: Messages, decoding: Decoding) -> _Events:
         """One conversation, streamed."""
         decoding = self.plugin.reply_form.hold(decoding)
         prompt, kept = await cut(lambda: self._fit(messages, decoding), length_of(messages))
@@ -222,9 +220,7 @@ class Application:
         reply = joined(told)
         yield _Step([reply.text], reply.finish, reply.prompt_tokens(prompt), reply.tokens)
 
-    async def _several(
-        self, conversations: Sequence[Messages], decoding: Decoding
-    ) -> AsyncGenerator[Any, None]:
+    async def _several(self, conversations: Sequence[Messages], decoding: Decoding) -> _Events:
         """Several conversations side by side, kept inside."""
         prompts = await cut(
             lambda: [self._fit(messages, decoding)[0] for messages in conversations],
