@@ -36,6 +36,7 @@ from lmapps.server.api.monitor import monitor_routes
 from lmapps.server.api.openai import openai_routes
 from lmapps.server.api.protocol import on_error
 from lmapps.server.api.runs import runs_routes
+from lmapps.server.gate.addresses import Needed
 from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
@@ -190,7 +191,7 @@ def create_app(
 
     describe = app.openapi
     app.openapi = lambda: described(describe(), found)  # type: ignore[method-assign]
-    app.mount("/", pages)
+    app.mount("/", Needed(pages))
     return app
 
 

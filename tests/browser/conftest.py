@@ -50,7 +50,7 @@ def served(serve: Callable[..., Any]) -> Iterator[Any]:
 def visit(browser: Any, served: Any) -> Iterator[Callable[..., Any]]:
     """`visit(width=390, scheme="dark", language="zh-CN")` -> the page as a new visitor sees it.
 
-    Anything fetched from another host, or logged as an error, fails the test.
+    Anything fetched from another host, not there, or logged as an error, fails the test.
     """
     contexts, faults = list[Any](), list[str]()
 
@@ -58,12 +58,17 @@ def visit(browser: Any, served: Any) -> Iterator[Callable[..., Any]]:
         if not request.url.startswith((served.url, "data:", "blob:")):
             faults.append(f"fetched {request.url}")
 
+    def look(answer: Any) -> None:
+        if answer.status == 404:
+            faults.append(f"not there: {answer.url}")
+
     def open(width: int = 1280, scheme: str = "light", language: str = "en-US") -> Any:
         size = {"width": width, "height": 844 if width < 720 else 800}
         context = browser.new_context(viewport=size, color_scheme=scheme, locale=language)
         contexts.append(context)
         page = context.new_page()
         page.on("request", note)
+        page.on("response", look)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(served.url)
         page.wait_for_selector("#send:not([disabled])")

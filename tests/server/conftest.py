@@ -1,4 +1,5 @@
-"""The databases that the tests of the store run on: SQLite, and a PostgreSQL of our own."""
+"""The databases that the tests of the store run on: SQLite, and a PostgreSQL of our own; and the
+addresses of an application."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,19 @@ def store(database_url: str) -> Iterator[Store]:
     store = Store(database_url)
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def addresses_of() -> Callable[[Any], set[str]]:
+    """`addresses_of(app)` -> "GET /v1/models" and so on, but for what is mounted in it."""
+
+    def found(app: Any) -> set[str]:
+        all = set[str]()
+        for route in app.routes:
+            if router := getattr(route, "original_router", None):  # FastAPI keeps it as it was
+                all |= found(router)
+            else:
+                all |= {f"{method} {route.path}" for method in getattr(route, "methods", ())}
+        return all
+
+    return found

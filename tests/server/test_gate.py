@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
+from fastapi import FastAPI
+from gradio.routes import App
 
+from lmapps.server.gate.addresses import NEEDED, is_needed
 from lmapps.server.gate.connections import Connection
 from lmapps.server.gate.headers import policy_of_page, secured
 from lmapps.server.gate.hosts import ForeignPage, Hosts, WrongHost
 from lmapps.server.gate.log import Lines, without_secrets
+from lmapps.server.page.look import mount
+from lmapps.server.page.sparing import Page
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 
@@ -101,19 +108,81 @@ def test_no_endpoint_answers_a_foreign_page_or_a_foreign_name(
     assert served.engine.counts.accepted == before
 
 
+OF_GRADIO = [
+    *("proxy=http://127.0.0.1/", "file=http://127.0.0.1:1/", "file=HTTPS://evil.example/x"),
+    *("call/predict", "call/v2/predict", "api/predict", "component_server", "vibe-code"),
+    *("process_recording", "stream/x/y/1/playlist.m3u8", "app_ids", "openapi.json", "runs"),
+    *("deep_link?session_hash=x", "info", "startup-events", "run/other", "heartbeat/a-b", "file=a"),
+]
+
+
 @pytest.mark.parametrize(
     "path",
     [
-        *("proxy=http://127.0.0.1/", "file=http://127.0.0.1:1/", "file=HTTPS://evil.example/x"),
-        *("call/predict", "call/v2/predict", "api/predict", "component_server", "vibe-code"),
-        *("process_recording", "stream/x/y/1/playlist.m3u8", "app_ids", "openapi.json", "runs"),
+        *(f"/gradio_api/{name}" for name in OF_GRADIO),
+        *(
+            "/login",
+            "/logout",
+            "/monitoring",
+            "/monitoring/summary",
+            "/monitoring/x",
+            "/robots.txt",
+        ),
+        *("/pwa_icon/192", "/config/", "/svelte/x.js", "/static/", "/assets/../x", "/static/.x"),
+        *(f"/{name}/{'x' * 256}" for name in ("static", "assets")),
     ],
 )
 def test_what_our_page_does_not_ask_of_gradio_is_not_there(served: Any, path: str) -> None:
     for method in ("GET", "POST"):
-        answer = httpx.request(method, f"{served.url}/gradio_api/{path}")
+        answer = httpx.request(method, served.url + path)
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "NoSuchAddress"
+
+
+def test_every_route_of_gradio_is_one_that_our_page_needs_or_is_not_there(
+    addresses_of: Callable[[Any], set[str]],
+) -> None:
+    with Page() as page:
+        gr.Markdown("Hello")
+    inside = [getattr(route, "app", None) for route in mount(FastAPI(), page, []).routes]
+    (mounted,) = [one for one in inside if isinstance(one, App)]
+    paths = {address.split()[1] for address in addresses_of(mounted)}
+    assert paths >= NEEDED.keys(), "what is not there is not needed"
+    assert len(paths) > 2 * len(NEEDED)
+    for path in paths - NEEDED.keys():
+        for name in ("x", "/x", "predict", "192"):
+            assert not is_needed(re.sub(r"{.*?}", name, path)), path
+
+
+@pytest.mark.parametrize("query", ["deep_link=x", "page=nowhere", "deep_link=../x&a=b"])
+def test_a_query_that_is_none_of_ours_changes_nothing(served: Any, query: str) -> None:
+    for path in ("/", "/config"):
+        answer, plain = (httpx.get(served.url + path + end) for end in (f"?{query}", ""))
+        assert answer.status_code == 200 and answer.content == plain.content
+
+
+def test_the_environment_starts_nothing_that_is_not_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GRADIO_MCP_SERVER", "true")
+    with Page() as page:
+        gr.Markdown("Hello")
+    mount(FastAPI(), page, [])
+    assert not page.mcp_server and page.mcp_error is None
+
+
+def test_who_asks_for_an_odd_part_of_their_file_gets_the_whole_file(served: Any) -> None:
+    sent = httpx.post(f"{served.url}/gradio_api/upload", files={"files": ("a.txt", b"0123456789")})
+    url = f"{served.url}/gradio_api/file={sent.json()[0]}"
+    for asked, status, content in (
+        ("bytes=2-4", 206, b"234"), ("bytes=7-", 206, b"789"), ("bytes=-1", 206, b"9"),
+        ("bytes=50-60", 416, None), ("bytes=1-2-3", 200, b"0123456789"),
+        ("bytes=0-1,4-5", 200, b"0123456789"), (f"bytes={'9' * 5000}-1", 200, b"0123456789"),
+        ("bytes=\xb2-\xb2", 200, b"0123456789"), ("lines=1-2", 200, b"0123456789"),
+    ):  # fmt: skip
+        answer = httpx.get(url, headers={"range": asked.encode("latin-1")})
+        assert answer.status_code == status, (asked, answer.text)
+        assert content is None or answer.content == content
 
 
 @pytest.mark.parametrize(

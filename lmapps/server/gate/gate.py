@@ -37,13 +37,6 @@ BODY_SECONDS = 60
 """How long a request may take to arrive, its body included."""
 QUIET = ("assets", "monitor", "live")
 """Areas whose requests are logged only where they fail: there is one every second."""
-USED_OF_GRADIO = re.compile(
-    r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|file=(?!https?:)[^?]*|heartbeat/\w+"
-    r"|cancel|reset/?|theme\.css|info/?|startup-events|app_id)$",
-    re.I,
-)
-"""What our page asks of Gradio. Its other addresses (proxies, editors, recordings, calls by name)
-are not there."""
 _NAME = re.compile(r"[\w.-]{1,64}", re.A)
 
 
@@ -57,12 +50,6 @@ class BrokenOff(InputError):
     """A request whose sender has gone before it was whole."""
 
     status = 499
-
-
-class NoSuchAddress(InputError):
-    """An address that nothing answers."""
-
-    status = 404
 
 
 class Gate:
@@ -159,8 +146,6 @@ class Visit:
 
     def _check(self) -> None:
         """Raises for what is known to be wrong before anything of the body is read."""
-        if self.path.startswith("/gradio_api/") and not USED_OF_GRADIO.match(self.path):
-            raise NoSuchAddress(f"there is nothing at {self.path[:100]!r}")
         length = self.headers.get("content-length", "0")
         if not length.isdecimal():
             raise InputError(f"content-length must be a whole number, got {length[:40]!r}")

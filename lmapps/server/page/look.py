@@ -35,7 +35,7 @@ def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
         app, page, "/", theme=theme(), css_paths=[HERE / "page.css", HERE / "tabs.css"],
         favicon_path=str(ICON),
         i18n=languages(plugins), show_error=True, footer_links=[], run_history=False,
-        enable_monitoring=False, max_file_size="10mb", ssr_mode=False,
+        enable_monitoring=False, max_file_size="10mb", ssr_mode=False, mcp_server=False,
     )  # fmt: skip
     spare(app, page)
     app.add_middleware(Document)
