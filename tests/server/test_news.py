@@ -15,7 +15,7 @@ import gradio as gr
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from gradio.queueing import Event, Queue
+from gradio.queueing import Event
 from gradio.server_messages import (
     EstimationMessage,
     ProcessCompletedMessage,
@@ -25,6 +25,7 @@ from gradio.server_messages import (
 from lmapps.errors import LmappsError
 from lmapps.server.api.protocol import on_error
 from lmapps.server.page import news as module
+from lmapps.server.page.events import Events
 from lmapps.server.page.news import news, tell
 
 PAGE = "a page"
@@ -38,13 +39,13 @@ def ended(event: str = "one") -> ProcessCompletedMessage:
     return ProcessCompletedMessage(output={"data": []}, success=True, event_id=event)
 
 
-def with_page(work: Callable[[Queue, Pending[Any]], Awaitable[Any]], *events: str) -> Any:
-    """A queue of Gradio's, with these events of the page under way."""
+def with_page(work: Callable[[Events, Pending[Any]], Awaitable[Any]], *events: str) -> Any:
+    """A queue, with these events of the page under way."""
 
     async def run() -> Any:
         with gr.Blocks() as blocks:
             pass
-        queue, pending = blocks._queue, Pending[Any]()
+        queue, pending = Events(blocks), Pending[Any]()
         queue.pending_messages_per_session[PAGE] = pending
         queue.pending_event_ids_session[PAGE] = set(events)
         told = await work(queue, pending)
@@ -61,12 +62,12 @@ def messages_in(piece: bytes) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-async def all_of(queue: Queue) -> list[list[dict[str, Any]]]:
+async def all_of(queue: Events) -> list[list[dict[str, Any]]]:
     return [messages_in(piece) async for piece in news(queue, PAGE)]
 
 
 def test_what_has_come_meanwhile_is_told_in_one_piece_up_to_the_end_of_all_events() -> None:
-    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
         for message in (
             EstimationMessage(queue_size=1),
             grown("a"),
@@ -88,7 +89,7 @@ def test_what_has_come_meanwhile_is_told_in_one_piece_up_to_the_end_of_all_event
 def test_each_message_is_as_gradio_tells_it() -> None:
     told = EstimationMessage(rank=1, queue_size=2, rank_eta=0.5, event_id="one")
 
-    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
         for message in (told, grown("a"), ended()):
             pending.put_nowait(message)
         return await all_of(queue)
@@ -102,7 +103,7 @@ def test_each_message_is_as_gradio_tells_it() -> None:
 def test_a_silent_stream_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.01)
 
-    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
         async with aclosing(news(queue, PAGE)) as stream:
             return messages_in(await anext(stream))
 
@@ -111,7 +112,7 @@ def test_a_silent_stream_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_who_leaves_ends_what_is_under_way() -> None:
-    async def work(queue: Queue, pending: Pending[Any]) -> Any:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
         event = Event(PAGE, SimpleNamespace(concurrency_id="x"), SimpleNamespace(), None)  # type: ignore[arg-type]
         queue.active_jobs = [[event]]
         pending.put_nowait(grown("a"))
@@ -124,14 +125,14 @@ def test_who_leaves_ends_what_is_under_way() -> None:
 
 
 def test_a_page_that_is_not_known_is_told_so_and_a_server_that_ends_tells_everybody() -> None:
-    async def unknown(queue: Queue, pending: Pending[Any]) -> Any:
+    async def unknown(queue: Events, pending: Pending[Any]) -> Any:
         del queue.pending_messages_per_session[PAGE]
         return await all_of(queue)
 
     ((message,),) = with_page(unknown)
     assert message["msg"] == "unexpected_error" and message["session_not_found"]
 
-    async def stopped(queue: Queue, pending: Pending[Any]) -> Any:
+    async def stopped(queue: Events, pending: Pending[Any]) -> Any:
         queue.close()
         pending.put_nowait(grown("a"))
         return await all_of(queue)

@@ -17,7 +17,6 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from gradio.data_classes import PredictBody, PredictBodyInternal
-from gradio.queueing import Queue
 from gradio.server_messages import (
     CloseStreamMessage,
     HeartbeatMessage,
@@ -26,8 +25,11 @@ from gradio.server_messages import (
 )
 from pydantic import BaseModel
 
+from lmapps.engine.turns import User
 from lmapps.errors import Busy, InputError
+from lmapps.server.page.events import Events
 from lmapps.server.page.languages import later, word
+from lmapps.server.who import who
 
 STOPPED = later("The server has stopped. What was written until then is kept.")
 SILENCE = 10.0
@@ -36,11 +38,11 @@ SILENCE = 10.0
 
 def tell(app: FastAPI, page: gr.Blocks) -> None:
     """Answer the page before Gradio does."""
-    queue = page._queue
+    queue = page._queue = Events(page)
 
     @app.post("/gradio_api/queue/join", include_in_schema=False)
     async def join(body: PredictBody, request: Request) -> dict[str, Any]:
-        if body.session_hash is None or body.fn_index not in page.fns:
+        if not body.session_hash or body.fn_index not in page.fns:
             raise InputError(f"this page has no event {body.fn_index}: load it again")
         asked = PredictBodyInternal(**body.model_dump(), request=request)
         is_in, told, _ = await queue.push(asked, request, None)
@@ -49,28 +51,32 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
         return {"event_id": told}
 
     @app.get("/gradio_api/queue/data", include_in_schema=False)
-    async def data(session_hash: str) -> StreamingResponse:
-        return StreamingResponse(news(queue, session_hash), media_type="text/event-stream")
+    async def data(session_hash: str, request: Request) -> StreamingResponse:
+        told = news(queue, session_hash, who(request).turns)
+        return StreamingResponse(told, media_type="text/event-stream")
 
 
-async def news(queue: Queue, session: str) -> AsyncGenerator[bytes, None]:
-    """Until all events of the page have ended. Who leaves before ends them."""
-    is_open = True
-    try:
-        while is_open:
-            messages = await _next(queue, session)
-            is_open = all(_goes_on(queue, session, message) for message in messages)
-            if not is_open and isinstance(messages[-1], ProcessCompletedMessage):
-                messages.append(CloseStreamMessage())
-            yield b"".join(map(_line, messages))
-    finally:
-        queue.pending_messages_per_session.pop(session, None)
-        if is_open:
-            await queue.clean_events(session_hash=session)
-        queue.pending_event_ids_session.pop(session, None)
+async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator[bytes, None]:
+    """Until all events of the page have ended. Who leaves before ends them.
+
+    asks  whose page it is
+    """
+    is_open, is_whole = True, False
+    with queue.reading(session, asks):
+        try:
+            while is_open:
+                messages = await _next(queue, session)
+                is_open = all(_goes_on(queue, session, message) for message in messages)
+                if not is_open and isinstance(messages[-1], ProcessCompletedMessage):
+                    is_whole = True
+                    messages.append(CloseStreamMessage())
+                yield b"".join(map(_line, messages))
+        finally:
+            if not is_whole:
+                await queue.forget(session)
 
 
-async def _next(queue: Queue, session: str) -> list[Any]:
+async def _next(queue: Events, session: str) -> list[Any]:
     """All the messages that there are, once there is one."""
     pending = queue.pending_messages_per_session.get(session)
     if pending is None:
@@ -88,7 +94,7 @@ async def _next(queue: Queue, session: str) -> list[Any]:
     return messages
 
 
-def _goes_on(queue: Queue, session: str, message: BaseModel) -> bool:
+def _goes_on(queue: Events, session: str, message: BaseModel) -> bool:
     """Whether there may be more after it."""
     if isinstance(message, ProcessCompletedMessage) and message.event_id:
         under_way = queue.pending_event_ids_session.get(session, set())
