@@ -30,7 +30,14 @@ PATHS = [
     *("/gradio_api/file=/etc/passwd", "/gradio_api/heartbeat/x", "/gradio_api/cancel"),
     *("/gradio_api/reset", "/gradio_api/startup-events", "/theme.css", "/static/x", "/assets/x"),
     *("/svelte/x", "/%2e%2e/%2e%2e", "//", "/?" + "a=b&" * 500, "*", "http://evil.example/"),
+    *("/?page=x&deep_link=x", "/config?page=x", "/pwa_icon", "/pwa_icon/192", "/manifest.json"),
+    *("/favicon.ico", "/robots.txt", "/monitoring", "/monitoring/summary", "/gradio_api/app_id"),
+    *(f"/{name}/{'x' * 300}" for name in ("static", "assets", "svelte")),
+    *(f"/gradio_api/file=/{name}" for name in ("x" * 300, "x/" * 3000, "%00", "tmp/%ff")),
+    *("/gradio_api/file=x", "/gradio_api/queue/data?session_hash=a"),
+    *("/gradio_api/upload?upload_id=a", "/gradio_api/heartbeat/" + "x" * 300),
 ]
+RANGES = ["0-5", "9-1", "1-2-3", "0-1,4-5", "-", "x-y"]
 TYPES = [
     *("application/json", "text/plain", "multipart/form-data; boundary=x", "application/xml"),
     *("application/x-www-form-urlencoded", "application/json; charset=utf-16", "\xff\xfe"),
@@ -57,10 +64,22 @@ def made_up(draw: random.Random, deep: int = 3) -> Any:
     return draw.choice(simple)
 
 
+def event_of(draw: random.Random) -> dict[str, Any]:
+    """Something of the page that is asked for nearly as the page would."""
+    session = draw.choice(["a", "", "\0", "😀", "x" * 300, None, made_up(draw, 0)])
+    event = draw.choice([draw.randrange(400), draw.randrange(400), -1, 2**40, None])
+    values = [made_up(draw, 1) for _ in range(draw.choice([0, 1, 2, 20]))]
+    body = {"data": values, "fn_index": event, "session_hash": session}
+    chosen = draw.choice([{}, {"batched": True}, {"simple_format": True}, {"event_id": "a"}])
+    return body | chosen | draw.choice([{}, {"trigger_id": draw.randrange(400)}])
+
+
 def body_of(draw: random.Random) -> bytes:
-    kind = draw.randrange(7)
+    kind = draw.randrange(9)
     if kind < 3:
         return json.dumps(made_up(draw)).encode()
+    if kind > 6:
+        return json.dumps(event_of(draw)).encode()
     if kind == 3:
         return draw.randbytes(draw.randrange(2000))
     if kind == 4:
@@ -85,7 +104,8 @@ def request_of(draw: random.Random) -> bytes:
     if kind == 2:
         headers += [f"X-{number}: y" for number in range(draw.choice([50, 3000]))]
     if kind == 3:
-        odd = ["Origin: null", "Cookie: \xff=\0", "Authorization: Bearer \xff", "Range: bytes=9-1"]
+        odd = ["Origin: null", "Cookie: \xff=\0", "Authorization: Bearer \xff"]
+        odd.append(f"Range: bytes={draw.choice(RANGES)}")
         headers += [*odd, "Accept-Language: " + "\xe4" * 99, "X-Request-Id: \r", "Expect: 100-x"]
     if kind == 4:  # chunks that end in the middle, or are none
         headers.append("Transfer-Encoding: chunked")
@@ -211,6 +231,21 @@ def test_garbage_gets_no_5xx_and_a_stream_beside_it_goes_on(served: Any) -> None
     served.wait_until_idle()
     health = httpx.get(f"{served.url}/health").json()
     assert health["running"] == 0 and all(part["kind"] for part in health["parts"])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_address_asked_nearly_as_the_page_asks_gets_a_5xx(served: Any, method: str) -> None:
+    port, draw = int(served.url.rsplit(":", 1)[1]), random.Random(1)
+    often = ["/gradio_api/queue/join", "/gradio_api/run/predict"] * 40
+    for path in PATHS + (often if method == "POST" else []):
+        body = json.dumps(event_of(draw)).encode() if method == "POST" else b""
+        lines = [f"{method} {path} HTTP/1.1", "Host: a", "Content-Type: application/json"]
+        lines += [f"{name}: {value}" for name, value in served.headers.items()]
+        lines += [f"Range: bytes={draw.choice(RANGES)}", f"Content-Length: {len(body)}"]
+        sent = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+        status = status_of(port, sent, 5)
+        assert 0 < status < 500 or "upload_progress" in path, (status, sent[:500])
+    served.wait_until_idle()
 
 
 @pytest.mark.long

@@ -139,7 +139,7 @@ def test_an_admins_tabs_and_events_are_not_there_for_others(people: People) -> N
         assert [p.get(address).status_code for p in (ann, bob)] == [200, 403], address
     beyond = max(event["id"] for event in of_bob["dependencies"]) + 1
     asked = {"session_hash": "beyond", "fn_index": beyond, "data": []}
-    assert bob.post("/gradio_api/queue/join", json=asked).status_code >= 400
+    assert bob.post("/gradio_api/queue/join", json=asked).status_code == 400
 
 
 def answer_of(

@@ -1,4 +1,4 @@
-"""What is kept of a page's events."""
+"""What is kept of a page's events, and who is refused."""
 
 from __future__ import annotations
 
@@ -183,5 +183,34 @@ def test_of_a_page_that_closes_while_it_reads_nothing_is_kept() -> None:
             await asyncio.wait([reading])
             await small.ended.wait()
             assert not small.kept
+
+    run(visit())
+
+
+def test_what_cannot_be_asked_for_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_EVENTS", 2)
+
+    async def visit() -> None:
+        async with opened() as (small, client):
+            for page, event, data, told in (
+                ("a", 999, ["x"], "no event 999"), ("a", -1, ["x"], "no event -1"),
+                ("a", small.only_in_the_browser, [], "no event"), ("a", None, [], "no event"),
+                ("", small.echoes, ["x"], "load it again"), (None, small.echoes, ["x"], "again"),
+                ("a", small.echoes, [], "takes 1 values, got 0"),
+            ):  # fmt: skip
+                answer = await ask(client, page, event, *data)
+                assert answer.status_code == 400, answer.text
+                assert told in answer.json()["error"]["message"] == answer.json()["detail"]
+            for body, status in (
+                ({"data": []}, 400), ({"data": [], "fn_index": 999}, 400),
+                ({"data": [], "fn_index": small.echoes}, 400),
+                ({"data": ["x"], "fn_index": small.echoes}, 404),
+                ({"data": [], "fn_index": small.fails_at_once, "batched": True}, 400),
+                ({"data": [], "fn_index": small.only_in_the_browser}, 400),
+            ):  # fmt: skip
+                answer = await client.post("/gradio_api/run/predict", json=body)
+                assert answer.status_code == status, answer.text
+            answers = [await ask(client, "greedy", small.echoes, "a") for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 200, 429]
 
     run(visit())

@@ -154,6 +154,12 @@ def test_every_route_of_gradio_is_one_that_our_page_needs_or_is_not_there(
             assert not is_needed(re.sub(r"{.*?}", name, path)), path
 
 
+def test_what_the_page_asks_past_the_queue_takes_no_values(served: Any) -> None:
+    asked = httpx.get(f"{served.url}/config").json()["dependencies"]
+    past = [event for event in asked if event["backend_fn"] and not event["queue"]]
+    assert past and not any(event["inputs"] for event in past)
+
+
 @pytest.mark.parametrize("query", ["deep_link=x", "page=nowhere", "deep_link=../x&a=b"])
 def test_a_query_that_is_none_of_ours_changes_nothing(served: Any, query: str) -> None:
     for path in ("/", "/config"):

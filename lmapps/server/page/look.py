@@ -15,6 +15,7 @@ from jinja2 import ChoiceLoader, DictLoader
 
 from lmapps.plugin import Plugin
 from lmapps.server.page.document import Document
+from lmapps.server.page.faults import attend
 from lmapps.server.page.languages import languages, locales
 from lmapps.server.page.news import tell
 from lmapps.server.page.sparing import spare
@@ -37,6 +38,7 @@ def mount(app: FastAPI, page: gr.Blocks, plugins: Iterable[Plugin]) -> FastAPI:
         i18n=languages(plugins), show_error=True, footer_links=[], run_history=False,
         enable_monitoring=False, max_file_size="10mb", ssr_mode=False, mcp_server=False,
     )  # fmt: skip
+    attend(app)
     spare(app, page)
     app.add_middleware(Document)
     return app

@@ -71,7 +71,7 @@ def build_page(
             lambda: our_tabs(picker, found, visitor, runs, for_admins),
         )  # fmt: skip
     page.max_threads = 200
-    page.queue(default_concurrency_limit=None)
+    page.queue(default_concurrency_limit=None, api_open=False)
     return page
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_blocks_context
 
 from lmapps.decoding import Decoding
 from lmapps.errors import DecodingError, LmappsError
@@ -154,6 +155,10 @@ def examples(plugin: Plugin, inputs: Sequence[Any]) -> None:
     if plugin.examples:
         rows = [row[: len(inputs)] for row in plugin.examples]
         shown = gr.Examples(rows, list(inputs), cache_examples=False, **PRIVATE)
+        context = get_blocks_context()
+        assert context
+        *_, event = context.fns.values()
+        event.queue = True  # what takes values may fail on them, which past the queue is a 500
         # The table is not translated by Gradio: it would show its own notation.
         shown.dataset.headers = [field.label for field in plugin.fields[: len(inputs)]]
         for field, told in zip(plugin.fields, shown.dataset.component_props, strict=False):
