@@ -1,10 +1,12 @@
-"""What is kept of a page's events, and who is refused."""
+"""What is kept of a page's events, who is refused, and what the log is told of them."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from fastapi import FastAPI
 
 from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
+from lmapps.server.gate.log import Lines
 from lmapps.server.page import events
 from lmapps.server.page.look import mount
 from lmapps.server.page.sparing import Page
@@ -214,3 +217,41 @@ def test_what_cannot_be_asked_for_is_told_in_a_sentence(monkeypatch: pytest.Monk
             assert [answer.status_code for answer in answers] == [200, 200, 429]
 
     run(visit())
+
+
+@pytest.fixture
+def log() -> Iterator[dict[bool, io.StringIO]]:
+    """What the log has been told, by whether prompts may stand in it."""
+    told = {with_prompts: io.StringIO() for with_prompts in (False, True)}
+    logger, handlers = logging.getLogger("lmapps"), list[logging.Handler]()
+    for with_prompts, stream in told.items():
+        handlers.append(logging.StreamHandler(stream))
+        handlers[-1].setFormatter(Lines(with_prompts))
+        logger.addHandler(handlers[-1])
+    yield told
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+def test_what_fails_in_an_event_is_one_line_of_the_log_without_what_was_written(
+    log: dict[bool, io.StringIO], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def visit() -> None:
+        async with opened() as (small, client):
+            client.headers["x-request-id"] = "asked-for-1"
+            await ask(client, "a", small.fails, SAID)
+            told = await read(client, "a")
+            assert told[-2]["output"]["error"] == f"cannot do {SAID}", "who wrote it is told"
+            body = {"data": [], "fn_index": small.fails_at_once}
+            assert (await client.post("/gradio_api/run/predict", json=body)).status_code == 500
+
+    run(visit())
+    for with_prompts, stream in log.items():
+        lines = [line for line in stream.getvalue().splitlines() if "an event failed" in line]
+        assert len(lines) == 2
+        for line in lines:
+            assert "level=error" in line and "request=asked-for-1" in line
+            assert "error=ValueError" in line and "in fail" in line
+            assert (SAID in line) == with_prompts
+    printed = capfd.readouterr()
+    assert SAID not in printed.out + printed.err and "Traceback" not in printed.err

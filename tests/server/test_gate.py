@@ -22,6 +22,7 @@ from lmapps.server.gate.connections import Connection
 from lmapps.server.gate.headers import policy_of_page, secured
 from lmapps.server.gate.hosts import ForeignPage, Hosts, WrongHost
 from lmapps.server.gate.log import Lines, without_secrets
+from lmapps.server.gate.traffic import template_of
 from lmapps.server.page.look import mount
 from lmapps.server.page.sparing import Page
 
@@ -189,6 +190,22 @@ def test_who_asks_for_an_odd_part_of_their_file_gets_the_whole_file(served: Any)
         answer = httpx.get(url, headers={"range": asked.encode("latin-1")})
         assert answer.status_code == status, (asked, answer.text)
         assert content is None or answer.content == content
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/file=/tmp/gradio/1/My diary.json", "/gradio_api/heartbeat/mypage"]
+)
+def test_a_file_and_a_page_are_not_named_in_the_log(
+    served: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "lmapps.requests")
+    with httpx.stream("GET", served.url + path):
+        pass
+    while not caplog.records:  # the line is written when the answer has ended
+        time.sleep(0.01)
+    (record,) = caplog.records
+    line = Lines().format(record)
+    assert template_of(path) in line and "diary" not in line and "mypage" not in line
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from lmapps.errors import Busy, InputError, LmappsError, StorageError, TooLarge
 from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
-from lmapps.server.gate.log import REQUEST
-from lmapps.server.gate.traffic import Traffic
+from lmapps.server.gate.log import NAME, REQUEST
+from lmapps.server.gate.traffic import Traffic, template_of
 
 LOG = logging.getLogger("lmapps.requests")
 MOST_BYTES = 32_000_000
@@ -37,6 +37,9 @@ BODY_SECONDS = 60
 """How long a request may take to arrive, its body included."""
 QUIET = ("assets", "monitor", "live")
 """Areas whose requests are logged only where they fail: there is one every second."""
+NAMELESS = ("files", "live")
+"""Areas whose paths are logged by their template: a file is named after what somebody wrote, and
+both names give access to what they name."""
 _NAME = re.compile(r"[\w.-]{1,64}", re.A)
 
 
@@ -95,10 +98,11 @@ class Visit:
     """One request on its way through."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self._receive, self._send = receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if _NAME.fullmatch(given) else uuid.uuid4().hex
+        self.scope = {**scope, NAME: self.id}
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         self.area = area_of(self.path)
         self.began = time.monotonic()
@@ -239,7 +243,7 @@ class Visit:
         is_quiet = self.area in QUIET and self.status < 400
         fields: Mapping[str, Any] = {
             "method": self.scope["method"],
-            "path": self.path[:200],
+            "path": template_of(self.path) if self.area in NAMELESS else self.path[:200],
             "status": self.status,
             "seconds": time.monotonic() - self.began,
             "bytes": self.sent,

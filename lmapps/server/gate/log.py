@@ -13,11 +13,16 @@ import logging
 import re
 import sys
 import time
+import traceback
 from contextvars import ContextVar
 from typing import Any
 
 REQUEST: ContextVar[str] = ContextVar("request", default="")
 """The name of the request that is being answered."""
+NAME = "lmapps.request"
+"""Where it stands in the request's scope, for what goes on after the answer."""
+MOST_CAUSES = 5
+"""So many failures that led to one another are told."""
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("words", "json")
 
@@ -71,6 +76,16 @@ def without_secrets(text: str) -> str:
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
+
+
+def places_of(error: BaseException | None) -> str:
+    """Where something failed, the last first, without what it says, which may quote a person."""
+    told = list[str]()
+    while error and len(told) < MOST_CAUSES:
+        places = "".join(traceback.format_tb(error.__traceback__))
+        told.append(f"{places}{type(error).__name__}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nafter\n".join(told)
 
 
 def set_up(level: str = "info", with_prompts: bool = False, form: str = "words") -> None:

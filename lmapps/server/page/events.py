@@ -18,6 +18,7 @@ from gradio.queueing import Queue
 
 from lmapps.engine.turns import User
 from lmapps.errors import Busy
+from lmapps.server.gate.log import NAME, REQUEST
 from lmapps.server.who import who
 
 PATIENCE_SECONDS = 60.0
@@ -57,6 +58,11 @@ class Events(Queue):
         """To a page that is there."""
         if event.session_hash in self.pending_messages_per_session:
             super().send_message(event, event_message)
+
+    async def process_events(self, events: Any, batch: bool, begin_time: float, fn: Any) -> None:
+        """In a task of its own, which is about the request that asked."""
+        REQUEST.set(events[0].request.scope.get(NAME, ""))
+        await super().process_events(events, batch, begin_time, fn)
 
     @contextmanager
     def reading(self, name: str, asks: User) -> Iterator[None]:
