@@ -101,7 +101,7 @@ class Served:
     """A real server on a free port, in a thread of this process."""
 
     def __init__(self, engine: Any, store: Any, seconds_per_step: float) -> None:
-        self.url, self.engine, self.store = "", engine, store
+        self.url, self.engine, self.store, self.app = "", engine, store, None
         self.seconds_per_step = seconds_per_step
         """How long a decoding step takes at least: a test may make it slower for a while."""
         self._decode = engine._scheduler.slots.decode
@@ -158,7 +158,8 @@ def _served(
     access = access_of(ServeSettings(**settings), store.database)
     running = Served(engine, store, seconds_per_step)
     models = Models.of(access.metered(engine)) if find is None else _several(engine, find)
-    server = Server(create_app(models, found, store, access), models, 0, port=port)
+    running.app = create_app(models, found, store, access)
+    server = Server(running.app, models, 0, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -28,7 +30,7 @@ def test_every_operation_is_described(served: Any) -> None:
     described = {
         f"{method.upper()} {path}" for path, methods in paths.items() for method in methods
     }
-    assert set(OPERATIONS) <= described
+    assert set(OPERATIONS) == described
     for path, methods in paths.items():
         for method, operation in methods.items():
             if method == "post":
@@ -111,11 +113,13 @@ ACCOUNTS: dict[str, Any] = {
     },
 }  # fmt: skip
 """The addresses of accounts and of the page, which the server does not describe: it is no API."""
+LEFT_OUT = {"GET /openapi.json", "HEAD /openapi.json"}
+"""What says which addresses there are."""
 
 
 @pytest.fixture(scope="module")
 def people(serve: Any) -> Any:
-    """A server with accounts, and the cookie of an admin's session."""
+    """A server with accounts; its headers hold the cookie of an admin's session."""
     from lmapps.discovery import Found
     from lmapps.server.accounts.users import Users
 
@@ -126,7 +130,17 @@ def people(serve: Any) -> Any:
         tokens.append(users.begin_session(users.add("ann", "a long password")))
 
     with serve(Found(), 0.0, prepare=prepare) as running:
-        yield running.url, {"cookie": f"lmapps_session={tokens[0]}"}
+        running.headers = {"cookie": f"lmapps_session={tokens[0]}"}
+        yield running
+
+
+def test_every_address_of_ours_is_tried(
+    people: Any, addresses_of: Callable[[Any], set[str]]
+) -> None:
+    tried = {re.sub(r"/apps/\w+", "/apps/{name}", name) for name in OPERATIONS}
+    tried |= {f"{m.upper()} {path}" for path, ways in ACCOUNTS["paths"].items() for m in ways}
+    there = {address.replace(":path", "") for address in addresses_of(people.app)}
+    assert there == tried | LEFT_OUT
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,7 @@ def people(serve: Any) -> Any:
 )
 @pytest.mark.parametrize("examples", [6, pytest.param(150, marks=pytest.mark.long)])
 def test_no_form_of_an_account_gets_a_5xx(people: Any, name: str, examples: int) -> None:
-    (url, headers), (method, path) = people, name.split()
+    method, path = name.split()
     operation = schemathesis.openapi.from_dict(ACCOUNTS)[path][method]
     modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
     has_input = (method == "POST" and path != "/logout") or "{" in path
@@ -146,7 +160,9 @@ def test_no_form_of_an_account_gets_a_5xx(people: Any, name: str, examples: int)
     )  # fmt: skip
     @given(st.one_of(*strategies))
     def check(case: Any) -> None:
-        answer = case.call(base_url=url, headers=headers, timeout=60, allow_redirects=False)
+        answer = case.call(
+            base_url=people.url, headers=people.headers, timeout=60, allow_redirects=False
+        )
         assert answer.status_code < 500, answer.text
 
     check()
