@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from lmapps.server.page.chat.saved import LISTED, Place, place_from
 from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.chat.talk import Talk
 from lmapps.server.page.way import Way
+from lmapps.server.store.conversation import Conversation, Turn
 from lmapps.server.store.made import made_from
 from lmapps.server.store.store import Store, new_turn
 
@@ -104,33 +106,33 @@ def test_retry_and_edit_keep_the_version_before_and_one_can_switch(chat: Talk) -
     assert contents(chat.switch(changed.place, 1)) == contents(first), "they stand in a circle"
 
 
-def without_models(store: Store) -> Talk:
+def without_models(store: Any) -> Talk:
     """For what asks none."""
     models: Any = None
     return Talk(discover().get("chat"), models, store)
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=10), st.integers(0, 10))
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=12), st.integers(0, 12))
 def test_from_wherever_one_stands_each_button_leads_to_every_branch(
-    turns: list[int], start: int
+    numbers: list[int], start: int
 ) -> None:
-    store, ids = Store("sqlite:///:memory:"), list[str | None]([None])
-    chat, made = without_models(store), store.begin("ann", "chat")
-    for number in turns:
+    ids, turns = list[str | None]([None]), list[Turn]()
+    for number in numbers:
         parent, role = ids[number % len(ids)], ("user", "assistant")[number % 2]
-        ids.append(store.add("ann", made, parent, role, "", "person").id)
-    leaves = set(ids) - {turn.parent for turn in store.load("ann", made).turns}
-    place = Place("ann", made, ids[start % len(ids)])
-    store.show("ann", made, place.leaf)
-    assert (chat.earlier(place).version is None) == ({place.leaf} == leaves), "else there are two"
+        turns.append(Turn(f"turn {len(ids)}", parent, role, "", "person"))
+        ids.append(turns[-1].id)
+    here, leaves = ids[start % len(ids)], set(ids) - {turn.parent for turn in turns}
+    whole, place = Conversation("made", "", here, turns), Place("ann", "made", here)
+    chat = without_models(SimpleNamespace(load=lambda *_: whole, show=lambda *_: None))
+    assert (chat.earlier(place).version is None) == ({here} == leaves), "else there are buttons"
     for by in (1, -1):
-        reached, seen = {place.leaf}, chat.switch(place, by)
+        reached, seen = {here}, chat.switch(place, by)
         while seen.place.leaf not in reached:
             reached.add(seen.place.leaf)
-            back = chat.switch(chat.switch(seen.place, by).place, -by)
-            assert back.place == seen.place, "the other button takes it back"
-            seen = chat.switch(seen.place, by)
+            there = chat.switch(seen.place, by)
+            assert chat.switch(there.place, -by).place == seen.place, "the other takes it back"
+            seen = there
         assert reached >= leaves
 
 
