@@ -283,6 +283,14 @@ def test_a_reply_that_has_begun_is_not_begun_again(tricks: Tricks) -> None:
             reply(far, SHORT)
 
 
+def test_what_ends_a_line_elsewhere_ends_none_of_a_stream(tricks: Tricks) -> None:
+    far, text = OpenAIBackend("far", tricks.url, "m"), "a\u2028b\u2029c\x85d\x1ce\x0cf"
+    choice = {"delta": {"content": text}, "finish_reason": "stop"}
+    event = json.dumps({"choices": [choice]}, ensure_ascii=False)
+    tricks.next_is(200, f"data: {event}\r", "data: [DONE]")
+    assert reply(far, SHORT).text == text
+
+
 def test_the_key_comes_from_the_environment_and_who_asks_stays_here(
     tricks: Tricks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,7 +267,7 @@ class OpenAIBackend:
                 self.fleet.answered(server)
                 if response.status_code != 200:
                     raise await self._refused(response)
-                async with aclosing(deltas_of(self.name, response.aiter_lines(), prompt)) as deltas:
+                async with aclosing(deltas_of(self.name, response.aiter_bytes(), prompt)) as deltas:
                     async for delta in deltas:
                         yield delta
         except httpx.RequestError as error:

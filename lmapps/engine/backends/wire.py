@@ -90,15 +90,15 @@ def body_of(
 
 
 async def deltas_of(
-    name: str, lines: AsyncIterator[str], prompt: RemotePrompt
+    name: str, pieces: AsyncIterator[bytes], prompt: RemotePrompt
 ) -> AsyncGenerator[Delta, None]:
-    """The lines of a stream -> deltas, the last with `finish` and what the server counted.
+    """The bytes of a stream -> deltas, the last with `finish` and what the server counted.
 
     Raises `ModelServerError` where it ends in the middle, and what the server says is wrong.
     """
     finish: Finish | None = None
-    usage, pieces = None, 0
-    async for line in lines:
+    usage, count = None, 0
+    async for line in _lines(pieces):
         if line.startswith(POSITION) and line.removeprefix(POSITION).isdecimal():
             yield Delta(position=int(line.removeprefix(POSITION)))
         if not line.startswith("data:"):
@@ -117,7 +117,7 @@ async def deltas_of(
                 data=data[:100],
             ) from None
         for text, end in told:
-            pieces += bool(text)
+            count += bool(text)
             finish = end or finish
             if text:
                 yield Delta(text)
@@ -125,7 +125,18 @@ async def deltas_of(
         raise ModelServerError(
             "the server of the model {name!r} ended in the middle of a reply", name=name
         )
-    yield Delta(finish=finish, usage=usage or Usage(len(prompt), pieces))
+    yield Delta(finish=finish, usage=usage or Usage(len(prompt), count))
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """The lines of a stream of events. They end with a line feed alone: httpx would also end one at
+    what a model may write, such as U+2028 or U+0085."""
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+    yield rest.decode(errors="replace")
 
 
 def context_of(told: dict[str, Any]) -> int:
