@@ -18,6 +18,7 @@ from lmapps.server.accounts.access import access_of
 from lmapps.server.accounts.users import Users
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.database import Database
+from lmapps.server.store.store import new_turn
 from tests.server.conftest import new_database
 
 PASSWORD = "correct horse"
@@ -183,7 +184,8 @@ class Talked:
 
     def __init__(self, people: People) -> None:
         self.store, self.owner = people.store, people.users.find("ann").owner
-        self.id, asked = self.store.start(self.owner, "chat", f"{SECRET}?")
+        asked = new_turn(None, "user", f"{SECRET}?", "person")
+        self.id = self.store.start(self.owner, "chat", asked)
         for text in ("mat", "tree"):
             self.last = self.store.add(
                 self.owner, self.id, asked.id, "assistant", f"{SECRET} under the {text}", "model"
@@ -229,7 +231,8 @@ def test_no_event_of_the_chat_tells_or_changes_what_is_in_somebody_elses_convers
 ) -> None:
     ann, bob = people.logged_in("ann"), people.logged_in("bob")
     chat, works = ChatByHand(config_of(bob)), set[str]()
-    own = people.store.start(people.users.find("bob").owner, "chat", "Of Bob")[0]
+    said = new_turn(None, "user", "Of Bob", "person")
+    own = people.store.start(people.users.find("bob").owner, "chat", said)
     assert len(chat.events) > 20
     for event in chat.events:
         of_ann = Talked(people)
