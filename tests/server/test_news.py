@@ -159,3 +159,18 @@ def test_an_event_that_the_page_has_not_is_refused() -> None:
     asked = {"data": [], "fn_index": known, "session_hash": PAGE}
     answer = client.post("/gradio_api/queue/join", json=asked)
     assert answer.json()["event_id"] in page._queue.event_ids_to_events
+
+
+def test_an_event_of_what_was_drawn_on_a_page_is_that_pages_alone() -> None:
+    with gr.Blocks() as page:
+        gr.Textbox().change(lambda: None)
+    app = FastAPI()
+    app.add_exception_handler(LmappsError, on_error)
+    tell(app, page)
+    client = TestClient(app)
+    (event,) = page.fns.values()
+    page.state_holder[PAGE].blocks_config.fns[77] = event
+    for session, status in ((PAGE, 200), ("another page", 400)):
+        asked = {"data": [], "fn_index": 77, "session_hash": session}
+        answer = client.post("/gradio_api/queue/join", json=asked)
+        assert answer.status_code == status, answer.text

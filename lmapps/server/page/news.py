@@ -42,7 +42,7 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
 
     @app.post("/gradio_api/queue/join", include_in_schema=False)
     async def join(body: PredictBody, request: Request) -> dict[str, Any]:
-        if not body.session_hash or body.fn_index not in page.fns:
+        if not (body.session_hash and _has(page, body.session_hash, body.fn_index)):
             raise InputError(f"this page has no event {body.fn_index}: load it again")
         asked = PredictBodyInternal(**body.model_dump(), request=request)
         is_in, told, _ = await queue.push(asked, request, None)
@@ -54,6 +54,12 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
     async def data(session_hash: str, request: Request) -> StreamingResponse:
         told = news(queue, session_hash, who(request).turns)
         return StreamingResponse(told, media_type="text/event-stream")
+
+
+def _has(page: gr.Blocks, session: str, event: int | None) -> bool:
+    """Whether it is an event of the page as it was built, or of what was drawn on it since."""
+    drawn_on = page.state_holder.session_data.get(session)
+    return event in page.fns or (drawn_on is not None and event in drawn_on.blocks_config.fns)
 
 
 async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator[bytes, None]:
