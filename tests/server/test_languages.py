@@ -153,8 +153,8 @@ def untold(call: ast.Call) -> bool:
 
 
 def on_page(file: Path) -> bool:
-    """Whether what is raised there is told on the page; news.py answers programs."""
-    return PAGE in file.parents and file.name != "news.py"
+    """Whether what is raised there is told on the page; these answer programs."""
+    return PAGE in file.parents and file.name not in ("news.py", "events.py", "faults.py")
 
 
 def test_what_an_error_tells_a_visitor_is_translated() -> None:

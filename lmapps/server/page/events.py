@@ -48,7 +48,9 @@ class Events(Queue):
         """What a page asks for. Raises `InputError` and `Busy`."""
         name, asks = body.session_hash, who(request).turns
         if len(self.pending_event_ids_session.get(name, ())) >= MOST_EVENTS:
-            raise Busy(f"this page has asked for {MOST_EVENTS} things that it did not read")
+            raise Busy(
+                "this page has asked for {count} things that it did not read", count=MOST_EVENTS
+            )
         told = await super().push(body, request, username)
         self._expect(name, asks)
         await self._make_room(asks)
