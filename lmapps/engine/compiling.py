@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import cache
 from typing import Any, TypeVar
@@ -21,8 +21,16 @@ MOST_WAITING = 64
 LIMIT = 10.0
 """Seconds after which one is given up; its thread is free when the library comes back."""
 
+GRAMMARS = {"regex", "json_schema", "response_format"}
+"""Settings, ours and OpenAI's, that a reply is held to."""
+
 T = TypeVar("T")
 Job = tuple[Callable[[], Any], "Future[Any]"]
+
+
+async def settings_in_time(read: Callable[[], T], given: Mapping[str, Any]) -> T:
+    """What `read` makes of the settings that were given: a regex or schema may take time."""
+    return await in_time(read) if given.keys() & GRAMMARS else read()
 
 
 async def in_time(work: Callable[[], T]) -> T:

@@ -19,7 +19,6 @@ from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
-from lmapps.sentence import Sentence
 
 LONGEST_SECONDS = 600.0
 """A person's request, waiting and reply together, takes at most so long."""
@@ -124,11 +123,11 @@ class Scheduler:
         late = [r for r in self.waiting if r.user is not None and r.arrived < before]
         for request in late:
             self.waiting.remove(request)
-            why = Sentence(
+            why = Busy(
                 "no slot became free in {seconds:g} seconds: try again later",
                 seconds=LONGEST_SECONDS,
             )
-            self._end(request, "error", Busy(why))
+            self._end(request, "error", why)
         self._drop(lambda r: r.user is not None and r.arrived < before, "length")
 
     def _drop(self, is_due: Callable[[Request], bool], finish: Finish) -> None:

@@ -22,10 +22,9 @@ from gradio.server_messages import (
     ProcessGeneratingMessage,
 )
 
-from lmapps.errors import LmappsError
-from lmapps.server.api.protocol import on_error
 from lmapps.server.page import news as module
 from lmapps.server.page.events import Events
+from lmapps.server.page.faults import attend
 from lmapps.server.page.news import news, tell
 
 PAGE = "a page"
@@ -141,13 +140,18 @@ def test_a_page_that_is_not_known_is_told_so_and_a_server_that_ends_tells_everyb
     assert message["msg"] == "unexpected_error" and not message["session_not_found"]
 
 
-def test_an_event_that_the_page_has_not_is_refused() -> None:
+def served() -> tuple[gr.Blocks, TestClient]:
+    """A page of one event, and who asks it."""
     with gr.Blocks() as page:
         gr.Textbox().change(lambda: None)
     app = FastAPI()
-    app.add_exception_handler(LmappsError, on_error)
     tell(app, page)
-    client = TestClient(app)
+    attend(app)
+    return page, TestClient(app)
+
+
+def test_an_event_that_the_page_has_not_is_refused() -> None:
+    page, client = served()
     (known,) = page.fns
     for asked in (
         {"fn_index": known + 1, "session_hash": PAGE},
@@ -162,12 +166,7 @@ def test_an_event_that_the_page_has_not_is_refused() -> None:
 
 
 def test_an_event_of_what_was_drawn_on_a_page_is_that_pages_alone() -> None:
-    with gr.Blocks() as page:
-        gr.Textbox().change(lambda: None)
-    app = FastAPI()
-    app.add_exception_handler(LmappsError, on_error)
-    tell(app, page)
-    client = TestClient(app)
+    page, client = served()
     (event,) = page.fns.values()
     page.state_holder[PAGE].blocks_config.fns[77] = event
     for session, status in ((PAGE, 200), ("another page", 400)):

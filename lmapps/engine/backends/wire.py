@@ -160,8 +160,9 @@ def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> Lm
         case 400 | 422:
             return InputError(said)
         case 401 | 403:
-            told = Sentence("{said} (status {status}: is its key set?)", said=said, status=status)
-            return ModelServerError(told)
+            return ModelServerError(
+                "{said} (status {status}: is its key set?)", said=said, status=status
+            )
     return ModelServerError("{said} (status {status})", said=said, status=status)
 
 

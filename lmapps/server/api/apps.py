@@ -11,11 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from lmapps.decoding import Decoding
 from lmapps.discovery import Found
 from lmapps.engine.application import Asked, Done, Event, Notice
 from lmapps.engine.asking import events_on
-from lmapps.engine.compiling import in_time
+from lmapps.engine.compiling import settings_in_time
 from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
@@ -53,7 +52,7 @@ def app_routes(found: Found, models: Models) -> APIRouter:
         changes = {} if values.get("decoding") is None else values["decoding"]
         if not isinstance(changes, dict):
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
-        decoding = await _replaced(plugin.decoding, changes)
+        decoding = await settings_in_time(partial(plugin.decoding.replace, **changes), changes)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding", "model")}
         model, user = model_of(values), who(request).turns
         events = events_on(models, model, plugin, fields, decoding, user)
@@ -63,12 +62,6 @@ def app_routes(found: Found, models: Models) -> APIRouter:
         return stream_response(_objects(first))
 
     return routes
-
-
-async def _replaced(decoding: Decoding, changes: dict[str, Any]) -> Decoding:
-    """The same with changes, of which a regex or schema may take time."""
-    replaced = partial(decoding.replace, **changes)
-    return await in_time(replaced) if changes.keys() & {"regex", "json_schema"} else replaced()
 
 
 def described(schema: dict[str, Any], found: Found) -> dict[str, Any]:

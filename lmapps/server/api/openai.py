@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
-from lmapps.engine.compiling import in_time
+from lmapps.engine.compiling import settings_in_time
 from lmapps.engine.context import cut, fit_conversation, length_of
 from lmapps.engine.entry import Description
 from lmapps.engine.models import Models
@@ -57,7 +57,7 @@ def openai_routes(models: Models) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
         values = await read_json(request)
-        decoding = await _decoding(values)
+        decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
         messages = messages_of(values)
         async with models.use(model_of(values)) as backend:
             prompt, left_out = await cut(
@@ -74,19 +74,13 @@ def openai_routes(models: Models) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
         values = await read_json(request)
-        decoding = await _decoding(values)
+        decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
         asked = prompt_of(values.get("prompt"))
         async with models.use(model_of(values)) as backend:
             prompt = await cut(lambda: backend.read(asked), len(asked))
             return await TextAnswer(models, backend, values, prompt, decoding).response(request)
 
     return routes
-
-
-async def _decoding(values: dict[str, Any]) -> Decoding:
-    """A request's decoding; a regex or schema may take time."""
-    read = partial(decoding_of, values, Decoding())
-    return await in_time(read) if values.keys() & {"regex", "response_format"} else read()
 
 
 def prompt_of(prompt: Any) -> str | list[int]:

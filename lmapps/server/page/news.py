@@ -37,12 +37,12 @@ SILENCE = 10.0
 
 
 def tell(app: FastAPI, page: gr.Blocks) -> None:
-    """Answer the page before Gradio does."""
+    """Answer the page before Gradio does. Whether it has such an event `faults.py` finds out."""
     queue = page._queue = Events(page)
 
     @app.post("/gradio_api/queue/join", include_in_schema=False)
     async def join(body: PredictBody, request: Request) -> dict[str, Any]:
-        if not (body.session_hash and _has(page, body.session_hash, body.fn_index)):
+        if not body.session_hash or body.fn_index is None:
             raise InputError(f"this page has no event {body.fn_index}: load it again")
         asked = PredictBodyInternal(**body.model_dump(), request=request)
         is_in, told, _ = await queue.push(asked, request, None)
@@ -54,12 +54,6 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
     async def data(session_hash: str, request: Request) -> StreamingResponse:
         told = news(queue, session_hash, who(request).turns)
         return StreamingResponse(told, media_type="text/event-stream")
-
-
-def _has(page: gr.Blocks, session: str, event: int | None) -> bool:
-    """Whether it is an event of the page as it was built, or of what was drawn on it since."""
-    drawn_on = page.state_holder.session_data.get(session)
-    return event in page.fns or (drawn_on is not None and event in drawn_on.blocks_config.fns)
 
 
 async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator[bytes, None]:

@@ -97,9 +97,9 @@ async def saved(
             keeper.begin()
             is_there = True
 
-    def grow(text: str, finish: str | None, made: Made) -> None:
+    def keep(view: View, finish: str | None = None) -> None:
         begin()
-        keeper.grow(text, finish, made)
+        keeper.grow(view.text, finish, made_of(view))
 
     try:
         async with aclosing(stream) as news:
@@ -111,19 +111,17 @@ async def saved(
                 if begun and view.done:
                     finish = "error" if view.failed else "stop"
                     TOGETHER.drop(writes)
-                    await writes.end(partial(grow, view.text, finish, made_of(view)))
+                    await writes.end(partial(keep, view, finish))
                 elif is_there:
-                    TOGETHER.put(
-                        writes, partial(grow, view.text, None, made_of(view)), SAVE_SECONDS
-                    )
+                    TOGETHER.put(writes, partial(keep, view), SAVE_SECONDS)
                 elif begun and time.monotonic() >= due and not writes.is_busy:
-                    writes.begin(partial(grow, view.text, None, made_of(view)))
+                    writes.begin(partial(keep, view))  # alone: all together may be taken back
                     due = time.monotonic() + SAVE_SECONDS
                 yield view
     finally:
         TOGETHER.drop(writes)
         if begun and not view.done:
-            await writes.end(partial(grow, view.text, "cancelled", made_of(view)))
+            await writes.end(partial(keep, view, "cancelled"))
 
 
 def made_with(made: Made, view: View) -> Made:
