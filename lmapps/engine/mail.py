@@ -16,6 +16,8 @@ from lmapps.engine.request import Deliver, Delta
 
 PIECES_A_SECOND = 1000
 """All readers together get no more of their replies' pieces than that, each its share."""
+PLACE_SECONDS = 0.5
+"""Each of those who wait is told their place no more often than that."""
 
 
 class Box:
@@ -81,15 +83,21 @@ class Letter:
 
     def __init__(self, box: Box) -> None:
         self.box = box
-        self._sent = float("-inf")
-        """When the last piece of the reply was."""
+        self._sent = self._placed = float("-inf")
+        """When the last piece of the reply was, and when the last place in the queue."""
 
     def is_due(self, delta: Delta, now: float, apart: float) -> bool:
-        """Whether it is sent now, `apart` seconds or more after the piece before."""
-        if delta.ids and delta.finish is None:
+        """Whether it is sent now: pieces of the reply `apart` seconds or more after each other."""
+        if delta.finish or delta.read:
+            return True
+        if delta.ids:
             if now - self._sent < apart:
                 return False
             self._sent = now
+        elif delta.position is not None:
+            if now - self._placed < PLACE_SECONDS:
+                return False
+            self._placed = now
         return True
 
 

@@ -86,17 +86,55 @@ def unpack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are int8, with a scale for each row: a byte a weight."""
+
+    whole_ON: torch.Tensor
+    scale_O: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        whole_ON, scale_O1 = quantize_rows(linear.weight.detach())
+        self.register_buffer("whole_ON", whole_ON)
+        self.register_buffer("scale_O", scale_O1.flatten())
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As `nn.Linear`: (..., N) -> (..., O), in the precision of x."""
+        y = nn.functional.linear(x, self.whole_ON.to(x.dtype)) * self.scale_O.to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
 def rounded(model: LanguageModel, weights: str) -> LanguageModel:
-    """A copy: all of it in bf16, or in fp32 with matrices that are exactly int8 times a scale."""
-    model = copy.deepcopy(model)
+    """A copy: all of it in bf16, or with the matrices in int8, which shares the rest with the
+    model. A recurrent body's, which torch multiplies itself, stay fp32: whole numbers times a
+    scale."""
     if weights == "bfloat16":
-        return model.to(torch.bfloat16)
+        return copy.deepcopy(model).to(torch.bfloat16)
     assert weights == "int8", weights
-    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_matrix = parameter.dim() == 2 and not name.startswith("embedding.")
-            if is_matrix:
-                whole, scale = quantize_rows(parameter)
-                parameter.copy_(whole * scale)
+    model = copy.deepcopy(model, {id(part): part for part in model.parameters()})
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, Int8Linear(child))
+            elif isinstance(child, nn.RNNBase):
+                setattr(parent, name, _rounded_cells(child))
     return model
+
+
+def _rounded_cells(recurrent: nn.RNNBase) -> nn.RNNBase:
+    recurrent = copy.deepcopy(recurrent)
+    with torch.no_grad():
+        for name, parameter in recurrent.named_parameters():
+            if name.startswith("weight_"):
+                whole_ON, scale_O1 = quantize_rows(parameter)
+                parameter.copy_(whole_ON * scale_O1)
+    return recurrent
+
+
+def release_matrices(model: LanguageModel) -> None:
+    """Give back the memory of all matrices but the embedding, of a model that something else
+    computes with: it can tell its shape afterwards, and compute nothing."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and not name.startswith("embedding."):
+            parameter.data = parameter.data.new_empty(0)

@@ -19,6 +19,7 @@ from torch import nn
 from lmapps.errors import SettingsError
 from lmapps.model.config import GATES
 from lmapps.model.language_model import LanguageModel
+from lmapps.model.quantize import release_matrices
 from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
@@ -57,20 +58,28 @@ class Step(Protocol):
         """Logits (B, V) after T more tokens in each row."""
 
 
-def choose_step(model: LanguageModel, weights: str = "float32", *, prepared: bool = False) -> Step:
+def choose_step(model: LanguageModel, weights: str = "float32", *, served: bool = False) -> Step:
     """A step of this model, for as long as its parameters stay.
 
-    weights   the precision that its matrices are used in: float32 (as they are), bfloat16, int8
-    prepared  on a GPU: in few shapes, compiled and captured beforehand, which takes a minute; for a
-              model that is served, not for a sample of one in training
+    weights  the precision that its matrices are used in: float32 (as they are), bfloat16, int8
+    served   nothing else uses the model from now on, as it would a sample of one in training: where
+             the step has matrices of its own, the model's are given up. On a GPU it has few shapes,
+             compiled and captured beforehand, which takes a minute.
 
     Raises `SettingsError` for another word.
     """
     if weights not in WEIGHTS:
         raise SettingsError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    step = _chosen(model, weights, served)
+    if served and step.bytes:
+        release_matrices(model)
+    return step
+
+
+def _chosen(model: LanguageModel, weights: str, served: bool) -> NativeStep | TorchStep:
     if model.device.type == "cuda":
         is_transformer = model.config.body == "transformer"  # torch.compile knows no nn.LSTM
-        return TorchStep(model, weights, fixed=prepared, compiled=prepared and is_transformer)
+        return TorchStep(model, weights, fixed=served, compiled=served and is_transformer)
     try:
         return NativeStep(model, weights)
     except Unavailable as reason:

@@ -39,7 +39,7 @@ class TorchStep:
     ) -> None:  # fmt: skip
         has_them = weights == "float32" or model.head.weight.dtype == getattr(torch, weights, None)
         self.model = model if has_them else rounded(model, weights)
-        own = self.model.parameters() if self.model is not model else ()
+        own = _tensors(self.model) - _tensors(model)
         self.bytes = sum(part.nbytes for part in own)
         self.shapes = Shapes()
         self._fixed, self._weights, self._reasons = fixed, weights, [reason] if reason else []
@@ -116,6 +116,10 @@ class TorchStep:
             ids_BT = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
             with _compiling:
                 self._run(ids_BT, ids_BT[:, 0].clone(), state, span)
+
+
+def _tensors(model: LanguageModel) -> set[torch.Tensor]:
+    return {*model.parameters(), *model.buffers()}
 
 
 def _compiled(step: Any) -> Any:

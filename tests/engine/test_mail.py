@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
-from lmapps.engine.mail import PIECES_A_SECOND, Box, Mail
+from lmapps.engine.mail import PIECES_A_SECOND, PLACE_SECONDS, Box, Mail
 from lmapps.engine.request import Delta
 from lmapps.engine.sampling import Logprob
 
@@ -77,6 +78,28 @@ def test_who_reads_alone_gets_every_token() -> None:
         return counts
 
     assert asyncio.run(read()) == [1] * 5
+
+
+def test_who_waits_is_told_the_newest_place_from_time_to_time() -> None:
+    """However often it changes; the first one, and that the wait is over, at once."""
+    now = 0.0
+
+    async def read() -> list[tuple[float, Delta]]:
+        nonlocal now
+        mail, box = Mail(lambda: now), Box()
+        deliver, got = mail.to(box), list[tuple[float, Delta]]()
+        for number in range(11):
+            now = number * PLACE_SECONDS / 5
+            deliver(Delta("a", (1,)) if number == 7 else Delta(position=11 - number))
+            mail.send()
+            await asyncio.sleep(0)
+            with suppress(TimeoutError):
+                got.append((number, await asyncio.wait_for(box.get(), 0.001)))
+        return got
+
+    first, second, begun, *_ = asyncio.run(read())
+    assert first == (0, Delta(position=11)) and second == (5, Delta(position=6))
+    assert begun[0] == 7 and begun[1].text == "a"
 
 
 def test_nothing_comes_before_it_is_sent() -> None:

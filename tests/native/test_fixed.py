@@ -183,7 +183,7 @@ def test_a_model_on_a_gpu_that_is_served_is_prepared_and_a_sample_in_training_is
     monkeypatch.setattr(type(model), "device", torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     compiled = ", compiled" if body == "transformer" else ""
-    served = choose_step(model, prepared=True)
+    served = choose_step(model, served=True)
     assert served.name == f"torch on cuda:0, float32{compiled}, CUDA graphs"
     assert choose_step(model).name == "torch on cuda:0, float32"
 

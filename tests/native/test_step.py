@@ -326,6 +326,49 @@ def test_torch_and_native_round_weights_alike(weights: str) -> None:
     assert difference < {"float32": 1e-5, "bfloat16": 3e-2, "int8": 5e-2}[weights]
 
 
+BODIES = ("transformer", "rnn", "gru", "lstm")
+
+
+@needs_native
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_served_model_takes_the_memory_of_one_copy(weights: str, body: str) -> None:
+    """A byte a weight in int8, two in bf16; what is computed stays the same."""
+    model, ids = random_model(ModelConfig.from_size("tiny", body=body, vocab_size=203)), _ids()
+    expected = (before := NativeStep(model, weights))(ids, before.new_state(2, 8))
+    matrices = sum(part.numel() for part in model.parameters() if part.dim() == 2)
+    rest = sum(part.nbytes for part in model.parameters() if part.dim() == 1)
+    rest += model.embedding.weight.nbytes
+    matrices -= 0 if model.config.tie_embeddings else model.embedding.weight.numel()
+    step = choose_step(model, weights, served=True)
+    assert torch.equal(step(ids, step.new_state(2, 8)), expected)
+    assert step.bytes == matrices * {"float32": 4, "bfloat16": 2, "int8": 1}[weights]
+    assert sum(part.nbytes for part in model.parameters()) == rest
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_torch_keeps_a_transformers_layers_in_a_byte_a_weight(
+    tie: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMAPPS_NATIVE", "0")
+    model = random_model(transformer(vocab_size=203, head_size=8, tie_embeddings=tie))
+    ids = _ids()
+    matrices = [
+        part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Linear)
+    ]
+    expected = (before := TorchStep(model, "int8"))(ids, before.new_state(2, 8))
+    step = choose_step(model, "int8", served=True)
+    assert isinstance(step, TorchStep) and torch.equal(step(ids, step.new_state(2, 8)), expected)
+    scales = sum(part.numel() for part in step.model.buffers() if part.dtype == torch.float32)
+    assert sum(matrices) < step.bytes <= sum(matrices) + 4 * scales
+    assert isinstance(model.body.layers[0].mlp.up_proj, torch.nn.Linear)  # it is still itself
+    assert model.body.layers[0].mlp.up_proj.weight.numel() == 0
+
+
+def _ids() -> torch.Tensor:
+    return torch.randint(0, 203, (2, 5), generator=torch.Generator().manual_seed(0))
+
+
 @needs_native
 def test_int8_costs_the_default_checkpoint_less_than_half_a_percent_of_perplexity() -> None:
     checkpoint = Checkpoint.load(ROOT / "checkpoints" / "default")

@@ -175,7 +175,7 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     try:
         for device in opening.devices:
             checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
-            step = choose_step(checkpoint.model, opening.weights, prepared=True)
+            step = choose_step(checkpoint.model, opening.weights, served=True)
             slots, queue = opening.slots, opening.queue
             engines.append(Engine(checkpoint, slots=slots, queue=queue, name=name, step=step))
     except BaseException:
