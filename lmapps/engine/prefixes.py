@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,11 @@ class Prefix:
     state: list[torch.Tensor]
     logits_V: torch.Tensor | None
     """The logits after the last id, where they are known."""
+
+    @cached_property
+    def start(self) -> bytes:
+        """The first ids, of which there are at least so many: quickly compared."""
+        return self.ids[:AT_LEAST].tobytes()
 
     @property
     def bytes(self) -> int:
@@ -59,20 +66,17 @@ class Prefixes:
 
         These are all ids of the prompt only where the logits after them are known too.
         """
-        wanted = np.array(prompt_ids, dtype=np.int32)
-        spared = [self._spared(entry, wanted) for entry in self._entries]
-        best = max(range(len(spared)), key=spared.__getitem__, default=None)
-        if best is None or spared[best] < AT_LEAST:
+        entry, spared = self._best(prompt_ids)
+        if entry is None or spared < AT_LEAST:
             return None
-        entry = self._entries.pop(best)
+        self._entries = [other for other in self._entries if other is not entry]
         self._entries.append(entry)
-        return entry, spared[best]
+        return entry, spared
 
     def spared(self, prompt_ids: Sequence[int]) -> int:
         """How many ids `find` would spare; changes nothing, so that any thread may ask."""
-        wanted = np.array(prompt_ids, dtype=np.int32)
-        most = max((self._spared(entry, wanted) for entry in list(self._entries)), default=0)
-        return most if most >= AT_LEAST else 0
+        spared = self._best(prompt_ids)[1]
+        return spared if spared >= AT_LEAST else 0
 
     def keep(
         self,
@@ -96,6 +100,13 @@ class Prefixes:
         self._entries.clear()
         self.bytes = 0
 
+    def _best(self, prompt_ids: Sequence[int]) -> tuple[Prefix | None, int]:
+        wanted = np.array(prompt_ids, dtype=np.int32)
+        start = wanted[:AT_LEAST].tobytes()
+        alike = [entry for entry in list(self._entries) if entry.start == start]  # most are not
+        spared = [(entry, self._spared(entry, wanted)) for entry in alike]
+        return max(spared, key=itemgetter(1), default=(None, 0))
+
     def _forget(self, entry: Prefix) -> None:
         self._entries = [other for other in self._entries if other is not entry]
         self.bytes -= entry.bytes
@@ -112,7 +123,7 @@ class Prefixes:
     def _replaces(self, new: Prefix, old: Prefix) -> bool:
         if len(old.ids) > len(new.ids) or (not self.divisible and len(old.ids) < len(new.ids)):
             return False
-        return _common(old.ids, new.ids) == len(old.ids)
+        return old.start == new.start and _common(old.ids, new.ids) == len(old.ids)
 
 
 def _common(one: Ids, other: Ids) -> int:
