@@ -2,13 +2,14 @@
 
     python benchmarks/soak.py --minutes 30
 
-Clients talk to a real server of this process over HTTP. They stream and do not, go on with a
-chat, ask for several replies or for JSON, send what is wrong, and hang up in the middle; now and
-then a step of the model fails. One in ten asks another model than the default one; there is memory
-for two of the three, so that models are loaded and freed all the time. At the end no slot, thread
-or file may be left over, no model may be held, every request that was accepted has ended, and in a
-run of ten minutes or more memory may not have grown since the first third. The exit status is 1
-where that does not hold, and the reasons are printed.
+Clients talk to a real server of this process over HTTP, each from an address of its own. They
+stream and do not, go on with a chat, ask for several replies or for JSON, send what is wrong, and
+hang up in the middle; now and then a step of a model fails. One in ten asks another model than the
+default one: a recurrent one, or one that only transformers knows; there is memory for two of the
+three, so that models are loaded and freed all the time. At the end no slot, thread or file may be
+left over, no model may be held, every request that was accepted has ended, and in a run of ten
+minutes or more memory may not have grown since the first third. The exit status is 1 where that
+does not hold, and the reasons are printed.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ WRONG: list[dict[str, Any]] = [
 KINDS = (
     "stream", "stream", "whole", "several", "json", "drop", "hang up", "wrong", "app", "metrics",
 )  # fmt: skip
-OTHERS = ("second", "third")
-"""Models that one in ten asks for; the same checkpoint under other names."""
+OTHERS = ("recurrent", "foreign")
+"""Models that one in ten asks for."""
 MEMORY_SLACK = 1.1
 """Memory at the end may be so much larger than after the first third, and 32 MB."""
 SECONDS_TO_FILL = 600
@@ -92,7 +93,8 @@ class Soak:
         """One person who asks again and again, in many ways."""
         rng = random.Random(self.rng.random())
         talk: list[dict[str, str]] = []
-        async with httpx.AsyncClient(base_url=self.url, timeout=120) as http:
+        transport = httpx.AsyncHTTPTransport(local_address=f"127.0.0.{number + 2}")
+        async with httpx.AsyncClient(base_url=self.url, timeout=120, transport=transport) as http:
             while time.monotonic() < until:
                 talk = talk[-6:] if rng.random() < 0.8 else []
                 body, began = self._body(rng, talk, number), time.monotonic()
@@ -270,6 +272,29 @@ class Opener:
         return engine
 
 
+def write_others(default: Path, folder: Path) -> None:
+    """Small random models with the default one's tokenizer, one for each of `OTHERS`."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from lmapps.model.checkpoint import Checkpoint
+    from lmapps.model.config import ModelConfig
+    from lmapps.model.language_model import LanguageModel
+
+    checkpoint = Checkpoint.load(default)
+    vocab, context = checkpoint.config.vocab_size, checkpoint.config.context
+    gru = ModelConfig.from_size("tiny", body="gru", vocab_size=vocab, context=context)
+    Checkpoint(LanguageModel(gru).eval(), checkpoint.tokenizer, checkpoint.template).save(
+        folder / "recurrent"
+    )
+    (end,) = sorted(checkpoint.tokenizer.end_ids)[:1]
+    config = GPT2Config(
+        vocab_size=vocab, n_positions=context, n_embd=64, n_layer=2, n_head=2,
+        bos_token_id=checkpoint.tokenizer.bos_id, eos_token_id=end,
+    )  # fmt: skip
+    checkpoint.save(folder / "foreign")  # the tokenizer and the template
+    GPT2LMHeadModel(config).save_pretrained(folder / "foreign")
+
+
 @contextmanager
 def serving(checkpoint: str, opener: Opener) -> Iterator[tuple[str, Any]]:
     """A server in a thread of this process: its address and its models."""
@@ -280,15 +305,25 @@ def serving(checkpoint: str, opener: Opener) -> Iterator[tuple[str, Any]]:
     from lmapps.server.serve import create_app
     from lmapps.server.store.store import Store
 
-    sources = [Source(name, str(find_checkpoint(checkpoint))) for name in ("default", *OTHERS)]
-    alone = Models(sources, opener)
-    size = alone.load().bytes
-    alone.close()
-    models = Models(sources, opener, lambda _: size, budget=2 * size)
-    models.load()
-    store = Store(f"sqlite:///{tempfile.mkdtemp()}/soak.db")
-    with machine.listening(create_app(models, discover(), store)) as url:
-        yield url, models
+    with tempfile.TemporaryDirectory() as folder:
+        default = find_checkpoint(checkpoint)
+        write_others(default, Path(folder))
+        sources = [Source("default", str(default))]
+        sources += [Source(name, str(Path(folder) / name)) for name in OTHERS]
+        sizes = {source.name: size_of(source, opener) for source in sources}
+        budget = sizes["default"] + max(sizes[name] for name in OTHERS)
+        models = Models(sources, opener, lambda source: sizes[source.name], budget=budget)
+        models.load()
+        store = Store(f"sqlite:///{folder}/soak.db")
+        with machine.listening(create_app(models, discover(), store)) as url:
+            yield url, models
+
+
+def size_of(source: Any, opener: Opener) -> int:
+    """Memory of a model that is loaded."""
+    backend = opener(source)
+    backend.close()
+    return int(backend.bytes)
 
 
 def main() -> None:
@@ -333,7 +368,9 @@ def main() -> None:
         "finished": dict(finished),
         "loaded": len(opener.counts),
         **total,
+        "before": asdict(before),
         "samples": [asdict(sample) for sample in samples],
+        "after": asdict(after),
         "wrong": wrong,
     }
     print(f"written to {machine.write('soak', result)}")
