@@ -10,6 +10,9 @@ has; with short ones messages come by the dozen a second, and all of them sendin
 is the hardest case. Then tabs are opened, used for one message, and closed, round after round: what
 a tab takes, and what is left of it. Last, a chat of 500 turns is opened and goes on, in chromium
 too where there is one.
+
+People have machines of their own: one core of this one is theirs, and the server has the others,
+with and without the page.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ import torch
 from visiting import Told, Visit
 
 T = TypeVar("T")
+CORES = sorted(os.sched_getaffinity(0))
+PEOPLES, SERVERS = ({CORES[-1]}, {*CORES[:-1]}) if len(CORES) > 1 else ({*CORES}, {*CORES})
+"""Whose core is which."""
 WORDS = "Tell me a long story about a river, number {number}."
 LONG_TURNS = 500
 CHROMIUM = "/usr/bin/chromium"
@@ -85,7 +91,7 @@ async def talking(say: Callable[[int, int], Awaitable[T]], people: int, seconds:
         if not seconds:
             return [await say(number, number)]
         await asyncio.sleep(seconds / 4 * number / people)
-        told = []
+        told = list[tuple[float, T]]()
         while (now := time.perf_counter() - begun) < seconds:
             one = await say(number, len(told))
             told.append((now, one))
@@ -133,8 +139,10 @@ def client(url: str, address: str = "127.0.0.1") -> httpx.AsyncClient:
 def people(url: str, *words: str) -> subprocess.Popen[str]:
     """Start them."""
     command = [sys.executable, __file__, "--as-people", url, *words]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe)
+    os.sched_setaffinity(process.pid, PEOPLES)
+    return process
 
 
 def through_page(url: str, *words: str) -> Any:
@@ -304,6 +312,7 @@ def browsed(url: str, name: str, conversation: str) -> dict[str, float]:
         "localStorage.setItem('lmapps-visitor', {}), localStorage.setItem('lmapps-place-chat', {})"
     )
     script = begun.format(json.dumps(name), json.dumps(json.dumps(place)))
+    os.sched_setaffinity(0, CORES)  # the browser's, which begins here
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -367,8 +376,9 @@ def main() -> None:
     parser.add_argument("--tabs", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=len(SERVERS))
     args = parser.parse_args()
+    os.sched_setaffinity(0, SERVERS)
     torch.set_num_threads(args.threads)
     measured = measure(args)
     rows = [[name, v if isinstance(v, list) else f"{v:.3g}"] for name, v in measured.items()]

@@ -2,8 +2,8 @@
 leaves behind.
 
 Gradio makes every output of an event anew, also those that an update says nothing about, describes
-each of them again for links that we don't have, looks for matplotlib with every update, sums up all
-events after each of them, and keeps what it knows of a page for ever.
+each of them again for links that we don't have, looks for sound and for matplotlib with every
+update, sums up all events after each of them, and keeps what it knows of a page for ever.
 """
 
 from __future__ import annotations
@@ -89,6 +89,14 @@ class Page(gr.Blocks):
             for place, value in zip(rest, values, strict=True):
                 sent[place] = value
         return sent
+
+    async def handle_streaming_outputs(
+        self, block_fn: Any, data: list[Any], *words: Any, **named: Any
+    ) -> list[Any]:
+        """Where sound or pictures are among them, which Gradio finds out at length each time."""
+        if any(hasattr(block, "stream_output") for block in block_fn.outputs):
+            return await super().handle_streaming_outputs(block_fn, data, *words, **named)
+        return data
 
 
 class OpenPage(SessionState):
