@@ -200,23 +200,42 @@ class Metered:
         """As the backend does. Raises `QuotaReached` before the prompt is queued."""
         if isinstance(user, Payer):
             await asyncio.to_thread(self._quotas.admit, user)
+        counted = 0
         async with aclosing(self._backend.stream(prompt, decoding, user)) as deltas:
             async for delta in deltas:
-                if isinstance(user, Payer) and delta.tokens:
-                    self._quotas.count(user, delta.tokens)
+                new = _new_tokens(delta, counted)
+                if isinstance(user, Payer) and new:
+                    self._quotas.count(user, new)
+                counted += new
                 yield delta
 
     async def complete(self, prompt: Prompt, decoding: Decoding, user: User = None) -> Reply:
         return joined([delta async for delta in self.stream(prompt, decoding, user)])
 
     async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
-        """As the backend does; it costs what writing the reply did."""
-        if isinstance(user, Payer):
-            await asyncio.to_thread(self._quotas.admit, user)
-        score = await self._backend.score(messages, reply, user)
-        if isinstance(user, Payer):
-            self._quotas.count(user, len(score.tokens))
-        return score
+        """As the backend does; it costs what writing the reply did, also for whoever leaves."""
+        if not isinstance(user, Payer):
+            return await self._backend.score(messages, reply, user)
+        await asyncio.to_thread(self._quotas.admit, user)
+        tokens = 0
+        try:
+            score = await self._backend.score(messages, reply, user)
+            tokens = len(score.tokens)
+            return score
+        except asyncio.CancelledError:
+            tokens = self._backend.measure(reply)  # how far it came is not told
+            raise
+        finally:
+            self._quotas.count(user, tokens)
+
+
+def _new_tokens(delta: Delta, counted: int) -> int:
+    """How many tokens of a reply a delta adds to those that were counted. Another server tells how
+    many there were at the end alone: until then a piece of text is one."""
+    if delta.usage:
+        return max(0, delta.usage.completion_tokens - counted)
+    is_piece = delta.text and delta.finish not in ("cancelled", "error")  # else it was held back
+    return len(delta.ids) or int(bool(is_piece))
 
 
 def headers_of(usages: list[Usage]) -> Mapping[str, str]:
