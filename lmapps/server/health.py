@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lmapps.engine.entry import Description
 from lmapps.engine.models import Models
 from lmapps.paths import home
 from lmapps.server.store.database import Database
@@ -35,6 +36,8 @@ class Part:
     state: State = "ok"
     reason: str = ""
     """What is wrong, as a sentence for whoever runs the server."""
+    comes_back: bool = False
+    """Whether the server is mending it by itself, and soon."""
 
 
 class Health:
@@ -70,10 +73,16 @@ class Health:
     def _of_models(self) -> Sequence[Part]:
         """The default one, and those that were asked for."""
         return [
-            Part("model", one.name, _worst(one.is_failed, bool(one.trouble)), one.trouble)
+            self._of_model(one)
             for one in self._models.describe()
             if one.trouble or one.state == "loaded" or one.name == self._models.default
         ]
+
+    def _of_model(self, one: Description) -> Part:
+        """Whoever asks for a folder that holds no usable model does not make the server fail."""
+        is_failed = one.is_failed and (one.comes_back or one.name == self._models.default)
+        state = _worst(is_failed, bool(one.trouble))
+        return Part("model", one.name, state, one.trouble, one.comes_back)
 
     def _of_database(self) -> Part:
         trouble = self._database.trouble

@@ -173,6 +173,33 @@ def test_the_command_then_ends_with_a_code_that_starts_it_again(
     assert "Restart=on-failure" in unit
 
 
+def test_a_broken_folder_that_somebody_asks_for_does_not_make_the_server_fail(
+    endless_checkpoint: Callable[[str], Any], tmp_path: Path
+) -> None:
+    def open(source: Source) -> Any:
+        if source.name == "broken" or not is_well:
+            raise CheckpointError("config.json is no JSON")
+        return Engine(endless_checkpoint("gru"), name="it")
+
+    is_well = True
+    running = Running(open, tmp_path)
+    running.models.add(Source("broken", "nowhere"))
+    for _ in range(4):
+        answer = httpx.post(
+            f"{running.url}/v1/chat/completions", json={**ASK, "model": "broken"}, timeout=30
+        )
+        assert answer.status_code == 400
+    told = "the model 'broken' failed (config.json is no JSON)"
+    assert running.health() == (200, {"model": told})
+    assert running.line() == "" and running.line(query="?admins") == NEEDS
+    running.models.free("it")
+    is_well = False
+    assert running.ask().status_code == 400
+    assert running.health()[0] == 503, "the default one"
+    assert running.line() == "The model cannot be loaded: tell the one who runs this server."
+    running.end()
+
+
 # The database.
 
 
