@@ -7,7 +7,6 @@ used it first: nobody else's requests may name it, so nobody reads or answers fo
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections import OrderedDict
@@ -25,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lmapps.errors import InputError, LmappsError
 from lmapps.server.accounts.quotas import Quotas, headers_of
 from lmapps.server.accounts.users import Account, Users
-from lmapps.server.api.protocol import error_body
+from lmapps.server.api.protocol import error_body, error_headers
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.who import ACCOUNT, IS_ADMIN
 
 COOKIE = "lmapps_session"
@@ -110,12 +110,12 @@ class Door:
         assert self._users is not None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            account = await asyncio.to_thread(self._users.of_key, key.strip())
+            account = await at_the_door(self._users.of_key, key.strip())
             if account is None:
                 raise NotLoggedIn("this API key is not known here: it may have been revoked")
             return account
         token = request.cookies.get(COOKIE)
-        return await asyncio.to_thread(self._users.of_session, token) if token else None
+        return await at_the_door(self._users.of_session, token) if token else None
 
     async def _check_session(
         self, scope: Scope, path: str, receive: Receive, account: Account
@@ -142,7 +142,7 @@ class Door:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and self._quotas:
-                usages = await asyncio.to_thread(self._quotas.usage, account)
+                usages = await at_the_door(self._quotas.usage, account)
                 MutableHeaders(scope=message).update(headers_of(usages))
             await send(message)
 
@@ -180,8 +180,8 @@ def _refusal(error: LmappsError, scope: Scope, path: str) -> Response:
     is_page = scope["method"] == "GET" and "text/html" in accepts
     if isinstance(error, NotLoggedIn) and is_page:
         return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else None
-    return JSONResponse(error_body(error), error.status, headers)
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else {}
+    return JSONResponse(error_body(error), error.status, error_headers(error) | headers)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from functools import cache, partial
@@ -20,6 +19,7 @@ from lmapps.server.accounts.quotas import Quotas
 from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
 from lmapps.server.api.protocol import read_body
 from lmapps.server.page.languages import codes_of, translated, word_for
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.who import who
 
 MOST_BYTES = 10_000
@@ -64,7 +64,7 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
             page = _page(request, "login", 429, told=told, name=name)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
-        account = await asyncio.to_thread(users.known, name, password)
+        account = await at_the_door(users.known, name, password)
         if account is None:
             told = word("The name or the password is not right.")
             return _page(request, "login", 401, told=told, name=name)
@@ -75,7 +75,7 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
     async def log_out(request: Request) -> Response:
         token = request.cookies.get(COOKIE)
         if token:
-            await asyncio.to_thread(users.end_session, token)
+            await at_the_door(users.end_session, token)
         answer = _to(request, "/login")
         answer.delete_cookie(COOKIE, path=_root(request) or "/")
         return answer
@@ -90,7 +90,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     async def usage(request: Request) -> Response:
         """What the user, and the key that was shown, have had of what they may have."""
         account = _account(request)
-        found = await asyncio.to_thread(quotas.usage, account)
+        found = await at_the_door(quotas.usage, account)
         named = dict(zip(("user", "key"), map(vars, found), strict=False))
         return JSONResponse({"name": account.name, "role": account.role, **named})
 
@@ -101,12 +101,12 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
         if attempts.begin(limits):
             raise TooManyAttempts("too many attempts: try again in a quarter of an hour")
         show, word = partial(_account_page, request, users, quotas), partial(word_for, request)
-        if await asyncio.to_thread(users.known, account.name, form.get("password", "")) is None:
+        if await at_the_door(users.known, account.name, form.get("password", "")) is None:
             told = word("The password is not right.")
             return await show(told=told, failed=True, status=403)
         attempts.succeeded(limits)
         try:
-            await asyncio.to_thread(users.set_password, account.name, form.get("new", ""))
+            await at_the_door(users.set_password, account.name, form.get("new", ""))
         except InputError as error:
             return await show(told=translated(error, word), failed=True, status=error.status)
         return await _entered(request, users, account, "/account")
@@ -115,7 +115,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     async def make_key(request: Request) -> Response:
         name, account = (await _form(request)).get("name", ""), _logged_in(request)
         try:
-            made = await asyncio.to_thread(users.add_key, account.name, name)
+            made = await at_the_door(users.add_key, account.name, name)
         except InputError as error:
             told, status = translated(error, partial(word_for, request)), error.status
             return await _account_page(
@@ -126,13 +126,13 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     @routes.post("/account/keys/revoke")
     async def revoke_key(request: Request) -> Response:
         name = (await _form(request)).get("name", "")
-        await asyncio.to_thread(users.revoke, _logged_in(request).name, name)
+        await at_the_door(users.revoke, _logged_in(request).name, name)
         return _to(request, "/account")
 
 
 async def _entered(request: Request, users: Users, account: Account, page: str = "/") -> Response:
     """A new session, in a cookie that no script and no other site's request can use."""
-    token = await asyncio.to_thread(users.begin_session, account)
+    token = await at_the_door(users.begin_session, account)
     answer = _to(request, page)
     answer.set_cookie(
         COOKIE, token, max_age=SESSION_SECONDS, path=_root(request) or "/", httponly=True,
@@ -145,9 +145,9 @@ async def _account_page(
     request: Request, users: Users, quotas: Quotas, status: int = 200, **values: Any
 ) -> Response:
     account = _account(request)
-    usage, *_ = await asyncio.to_thread(quotas.usage, account)
-    values["used"] = await asyncio.to_thread(quotas.of_keys, account)
-    keys = await asyncio.to_thread(users.keys, account.name)
+    usage, *_ = await at_the_door(quotas.usage, account)
+    values["used"] = await at_the_door(quotas.of_keys, account)
+    keys = await at_the_door(users.keys, account.name)
     return _page(request, "account", status, account=account, usage=usage, keys=keys, **values)
 
 

@@ -28,6 +28,7 @@ from lmapps.errors import Busy, StorageError
 from lmapps.messages import Message
 from lmapps.sentence import Sentence
 from lmapps.server.accounts.users import Account
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.store.database import Database
 from lmapps.server.store.tables import KEYS, USERS
 
@@ -199,7 +200,7 @@ class Metered:
     ) -> AsyncGenerator[Delta, None]:
         """As the backend does. Raises `QuotaReached` before the prompt is queued."""
         if isinstance(user, Payer):
-            await asyncio.to_thread(self._quotas.admit, user)
+            await at_the_door(self._quotas.admit, user)
         counted = 0
         async with aclosing(self._backend.stream(prompt, decoding, user)) as deltas:
             async for delta in deltas:
@@ -216,7 +217,7 @@ class Metered:
         """As the backend does; it costs what writing the reply did, also for whoever leaves."""
         if not isinstance(user, Payer):
             return await self._backend.score(messages, reply, user)
-        await asyncio.to_thread(self._quotas.admit, user)
+        await at_the_door(self._quotas.admit, user)
         tokens = 0
         try:
             score = await self._backend.score(messages, reply, user)

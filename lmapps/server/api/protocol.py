@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
-from lmapps.errors import Busy, InputError, LmappsError, TooLarge
+from lmapps.errors import InputError, LmappsError, TooLarge
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
 from lmapps.server.gate.log import REQUEST
@@ -164,8 +164,12 @@ def error_body(error: Exception) -> dict[str, Any]:
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     """The handler of every `LmappsError`."""
     assert isinstance(error, LmappsError)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    return JSONResponse(error_body(error), error.status, error_headers(error))
+
+
+def error_headers(error: LmappsError) -> dict[str, str]:
+    """What goes with an error, beside its body."""
+    return {"Retry-After": str(error.retry_after)} if error.retry_after else {}
 
 
 async def server_sent(events: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:

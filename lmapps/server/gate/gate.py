@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import Busy, InputError, LmappsError, StorageError, TooLarge
+from lmapps.errors import InputError, LmappsError, StorageError, TooLarge
 from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
@@ -230,7 +230,7 @@ class Visit:
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),  # there may be more of its body than anybody will read
         ]
-        if isinstance(error, Busy):
+        if error.retry_after:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         await self._start(
             {"type": "http.response.start", "status": error.status, "headers": headers},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock, local
@@ -14,14 +15,14 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy import Connection
 
-from lmapps.errors import InputError, StorageError
+from lmapps.errors import DatabaseFailed, DatabaseFull, InputError, StorageError
 from lmapps.paths import home
 from lmapps.sentence import Sentence
 
-BUSY_SECONDS = 10
-"""How long SQLite waits for another process that writes, and how long a connection may take."""
+BUSY_SECONDS = 8
+"""How long SQLite waits for another process that writes, and PostgreSQL for an answer."""
 CONNECTIONS = 16
-"""That one process keeps; to PostgreSQL, under load, it takes as many again."""
+"""To SQLite, that one process keeps."""
 SHORT_SECONDS = 0.5
 """How long it waits where the last one has waited in vain: else all wait behind each other."""
 READS, WAITS = "lmapps_reads", "lmapps_waits"
@@ -50,7 +51,7 @@ class Database:
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
             _make_private(self.url)
-            self._writer = _engine(self.url)
+            self._writer = _engine(self.url, lambda: bool(self.trouble))
             self._reader = self._writer.execution_options(**{READS: True})
             self._hurried = self._writer.execution_options(**{WAITS: SHORT_SECONDS})
             from lmapps.server.store.migrate import migrate
@@ -132,7 +133,7 @@ class Database:
             )  # fmt: skip
             if _is_its_own(error):
                 self._failed[use] = told
-            raise StorageError(told) from None
+            raise (DatabaseFull if _is_full(error) else DatabaseFailed)(told) from None
 
 
 @contextmanager
@@ -170,6 +171,17 @@ def _is_its_own(error: Exception) -> bool:
     return isinstance(error, OSError | sql.exc.OperationalError | sql.exc.TimeoutError)
 
 
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full, of the database or of this machine."""
+    cause: Any = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    return (
+        getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or (code is not None and code & 0xFF == sqlite3.SQLITE_FULL)
+        or getattr(cause, "sqlstate", None) == "53100"
+    )
+
+
 def check_owner(owner: str) -> None:
     """Raises for nobody's: what they keep would be everybody's who is not known."""
     if not owner:
@@ -193,7 +205,7 @@ def _make_private(url: sql.URL) -> None:
             os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _engine(url: sql.URL) -> sql.Engine:
+def _engine(url: sql.URL, has_failed: Callable[[], bool]) -> sql.Engine:
     """The driver's engine: transactions in SQLite begin when they are said to."""
     if url.get_backend_name() == "sqlite":
         wait = {"timeout": BUSY_SECONDS}
@@ -204,10 +216,10 @@ def _engine(url: sql.URL) -> sql.Engine:
         if url.database and url.database != ":memory:" and not url.query:
             _watch(engine, Path(url.database))
         return engine
-    if url.get_backend_name() == "postgresql":  # one that was started again is found again
-        wait = {"connect_timeout": BUSY_SECONDS}
-        many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
-        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
+    if url.get_backend_name() == "postgresql":
+        from lmapps.server.store.postgres import postgres_engine
+
+        return postgres_engine(url, BUSY_SECONDS, has_failed)
     return sql.create_engine(url, pool_pre_ping=True)
 
 
