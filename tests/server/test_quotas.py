@@ -18,7 +18,8 @@ from lmapps.engine.request import Delta
 from lmapps.engine.scoring import Score, ScoredToken
 from lmapps.errors import ModelServerError
 from lmapps.server.accounts import secrets
-from lmapps.server.accounts.quotas import Limits, Payer, QuotaReached, Quotas, headers_of
+from lmapps.server.accounts.quotas import Limits, Payer, QuotaReached, Quotas
+from lmapps.server.accounts.usage import headers_of
 from lmapps.server.accounts.users import Account, Users
 from lmapps.server.store.database import Database
 

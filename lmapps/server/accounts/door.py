@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmapps.errors import InputError, LmappsError
-from lmapps.server.accounts.quotas import Quotas, headers_of
+from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.usage import headers_of
 from lmapps.server.accounts.users import Account, Users
 from lmapps.server.api.protocol import error_body, error_headers
 from lmapps.server.store.aside import at_the_door

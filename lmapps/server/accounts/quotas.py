@@ -27,6 +27,7 @@ from lmapps.engine.turns import User
 from lmapps.errors import Busy, StorageError
 from lmapps.messages import Message
 from lmapps.sentence import Sentence
+from lmapps.server.accounts.usage import Usage
 from lmapps.server.accounts.users import Account
 from lmapps.server.store.aside import at_the_door
 from lmapps.server.store.database import Database
@@ -69,19 +70,6 @@ class Limits:
 
     requests_a_minute: int = 0
     tokens_a_day: int = 0
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What somebody has had, of what they may have; a limit of 0 is none."""
-
-    requests: int
-    requests_a_minute: int
-    tokens: int
-    tokens_a_day: int
-    new_minute: int
-    new_day: int
-    """Seconds until each is counted from 0 again."""
 
 
 class Quotas:
@@ -237,23 +225,6 @@ def _new_tokens(delta: Delta, counted: int) -> int:
         return max(0, delta.usage.completion_tokens - counted)
     is_piece = delta.text and delta.finish not in ("cancelled", "error")  # else it was held back
     return len(delta.ids) or int(bool(is_piece))
-
-
-def headers_of(usages: list[Usage]) -> Mapping[str, str]:
-    """What is left, by the names that OpenAI's clients know; the tightest limit counts."""
-    headers: dict[str, str] = {}
-    for kind, limit, used, again in (
-        ("requests", "requests_a_minute", "requests", "new_minute"),
-        ("tokens", "tokens_a_day", "tokens", "new_day"),
-    ):
-        limited = [usage for usage in usages if getattr(usage, limit)]
-        if limited:
-            tight = min(limited, key=lambda u: getattr(u, limit) - getattr(u, used))
-            left = max(0, getattr(tight, limit) - getattr(tight, used))
-            headers[f"x-ratelimit-limit-{kind}"] = str(getattr(tight, limit))
-            headers[f"x-ratelimit-remaining-{kind}"] = str(left)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{getattr(tight, again)}s"
-    return headers
 
 
 def _check(subject: Subject, usage: Usage, is_counted: bool) -> None:
