@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from lmapps.errors import LmappsError
-from lmapps.server.accounts import secrets
+from lmapps.server.accounts import door, secrets
 from lmapps.server.accounts.door import COOKIE, Door
 from lmapps.server.accounts.pages import account_routes
 from lmapps.server.accounts.quotas import Limits, Payer, Quotas
@@ -236,6 +237,25 @@ def test_an_open_page_belongs_to_who_opened_it(served: Served) -> None:
     assert form.status_code == 400, "what is no JSON could name a page unseen"
     for method, path, sent in attempts[:1] + attempts[3:4] + attempts[7:8]:
         assert ann.request(method, path, **sent).status_code == 200
+
+
+def test_a_large_body_is_looked_through_beside_everybodys_streams(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, look = list[str](), door._sessions_in
+
+    def looked(body: bytes) -> list[str]:
+        threads.append(threading.current_thread().name)
+        return look(body)
+
+    monkeypatch.setattr(door, "_sessions_in", looked)
+    ann, bob = served.logged_in("ann"), served.logged_in("bob")
+    body = {"session_hash": "of_ann", "data": ["x" * door.SMALL_BYTES]}
+    assert json.loads(ann.post(JOIN, json=body).json()["body"]) == body
+    assert bob.post(JOIN, json=body).status_code == 403
+    assert threads == ["bodies_0", "bodies_0"]
+    assert bob.post(JOIN, json={"session_hash": "of_bob"}).status_code == 200
+    assert threads[2] != "bodies_0"
 
 
 def test_a_websocket_is_closed(served: Served) -> None:

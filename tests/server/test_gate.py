@@ -272,6 +272,16 @@ def endless() -> Iterator[bytes]:
         yield b" " * 1_000_000
 
 
+def test_an_event_of_the_page_is_smaller_than_a_file(served: Any) -> None:
+    large = b'["' + b"x" * 2_000_000 + b'"]'
+    for path in ("queue/join", "run/predict", "cancel"):
+        for content in (large, iter([large])):
+            answer = httpx.post(f"{served.url}/gradio_api/{path}", content=content)
+            assert answer.status_code == 413 and "2,000,000 bytes" in answer.text
+    files = {"files": ("a.txt", large)}
+    assert httpx.post(f"{served.url}/gradio_api/upload", files=files).status_code == 200
+
+
 def test_a_body_without_a_stated_length_is_counted(served: Any) -> None:
     kind = {"content-type": "application/json"}
     url = f"{served.url}/gradio_api/queue/join"
