@@ -42,7 +42,7 @@ from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
 from lmapps.server.gate.traffic import Traffic
 from lmapps.server.health import Health
-from lmapps.server.reload import Read, Reload, on_signal
+from lmapps.server.reload import Hangup, Read, Reload
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
@@ -55,14 +55,16 @@ AT_THE_DOOR = 32
 few more than there are processors, would be too small for a database that is slow."""
 
 
-def serve(settings: ServeSettings, read: Read | None = None) -> None:
+def serve(settings: ServeSettings, read: Read | None = None, hangup: Hangup | None = None) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens, an
     engine that fails again and again `EngineFailed` at the end.
 
-    read  reads the settings again, at SIGHUP
+    read    reads the settings again, at SIGHUP
+    hangup  SIGHUP, where it has a meaning already
     """
     from lmapps.server.gate.server import Server
 
+    hangup = hangup or Hangup()
     store = Store(settings.database)
     access = access_of(settings, store.database)
     listening = settings.listen()
@@ -94,7 +96,7 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
         library.look_for_packages()
 
     apply(settings)
-    on_signal(Reload(settings, read or (lambda: settings), [apply]))
+    hangup.reloads(Reload(settings, read or (lambda: settings), [apply]))
     keep_what_is_there()
     with library.watched(say):
         server.run(sockets=[listening])
