@@ -44,6 +44,11 @@ class LmappsError(Exception):
     retry_after: int | None = None
     """In how many seconds it is worth trying again, where that is known."""
 
+    @property
+    def outward(self) -> str:
+        """The sentence for whoever asks a server: not what its operator alone should read."""
+        return self.args[0] if self.args else ""
+
     def __init__(self, told: str = "", /, **values: object) -> None:
         super().__init__(Sentence(told, **values) if values else told)
 
@@ -165,10 +170,15 @@ class StorageError(LmappsError):
 
 
 class DatabaseFailed(StorageError):
-    """A database that does not answer, cannot be written, or refuses."""
+    """A database that does not answer, cannot be written, or refuses. The sentence says where it
+    is and what its driver says."""
 
     status = 503
     retry_after: int | None = 5
+
+    @property
+    def outward(self) -> str:
+        return Sentence("the database does not work at the moment: try again in a few seconds")
 
 
 class DatabaseFull(DatabaseFailed):
@@ -176,3 +186,7 @@ class DatabaseFull(DatabaseFailed):
 
     status = 507
     retry_after = None
+
+    @property
+    def outward(self) -> str:
+        return Sentence("the disk of the database is full: tell who runs this server")

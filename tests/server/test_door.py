@@ -239,6 +239,22 @@ def test_an_open_page_belongs_to_who_opened_it(served: Served) -> None:
         assert ann.request(method, path, **sent).status_code == 200
 
 
+def test_who_comes_while_the_database_is_gone_is_not_told_where_it_was(
+    served: Served, tmp_path: Path
+) -> None:
+    file = tmp_path / "test.db"
+    file.rename(tmp_path / "kept.db")
+    with_key = served.client(authorization="Bearer lmapps-unknown")
+    for _ in range(2):
+        answer = with_key.get("/v1/models")
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+        told = answer.json()["error"]["message"]
+        assert told == "the database does not work at the moment: try again in a few seconds"
+    assert str(tmp_path) in served.quotas._database.trouble, "/health has more for admins"
+    (tmp_path / "kept.db").rename(file)
+    assert with_key.get("/v1/models").status_code == 401
+
+
 def test_a_large_body_is_looked_through_beside_everybodys_streams(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from lmapps.discovery import discover
 from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, StorageError
+from lmapps.errors import CheckpointError, DatabaseFull, StorageError
 from lmapps.server import health
 from lmapps.server.gate.server import Server
 from lmapps.server.page.chat.saved import Place
@@ -278,6 +278,9 @@ def test_a_full_disk_under_the_database_is_told_until_there_is_room(small_disk: 
     for _ in range(2):
         with pytest.raises(StorageError, match="check that it is there, can be written, and has r"):
             store.add("ann", made, None, "user", "x" * 10_000, "person")
+        with pytest.raises(DatabaseFull) as told:
+            store.begin("ann", "chat", "x" * 10_000)
+        assert told.value.status == 507 and "disk of the database is full" in told.value.outward
         store.database.check()
         assert "cannot be used" in store.database.trouble
     assert store.load("ann", made).id == made, "what is there can be read"

@@ -153,11 +153,16 @@ def _text(content: Any, number: int) -> str:
     raise InputError(f"message {number}: content must be text, got {str(content)[:60]!r}")
 
 
+def told_of(error: Exception) -> str:
+    """What whoever asked is told."""
+    return error.outward if isinstance(error, LmappsError) else str(error)
+
+
 def error_body(error: Exception) -> dict[str, Any]:
     """An error in OpenAI's form."""
     code = type(error).__name__
     kind = "invalid_request_error" if isinstance(error, InputError) else "server_error"
-    told = {"message": str(error), "type": kind, "code": code, "param": None}
+    told = {"message": told_of(error), "type": kind, "code": code, "param": None}
     return {"error": {**told, "request_id": REQUEST.get() or None}}
 
 

@@ -67,5 +67,5 @@ def _log_failure() -> None:
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
     """An error as our API tells it, and where Gradio's page looks for it."""
     assert isinstance(error, LmappsError)
-    body = error_body(error) | {"detail": str(error)}
+    body = error_body(error) | {"detail": error.outward}
     return JSONResponse(body, error.status, error_headers(error))

@@ -30,10 +30,8 @@ async def in_time(answer: Awaitable[T]) -> T:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await answer
     except TimeoutError:
-        raise DatabaseFailed(
-            "the database has not answered for {seconds} seconds: try again in a moment",
-            seconds=f"{ANSWER_SECONDS:g}",
-        ) from None
+        told = f"the database has not answered for {ANSWER_SECONDS:g} seconds"
+        raise DatabaseFailed(told) from None
 
 
 async def at_the_door(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
