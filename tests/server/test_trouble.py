@@ -112,7 +112,13 @@ def breaks(engine: Any, error: BaseException) -> None:
 def test_all_is_well_and_says_so(running: Running) -> None:
     answer = httpx.get(f"{running.url}/health").json()
     assert answer["status"] == "ok"
-    assert [part["kind"] for part in answer["parts"]] == ["model", "database", "disk", "disk"]
+    assert [part["kind"] for part in answer["parts"]] == [
+        "model",
+        "database",
+        "disk",
+        "disk",
+        "clock",
+    ]
     assert running.line() == ""
 
 
@@ -442,11 +448,34 @@ def test_a_clock_that_jumps_ends_no_reply_and_no_wait(
     assert read[-2:] == ["data: [DONE]", ""]
     assert any('"finish_reason": "length"' in one for one in read), "all of its tokens"
     assert running.ask().status_code == 200
-    assert running.health() == (200, {})
+    status, parts = running.health()
+    assert status == 200 and parts.keys() == {"clock"}
+    assert ("seconds ahead" if days > 0 else "seconds back") in parts["clock"]
+    assert running.line() == "" and running.line(query="?admins").startswith("The clock of this s")
+    monkeypatch.setattr(health, "TOLD_SECONDS", 0.0)
+    assert running.health() == (200, {}) and running.line(query="?admins") == ""
     made = running.store.begin("ann", "chat")
     running.store.add("ann", made, None, "user", "one", "person")
     monkeypatch.setattr(time, "time", now)
     assert [one.id for one in running.store.list("ann", "chat")] == [made]
+
+
+def test_a_clock_that_is_put_right_little_by_little_does_not_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, steady = 1e9, 1e5
+    monkeypatch.setattr(time, "time", lambda: wall)
+    monkeypatch.setattr(time, "monotonic", lambda: steady)
+    clock = health.Clock()
+    for hours in (1, 1, 10):  # as far as it may be put right meanwhile
+        steady, wall = steady + 3600 * hours, wall + 3600 * hours * 1.0005
+        assert clock.look().state == "ok"
+    wall -= 6
+    assert clock.look().state == "degraded"
+    steady, wall = steady + 59, wall + 59
+    assert clock.look().reason == "the machine's clock went 6 seconds back (set, or it slept)"
+    steady, wall = steady + 1, wall + 1
+    assert clock.look().state == "ok"
 
 
 # The checkpoint.

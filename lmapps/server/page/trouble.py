@@ -28,6 +28,7 @@ LINES = {
 DEGRADED = {
     "model": later("A model needs looking after: the Models tab says which, and why."),
     "disk": later("The disk of this server has little room left."),
+    "clock": later("The clock of this server has jumped: sessions and quotas of a day follow it."),
 }
 GONE = later("The server does not answer at the moment. What you have written stays on this page.")
 
