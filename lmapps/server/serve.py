@@ -25,7 +25,7 @@ from lmapps.engine.backends.source import (
 )
 from lmapps.engine.devices import memory_for_models, precision, serving_devices
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, EngineFailed, LmappsError
+from lmapps.errors import CheckpointError, DatabaseFailed, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.pull.apart import stay_inside
@@ -158,6 +158,7 @@ def create_app(
     if not models.uses_hub:  # one that was asked for by name is downloaded whenever it is loaded
         stay_inside()
     from lmapps.server.accounts.pages import account_routes
+    from lmapps.server.accounts.rendered import on_failed_database
     from lmapps.server.page.places import PROCESS, VERSION
     from lmapps.server.page.trouble import told_beside
 
@@ -185,6 +186,7 @@ def create_app(
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
+        app.add_exception_handler(DatabaseFailed, on_failed_database)
 
     @app.get(f"/{VERSION}", include_in_schema=False)
     async def version(request: Request) -> JSONResponse:

@@ -13,7 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,8 +23,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import InputError, LmappsError
+from lmapps.errors import DatabaseFailed, InputError, LmappsError, StorageError
 from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.rendered import sorry, wants_page
 from lmapps.server.accounts.usage import headers_of
 from lmapps.server.accounts.users import Account, Users
 from lmapps.server.api.protocol import error_body, error_headers
@@ -153,8 +154,9 @@ class Door:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and self._quotas:
-                usages = await at_the_door(self._quotas.usage, account)
-                MutableHeaders(scope=message).update(headers_of(usages))
+                with suppress(StorageError):  # the answer is there, whatever can be told of quotas
+                    usages = await at_the_door(self._quotas.usage, account)
+                    MutableHeaders(scope=message).update(headers_of(usages))
             await send(message)
 
         return told
@@ -187,9 +189,10 @@ class Pages:
 
 def _refusal(error: LmappsError, scope: Scope, path: str) -> Response:
     """A browser that wants a page is led to the login, everybody else is told."""
-    accepts = HTTPConnection(scope).headers.get("accept", "")
-    is_page = scope["method"] == "GET" and "text/html" in accepts
-    if isinstance(error, NotLoggedIn) and is_page:
+    request = HTTPConnection(scope)
+    if isinstance(error, DatabaseFailed) and wants_page(request):
+        return sorry(request, error)
+    if isinstance(error, NotLoggedIn) and wants_page(request) and scope["method"] == "GET":
         return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else {}
     return JSONResponse(error_body(error), error.status, error_headers(error) | headers)

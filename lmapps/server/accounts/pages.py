@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from lmapps.errors import InputError, LmappsError
 from lmapps.server.accounts.attempts import Attempts, limits_of
 from lmapps.server.accounts.door import COOKIE, NotTheirs
 from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.rendered import NO_STORE, page_of, root_of
 from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
 from lmapps.server.api.protocol import read_body
-from lmapps.server.page.languages import codes_of, translated, word_for
+from lmapps.server.page.languages import translated, word_for
 from lmapps.server.store.aside import at_the_door
 from lmapps.server.who import who
 
@@ -26,7 +25,6 @@ MOST_BYTES = 10_000
 """Of a form."""
 MOST_NAME = 65
 """Characters by which failures are counted: one more than a name has, since nobody is called so."""
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 class TooManyAttempts(LmappsError):
@@ -48,7 +46,7 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
     async def login_page(request: Request) -> Response:
         if who(request).account:
             return _to(request, "/")
-        return _page(request, "login")
+        return page_of(request, "login")
 
     @routes.post("/login")
     async def log_in(request: Request) -> Response:
@@ -61,13 +59,13 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
         if wait:
             minutes = math.ceil(wait / 60)
             told = word("Too many attempts: try again in {minutes} minutes.", minutes=minutes)
-            page = _page(request, "login", 429, told=told, name=name)
+            page = page_of(request, "login", 429, told=told, name=name)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
         account = await at_the_door(users.known, name, password)
         if account is None:
             told = word("The name or the password is not right.")
-            return _page(request, "login", 401, told=told, name=name)
+            return page_of(request, "login", 401, told=told, name=name)
         attempts.succeeded(limits)
         return await _entered(request, users, account)
 
@@ -77,7 +75,7 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
         if token:
             await at_the_door(users.end_session, token)
         answer = _to(request, "/login")
-        answer.delete_cookie(COOKIE, path=_root(request) or "/")
+        answer.delete_cookie(COOKIE, path=root_of(request) or "/")
         return answer
 
 
@@ -135,7 +133,7 @@ async def _entered(request: Request, users: Users, account: Account, page: str =
     token = await at_the_door(users.begin_session, account)
     answer = _to(request, page)
     answer.set_cookie(
-        COOKIE, token, max_age=SESSION_SECONDS, path=_root(request) or "/", httponly=True,
+        COOKIE, token, max_age=SESSION_SECONDS, path=root_of(request) or "/", httponly=True,
         samesite="lax", secure=request.url.scheme == "https",
     )  # fmt: skip
     return answer
@@ -148,7 +146,7 @@ async def _account_page(
     usage, *_ = await at_the_door(quotas.usage, account)
     values["used"] = await at_the_door(quotas.of_keys, account)
     keys = await at_the_door(users.keys, account.name)
-    return _page(request, "account", status, account=account, usage=usage, keys=keys, **values)
+    return page_of(request, "account", status, account=account, usage=usage, keys=keys, **values)
 
 
 def _account(request: Request) -> Account:
@@ -175,40 +173,5 @@ async def _form(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in fields.items()}
 
 
-def _page(request: Request, shows: str, status: int = 200, **values: Any) -> Response:
-    shown = _template(shows).render(
-        root=_root(request), word=partial(word_for, request), language=codes_of(request)[0] or "en",
-        narrow=shows == "login", moment=_moment, **values,
-    )  # fmt: skip
-    return HTMLResponse(shown, status, NO_STORE)
-
-
 def _to(request: Request, path: str) -> RedirectResponse:
-    return RedirectResponse(_root(request) + path, 303, NO_STORE)
-
-
-def _root(request: Request) -> str:
-    """The path under which a proxy shows the server."""
-    return str(request.scope.get("root_path", ""))
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-@cache
-def _template(name: str) -> Any:
-    """One of the pages, in the colours of the applications."""
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-    from markupsafe import Markup
-
-    from lmapps.server.page.look import ICON
-    from lmapps.server.page.theme import ACCENT, FONTS, PAPER
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=select_autoescape(["jinja"]))
-    environment.globals |= {
-        "accent": ACCENT, "paper": PAPER, "icon": Markup(ICON.read_text("utf-8")),  # noqa: S704
-        "fonts": Markup(", ".join(f"'{name}'" if " " in name else name for name in FONTS)),  # noqa: S704
-    }  # fmt: skip
-    return environment.get_template(f"{name}.html.jinja")
+    return RedirectResponse(root_of(request) + path, 303, NO_STORE)
