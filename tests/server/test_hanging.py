@@ -1,4 +1,4 @@
-"""A PostgreSQL that stands still: whoever asks is told in time, and it is used again afterwards."""
+"""A PostgreSQL that stands still or is gone: whoever asks is told in time, and it is used again."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import psycopg
 import pytest
 import sqlalchemy as sql
 
+from lmapps.discovery import discover
 from lmapps.errors import DatabaseFailed
+from lmapps.server import health
 from lmapps.server.accounts.door import Door
 from lmapps.server.accounts.users import Users
 from lmapps.server.store import aside as store_aside
@@ -123,3 +126,36 @@ def test_a_statement_that_goes_on_for_ever_is_ended_unless_it_may(database: Data
         take_time(connection)  # as where tables are brought up to date
         connection.execute(slow)
     assert raw.closed
+
+
+def test_one_that_is_gone_is_told_by_health_and_on_every_page_until_it_is_back(
+    serve: Callable[..., Any], postgres: str, postgres_url: str, wait_until: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def ann(store: Any) -> None:
+        Users(store.database).add("ann", "correct horse")
+
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(health, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(health, "NO_BYTES", 0)
+    name = str(sql.make_url(postgres_url).database)
+    with (
+        serve(discover(), 0.0, postgres_url, prepare=ann) as running,
+        httpx.Client(base_url=running.url, timeout=30) as client,
+        psycopg.connect(postgres.format("postgres"), autocommit=True) as other,
+    ):
+        form = {"name": "ann", "password": "correct horse"}
+        assert client.post("/login", data=form).status_code == 303
+        assert client.get("/health").status_code == 200
+        other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        other.execute(ends, [name])
+        assert httpx.get(f"{running.url}/health").status_code == 503
+        line = unquote(client.get("/plugins/version").headers["x-lmapps-trouble"])
+        assert line.startswith("Nothing can be kept at the moment")
+        page = client.get("/", headers={"accept": "text/html"})
+        assert page.status_code == 503 and "The database does not work" in page.text
+        other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+        wait_until(lambda: client.get("/health").status_code == 200)
+        assert "x-lmapps-trouble" not in client.get("/plugins/version").headers
+        assert client.get("/", headers={"accept": "text/html"}).status_code == 200

@@ -44,7 +44,7 @@ def told_beside(request: Any, parts: Sequence[Part]) -> dict[str, str]:
 def _line(part: Part, for_admins: bool) -> str:
     if part.state == "failed":
         is_lost = part.kind == "model" and not part.comes_back
-        return NOT_LOADED if is_lost else LINES[part.kind]
+        return NOT_LOADED if is_lost else LINES.get(part.kind, "")
     return DEGRADED.get(part.kind, "") if part.state == "degraded" and for_admins else ""
 
 
