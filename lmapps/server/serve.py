@@ -96,7 +96,14 @@ def serve(settings: ServeSettings, read: Read | None = None, hangup: Hangup | No
         library.look_for_packages()
 
     apply(settings)
-    hangup.reloads(Reload(settings, read or (lambda: settings), [apply]))
+
+    def read_again() -> ServeSettings:
+        new = read() if read else settings
+        if new.hosts:
+            access.check_open(new)
+        return new
+
+    hangup.reloads(Reload(settings, read_again, [apply]))
     keep_what_is_there()
     with library.watched(say):
         server.run(sockets=[listening])
