@@ -188,7 +188,7 @@ def create_app(
     gate: dict[str, Any] = {"root_path": root_path, "traffic": traffic}
     app.add_middleware(Gate, hosts=hosts or Hosts(), **gate)  # the last one is the outermost
     app.include_router(openai_routes(models))
-    app.include_router(monitor_routes(models, health, traffic))
+    app.include_router(monitor_routes(models, health, traffic, access.users is not None))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:

@@ -86,6 +86,16 @@ def test_a_network_is_served_only_with_accounts_or_when_it_is_meant(database_url
     database.close()
 
 
+def test_strangers_are_told_how_the_server_is_and_no_more(people: People) -> None:
+    assert httpx.get(f"{people.url}/health").json().keys() == {"status"}
+    assert httpx.get(f"{people.url}/ready").json() == {"ready": True, "reason": None}
+    bob = httpx.get(
+        f"{people.url}/health", headers={"authorization": f"Bearer {people.keys['bob']}"}
+    ).json()
+    assert bob["models"][0]["name"] == "unnamed" and bob["parts"]
+    assert {part["reason"] for part in bob["parts"]} == {""}, "which are an admin's"
+
+
 def test_the_api_answers_whoever_has_a_key(people: People) -> None:
     with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
         people.client("eve").models.list()

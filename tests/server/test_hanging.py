@@ -150,7 +150,9 @@ def test_one_that_is_gone_is_told_by_health_and_on_every_page_until_it_is_back(
         other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         other.execute(ends, [name])
-        assert httpx.get(f"{running.url}/health").status_code == 503
+        for asks in (client, httpx):
+            answer = asks.get(f"{running.url}/health")
+            assert answer.status_code == 503 and answer.json() == {"status": "failed"}
         line = unquote(client.get("/plugins/version").headers["x-lmapps-trouble"])
         assert line.startswith("Nothing can be kept at the moment")
         page = client.get("/", headers={"accept": "text/html"})

@@ -95,7 +95,7 @@ class Door:
             await self._app({**scope, IS_ADMIN: False}, receive, send)
             return
         try:
-            account = await self._account(HTTPConnection(scope))
+            account = await self._account(HTTPConnection(scope), path in OPEN)
             if path in OPEN and account is None:
                 await self._app({**scope, IS_ADMIN: False}, receive, send)
                 return
@@ -113,8 +113,17 @@ class Door:
             send = self._telling(account, send)
         await self._app(inner, receive, send)
 
-    async def _account(self, request: HTTPConnection) -> Account | None:
-        """Whose key or session it is. Raises `NotLoggedIn` for a key that is nobody's."""
+    async def _account(self, request: HTTPConnection, is_open: bool) -> Account | None:
+        """Whose key or session it is; where everybody comes in, nobody's while that is not known.
+        Raises `NotLoggedIn` for a key that is nobody's."""
+        try:
+            return await self._found(request)
+        except DatabaseFailed:
+            if is_open:
+                return None
+            raise
+
+    async def _found(self, request: HTTPConnection) -> Account | None:
         assert self._users is not None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
