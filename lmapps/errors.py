@@ -20,6 +20,8 @@
     │   ├── ShuttingDown         the server ends                          (503)
     │   └── EngineFailed         a model that cannot answer just now      (503, exit 70)
     └── StorageError             disk full, folder not writable           (507, exit 1)
+        └── DatabaseFailed       a database that does not answer          (503)
+            └── DatabaseFull     one whose disk is full                   (507)
 
 Every message names the value received and the way out: "temperature must be between 0 and 2,
 got -1". One that a visitor of the page can meet is a `Sentence`, so that the page can tell it in
@@ -39,6 +41,13 @@ class LmappsError(Exception):
 
     status: int = 500
     exit_code: int = 1
+    retry_after: int | None = None
+    """In how many seconds it is worth trying again, where that is known."""
+
+    @property
+    def outward(self) -> str:
+        """The sentence for whoever asks a server: not what its operator alone should read."""
+        return self.args[0] if self.args else ""
 
     def __init__(self, told: str = "", /, **values: object) -> None:
         super().__init__(Sentence(told, **values) if values else told)
@@ -133,8 +142,7 @@ class Busy(LmappsError):
 
     def __init__(self, told: str, /, retry_after: int = 1, **values: object) -> None:
         super().__init__(told, **values)
-        self.retry_after = retry_after
-        """In how many seconds it is worth trying again."""
+        self.retry_after: int = retry_after
 
 
 class ShuttingDown(Busy):
@@ -159,3 +167,26 @@ class StorageError(LmappsError):
     """The disk is full or a folder cannot be written."""
 
     status = 507
+
+
+class DatabaseFailed(StorageError):
+    """A database that does not answer, cannot be written, or refuses. The sentence says where it
+    is and what its driver says."""
+
+    status = 503
+    retry_after: int | None = 5
+
+    @property
+    def outward(self) -> str:
+        return Sentence("the database does not work at the moment: try again in a few seconds")
+
+
+class DatabaseFull(DatabaseFailed):
+    """One whose disk is full: that is not over in a moment."""
+
+    status = 507
+    retry_after = None
+
+    @property
+    def outward(self) -> str:
+        return Sentence("the disk of the database is full: tell who runs this server")

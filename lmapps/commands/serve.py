@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 
 from lmapps.server.configured import add_settings, settings_of
+from lmapps.server.reload import Hangup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    hangup = Hangup()  # before anything that takes time: without it the signal ends the process
     settings = settings_of(args)
     from lmapps.server.serve import serve
 
-    serve(settings, partial(settings_of, args))
+    serve(settings, partial(settings_of, args), hangup)
     return 0

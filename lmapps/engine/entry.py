@@ -39,6 +39,8 @@ class Description:
     """What is wrong with it, as a sentence; '' = nothing."""
     is_failed: bool = False
     """Whether it answers nobody for now."""
+    comes_back: bool = False
+    """Whether it is then started again by itself."""
 
 
 class Entry:
@@ -83,12 +85,18 @@ class Entry:
     @property
     def waits(self) -> bool:
         """Whether it should be started again."""
-        is_away = self.backend is None and self.opening is None
-        return is_away and bool(self._deaths) and not self.is_hopeless
+        return self._comes_back and self.opening is None
+
+    @property
+    def _comes_back(self) -> bool:
+        """Whether it is started again, or is about to be. One that could not be loaded when
+        somebody asked for it, and never ran, is not."""
+        return self.backend is None and bool(self._deaths) and not self.is_hopeless
 
     def describe(self) -> Description:
         state: ModelState = "loaded" if self.backend else "not loaded"
         trouble, is_failed = self._trouble()
+        broken = self.backend is not None and self.backend.broken is not None
         return Description(
             self.source.name,
             self.source.place,
@@ -99,6 +107,7 @@ class Entry:
             self.users,
             trouble,
             is_failed,
+            broken or self._comes_back,
         )
 
     def _trouble(self) -> tuple[str, bool]:
@@ -107,7 +116,7 @@ class Entry:
         if self.backend is None:
             if not self.failure:
                 return "", False
-            after = "" if self.is_hopeless or not self._deaths else ": it is started again"
+            after = ": it is started again" if self._comes_back else ""
             return f"the model {name!r} failed ({self.failure}){after}", True
         if self.backend.broken:
             return f"the model {name!r} failed ({self.backend.broken})", True

@@ -1,4 +1,4 @@
-"""Models, database and disk -> how each of them is, in a word and a sentence."""
+"""Models, database, disks and clock -> how each of them is, in a word and a sentence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lmapps.engine.entry import Description
 from lmapps.engine.models import Models
 from lmapps.paths import home
 from lmapps.server.store.database import Database
@@ -24,17 +25,24 @@ PATIENCE_SECONDS = 2.0
 """A database that has not answered by then does not work."""
 LITTLE_BYTES, NO_BYTES = 500 * 2**20, 20 * 2**20
 """Free on a disk: with less than that it is degraded, or has failed."""
+JUMP_SECONDS, DRIFT = 5.0, 0.001
+"""The wall clock jumped where it went so much further than the monotonic one did, or less far; a
+clock that is put right little by little drifts by a thousandth at most."""
+TOLD_SECONDS = 60.0
+"""How long a jump is told."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One thing that a server needs."""
 
-    kind: Literal["model", "database", "disk"]
+    kind: Literal["model", "database", "disk", "clock"]
     name: str
     state: State = "ok"
     reason: str = ""
     """What is wrong, as a sentence for whoever runs the server."""
+    comes_back: bool = False
+    """Whether the server is mending it by itself, and soon."""
 
 
 class Health:
@@ -46,6 +54,7 @@ class Health:
         self._checked.set()
         self._asked = -FRESH_SECONDS
         self._disks: Sequence[Part] = ()
+        self._clock = Clock()
 
     async def parts(self) -> Sequence[Part]:
         """How everything is, a second ago at most. Takes as long as the database does, and two
@@ -57,7 +66,7 @@ class Health:
             threading.Thread(target=self._check, daemon=True, name="health").start()
         while not self._checked.is_set() and time.monotonic() - self._asked < PATIENCE_SECONDS:
             await asyncio.sleep(0.01)
-        return [*self._of_models(), self._of_database(), *self._disks]
+        return [*self._of_models(), self._of_database(), *self._disks, self._clock.look()]
 
     def _check(self) -> None:
         """In a thread of its own: a disk or a database may not answer."""
@@ -70,10 +79,16 @@ class Health:
     def _of_models(self) -> Sequence[Part]:
         """The default one, and those that were asked for."""
         return [
-            Part("model", one.name, _worst(one.is_failed, bool(one.trouble)), one.trouble)
+            self._of_model(one)
             for one in self._models.describe()
             if one.trouble or one.state == "loaded" or one.name == self._models.default
         ]
+
+    def _of_model(self, one: Description) -> Part:
+        """Whoever asks for a folder that holds no usable model does not make the server fail."""
+        is_failed = one.is_failed and (one.comes_back or one.name == self._models.default)
+        state = _worst(is_failed, bool(one.trouble))
+        return Part("model", one.name, state, one.trouble, one.comes_back)
 
     def _of_database(self) -> Part:
         trouble = self._database.trouble
@@ -83,6 +98,30 @@ class Health:
                 "seconds"
             )
         return Part("database", "database", _worst(bool(trouble), False), trouble)
+
+
+class Clock:
+    """The machine's wall clock, compared with the monotonic one whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self._wall, self._steady = time.time(), time.monotonic()
+        self._jumped, self._seconds = -TOLD_SECONDS, 0.0
+
+    def look(self) -> Part:
+        """Degraded for a minute after a jump was seen."""
+        wall, steady = time.time(), time.monotonic()
+        passed = steady - self._steady
+        ahead = wall - self._wall - passed
+        self._wall, self._steady = wall, steady
+        if abs(ahead) > JUMP_SECONDS + DRIFT * passed:
+            self._jumped, self._seconds = steady, ahead
+        if steady - self._jumped >= TOLD_SECONDS:
+            return Part("clock", "clock")
+        way = "ahead" if self._seconds > 0 else "back"
+        told = (
+            f"the machine's clock went {abs(self._seconds):,.0f} seconds {way} (set, or it slept)"
+        )
+        return Part("clock", "clock", "degraded", told)
 
 
 def worst(parts: Sequence[Part]) -> State:

@@ -55,20 +55,36 @@ class Reload:
         LOG.warning("settings are loaded again", extra={"fields": told})
 
 
-def on_signal(reload: Callable[[], None]) -> None:
-    """Reload at each SIGHUP, in a thread of its own: a signal comes in the middle of anything. A
-    terminal that was closed sends the same signal: then the server ends."""
-    if not hasattr(signal, "SIGHUP"):  # Windows
-        return
-    had_terminal = os.isatty(0)
+class Hangup:
+    """SIGHUP, from when this is made on: what it does is said later, where there is something to
+    reload; one that comes before is remembered. It runs in a thread of its own, since a signal
+    comes in the middle of anything. A terminal that was closed sends the same signal: then the
+    server ends."""
 
-    def handle(*_: object) -> None:
-        if had_terminal and not os.isatty(0):
+    def __init__(self) -> None:
+        self._reload: Callable[[], None] | None = None
+        self._came = False
+        self._had_terminal = os.isatty(0)
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            signal.signal(signal.SIGHUP, self._handle)
+
+    def reloads(self, reload: Callable[[], None]) -> None:
+        """From now on, and once now if it has come already. Called, as a signal is handled, in the
+        main thread."""
+        self._reload = reload
+        if self._came:
+            self._begin(reload)
+
+    def _handle(self, *_: object) -> None:
+        if self._had_terminal and not os.isatty(0):
             signal.raise_signal(signal.SIGTERM)
+        elif self._reload:
+            self._begin(self._reload)
         else:
-            threading.Thread(target=reload, name="reload").start()
+            self._came = True
 
-    signal.signal(signal.SIGHUP, handle)
+    def _begin(self, reload: Callable[[], None]) -> None:
+        threading.Thread(target=reload, name="reload").start()
 
 
 def _differs(name: str, now: ServeSettings, new: ServeSettings) -> bool:

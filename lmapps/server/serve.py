@@ -25,7 +25,7 @@ from lmapps.engine.backends.source import (
 )
 from lmapps.engine.devices import memory_for_models, precision, serving_devices
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, EngineFailed, LmappsError
+from lmapps.errors import CheckpointError, DatabaseFailed, EngineFailed, LmappsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.paths import find_checkpoint
 from lmapps.pull.apart import stay_inside
@@ -42,7 +42,7 @@ from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import set_up
 from lmapps.server.gate.traffic import Traffic
 from lmapps.server.health import Health
-from lmapps.server.reload import Read, Reload, on_signal
+from lmapps.server.reload import Hangup, Read, Reload
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 from lmapps.server.waiting import wait_for_checkpoint, waiting_app
@@ -55,14 +55,16 @@ AT_THE_DOOR = 32
 few more than there are processors, would be too small for a database that is slow."""
 
 
-def serve(settings: ServeSettings, read: Read | None = None) -> None:
+def serve(settings: ServeSettings, read: Read | None = None, hangup: Hangup | None = None) -> None:
     """Serve until interrupted. What cannot be opened raises an `LmappsError` before it listens, an
     engine that fails again and again `EngineFailed` at the end.
 
-    read  reads the settings again, at SIGHUP
+    read    reads the settings again, at SIGHUP
+    hangup  SIGHUP, where it has a meaning already
     """
     from lmapps.server.gate.server import Server
 
+    hangup = hangup or Hangup()
     store = Store(settings.database)
     access = access_of(settings, store.database)
     listening = settings.listen()
@@ -94,7 +96,14 @@ def serve(settings: ServeSettings, read: Read | None = None) -> None:
         library.look_for_packages()
 
     apply(settings)
-    on_signal(Reload(settings, read or (lambda: settings), [apply]))
+
+    def read_again() -> ServeSettings:
+        new = read() if read else settings
+        if new.hosts:
+            access.check_open(new)
+        return new
+
+    hangup.reloads(Reload(settings, read_again, [apply]))
     keep_what_is_there()
     with library.watched(say):
         server.run(sockets=[listening])
@@ -156,6 +165,7 @@ def create_app(
     if not models.uses_hub:  # one that was asked for by name is downloaded whenever it is loaded
         stay_inside()
     from lmapps.server.accounts.pages import account_routes
+    from lmapps.server.accounts.rendered import on_failed_database
     from lmapps.server.page.places import PROCESS, VERSION
     from lmapps.server.page.trouble import told_beside
 
@@ -178,11 +188,12 @@ def create_app(
     gate: dict[str, Any] = {"root_path": root_path, "traffic": traffic}
     app.add_middleware(Gate, hosts=hosts or Hosts(), **gate)  # the last one is the outermost
     app.include_router(openai_routes(models))
-    app.include_router(monitor_routes(models, health, traffic))
+    app.include_router(monitor_routes(models, health, traffic, access.users is not None))
     app.include_router(app_routes(found, models))
     app.include_router(runs_routes(runs))
     if access.users and access.quotas:
         app.include_router(account_routes(access.users, access.quotas))
+        app.add_exception_handler(DatabaseFailed, on_failed_database)
 
     @app.get(f"/{VERSION}", include_in_schema=False)
     async def version(request: Request) -> JSONResponse:

@@ -45,7 +45,9 @@ class ServeSettings:
     host: str = setting("127.0.0.1", "the address to listen on; 0.0.0.0 = every network")
     port: int = setting(7860, "the port to listen on", low=1, high=65535)
     public: bool = setting(
-        False, "let everybody in who reaches an address of a network, though nobody has an account"
+        False,
+        "let everybody in who reaches an address of a network, or comes through a proxy, "
+        "though nobody has an account",
     )
     hosts: tuple[str, ...] = setting(
         (), "names by which the server may be called, as behind a proxy: lm.example.org", live=True
@@ -125,7 +127,9 @@ class ServeSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only programs on this machine can reach the server."""
+        """Whether only programs on this machine reach the server, and none of them is a proxy."""
+        if self.hosts:
+            return False
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -200,6 +200,15 @@ def test_who_is_removed_takes_all_that_is_theirs_and_nothing_else(
         people.remove("bob")
 
 
+def test_the_only_admin_is_not_removed_while_there_are_others(people: Users) -> None:
+    with pytest.raises(InputError, match="ann is the only admin: make somebody else one first"):
+        people.remove("ann")
+    people.set_role("bob", "admin")
+    people.remove("ann")
+    people.remove("bob")
+    assert not people.exist, "the last one of all may go"
+
+
 def test_what_a_browser_made_before_is_its_persons_from_the_login_on(
     store: Store, people: Users
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -70,6 +71,12 @@ def test_a_network_is_served_only_with_accounts_or_when_it_is_meant(database_url
             access_of(ServeSettings(host=host), database)
         public = access_of(ServeSettings(host=host, public=True), database)
         assert public.users is None and not public.admins, "strangers are no admins"
+    proxied = ServeSettings(hosts=("lm.example.org",))
+    with pytest.raises(SettingsError, match=r"--hosts lm.example.org everybody whom a proxy .*"):
+        access_of(proxied, database)
+    with pytest.raises(SettingsError, match="a proxy"):
+        access_of(ServeSettings(), database).check_open(proxied)
+    access_of(replace(proxied, public=True), database).check_open(proxied)
     assert not access_of(ServeSettings(public=True), database).admins, "behind a proxy"
     Users(database).add("ann", PASSWORD)
     for settings in (ServeSettings(), ServeSettings(host="0.0.0.0"), ServeSettings(public=True)):
@@ -77,6 +84,16 @@ def test_a_network_is_served_only_with_accounts_or_when_it_is_meant(database_url
         assert access.users and not access.admins
         access.close()
     database.close()
+
+
+def test_strangers_are_told_how_the_server_is_and_no_more(people: People) -> None:
+    assert httpx.get(f"{people.url}/health").json().keys() == {"status"}
+    assert httpx.get(f"{people.url}/ready").json() == {"ready": True, "reason": None}
+    bob = httpx.get(
+        f"{people.url}/health", headers={"authorization": f"Bearer {people.keys['bob']}"}
+    ).json()
+    assert bob["models"][0]["name"] == "unnamed" and bob["parts"]
+    assert {part["reason"] for part in bob["parts"]} == {""}, "which are an admin's"
 
 
 def test_the_api_answers_whoever_has_a_key(people: People) -> None:

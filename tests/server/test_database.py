@@ -130,7 +130,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
 def test_sqlite_is_tuned_for_several_processes_and_for_kills(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     with database.reading() as connection:
-        tuned = {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 10_000}
+        tuned = {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 8000}
         for pragma, value in tuned.items():
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value, pragma
 
@@ -165,6 +165,10 @@ def test_a_database_that_cannot_be_used_is_a_sentence_without_its_password(tmp_p
         with pytest.raises(StorageError) as raised:
             Store(f"{scheme}://me:secret@127.0.0.1:1/none")
         assert "127.0.0.1:1/none" in str(raised.value) and "secret" not in str(raised.value)
+        with pytest.raises(StorageError) as raised:
+            Store(f"{scheme}://me@127.0.0.1:1/none?password=sec%40ret&sslmode=disable")
+        told = str(raised.value)
+        assert "127.0.0.1:1/none" in told and "sec" not in told and "ret" not in told
     with pytest.raises(StorageError, match=r"pip install 'no_such_driver'|Can't load plugin"):
         Store("postgresql+no_such_driver://localhost/x")
     (tmp_path / "text.db").write_text("this is no database, " * 99)
@@ -373,3 +377,23 @@ def test_a_backup_of_postgresql_is_what_its_own_program_puts_back(
     clean = ["--clean", "--if-exists", "--no-owner", f"--dbname={postgres_url}"]
     subprocess.run([postgres_programs / "pg_restore", *clean, str(file)], check=True)
     assert Store(postgres_url).load("ann", made).title == "Mine"
+
+
+@pytest.mark.parametrize("form", ["user", "query"])
+def test_no_password_stands_in_the_arguments_of_pg_dump(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    url = postgres_url.replace("lmapps@", "lmapps:hunter22@")
+    if form == "query":
+        url = f"{postgres_url}&password=hunter22"
+    program = tmp_path / "pg_dump"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$PGPASSWORD" "$@" > {tmp_path}/told\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    database = Database(url)
+    back_up(database, tmp_path / "copy")
+    database.close()
+    secret, *words = (tmp_path / "told").read_text().splitlines()
+    assert secret == "hunter22"
+    assert words[-1].startswith("--dbname=postgresql://lmapps@/") and "?host=" in words[-1]
+    assert not [word for word in words if "hunter" in word or "***" in word]

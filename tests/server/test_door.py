@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from lmapps.errors import LmappsError
-from lmapps.server.accounts import secrets
+from lmapps.errors import DatabaseFailed, LmappsError
+from lmapps.server.accounts import door, secrets
 from lmapps.server.accounts.door import COOKIE, Door
 from lmapps.server.accounts.pages import account_routes
 from lmapps.server.accounts.quotas import Limits, Payer, Quotas
+from lmapps.server.accounts.rendered import on_failed_database
 from lmapps.server.accounts.users import Users
 from lmapps.server.api.protocol import on_error
 from lmapps.server.store.database import Database
@@ -44,6 +46,7 @@ class Served:
         self.users.add("bob", PASSWORD)
         app = FastAPI()
         app.add_exception_handler(LmappsError, on_error)
+        app.add_exception_handler(DatabaseFailed, on_failed_database)
         app.include_router(account_routes(self.users, self.quotas))
 
         @app.api_route("/{path:path}", methods=["GET", "POST"])
@@ -236,6 +239,60 @@ def test_an_open_page_belongs_to_who_opened_it(served: Served) -> None:
     assert form.status_code == 400, "what is no JSON could name a page unseen"
     for method, path, sent in attempts[:1] + attempts[3:4] + attempts[7:8]:
         assert ann.request(method, path, **sent).status_code == 200
+
+
+def test_who_comes_while_the_database_is_gone_is_not_told_where_it_was(
+    served: Served, tmp_path: Path
+) -> None:
+    file = tmp_path / "test.db"
+    file.rename(tmp_path / "kept.db")
+    with_key = served.client(authorization="Bearer lmapps-unknown")
+    for _ in range(2):
+        answer = with_key.get("/v1/models")
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+        told = answer.json()["error"]["message"]
+        assert told == "the database does not work at the moment: try again in a few seconds"
+    ann = served.client(accept="text/html,*/*", cookie=f"{COOKIE}=of-ann")
+    form = {"name": "ann", "password": PASSWORD}
+    for page, again in ((ann.get("/"), ""), (ann.post("/login", data=form), "; url=/")):
+        assert page.status_code == 503 and page.headers["retry-after"] == "5"
+        assert page.headers["content-type"].startswith("text/html")
+        assert "The database does not work at the moment" in page.text
+        assert f'<meta http-equiv="refresh" content="5{again}">' in page.text
+    chinese = ann.get("/", headers={"accept-language": "zh-CN"}).text
+    assert "数据库暂时无法使用" in chinese and "自动重试" in chinese
+    assert str(tmp_path) in served.quotas._database.trouble, "/health has more for admins"
+    (tmp_path / "kept.db").rename(file)
+    assert with_key.get("/v1/models").status_code == 401
+
+
+def test_an_answer_comes_though_nothing_can_be_said_of_quotas(served: Served) -> None:
+    with_key = served.client(authorization=f"Bearer {served.users.add_key('bob', 'laptop')}")
+
+    def gone(account: Any) -> None:
+        raise DatabaseFailed("it is gone")
+
+    served.quotas.usage = gone  # type: ignore[assignment, method-assign]
+    assert with_key.get("/v1/models").json()["turns"].startswith("user ")
+
+
+def test_a_large_body_is_looked_through_beside_everybodys_streams(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, look = list[str](), door._sessions_in
+
+    def looked(body: bytes) -> list[str]:
+        threads.append(threading.current_thread().name)
+        return look(body)
+
+    monkeypatch.setattr(door, "_sessions_in", looked)
+    ann, bob = served.logged_in("ann"), served.logged_in("bob")
+    body = {"session_hash": "of_ann", "data": ["x" * door.SMALL_BYTES]}
+    assert json.loads(ann.post(JOIN, json=body).json()["body"]) == body
+    assert bob.post(JOIN, json=body).status_code == 403
+    assert threads == ["bodies_0", "bodies_0"]
+    assert bob.post(JOIN, json={"session_hash": "of_bob"}).status_code == 200
+    assert threads[2] != "bodies_0"
 
 
 def test_a_websocket_is_closed(served: Served) -> None:

@@ -54,6 +54,11 @@ FOREIGN = [
     {"origin": "http://127.0.0.1:9999"},
     {"origin": "file://"},
     {"origin": "chrome-extension://abc"},
+    {"origin": "http://127.0.0.1"},
+    {"origin": "http://127.0.0.1:port"},
+    {"origin": f"http://{socket.gethostname()}:9999"},
+    {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-site"},
+    {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
@@ -83,6 +88,43 @@ def test_the_page_itself_and_one_behind_a_proxy_are_not_foreign() -> None:
     Hosts(["lm.example.org"]).check(
         "POST", {"host": "127.0.0.1:7860", "origin": "https://lm.example.org"}
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("lm.example.org", "http://lm.example.org:9999"),
+        ("lm.example.org:443", "http://lm.example.org"),
+        ("lm.example.org:8443", "https://lm.example.org"),
+        ("127.0.0.1:7860", "https://lm.example.org:9999"),
+        ("127.0.0.1:7860", "https://lm.example.org.evil.example"),
+    ],
+)
+def test_another_port_is_another_site(host: str, origin: str) -> None:
+    with pytest.raises(ForeignPage):
+        Hosts(["lm.example.org"]).check("POST", {"host": host, "origin": origin})
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "told"),
+    [
+        ("lm.example.org", "https://lm.example.org", ""),
+        ("lm.example.org", "http://lm.example.org:80", ""),
+        ("lm.example.org:443", "https://lm.example.org", ""),
+        ("LM.example.org:8443", "https://lm.example.org:8443", ""),
+        ("[::1]:7860", "http://[::1]:7860", ""),
+        ("lm.example.org", "https://lm.example.org:8443", "same-origin"),  # no port is passed on
+        ("127.0.0.1:7860", "https://lm.example.org:8443", "same-origin"),  # nor is the name
+        ("lm.example.org", "http://lm.example.org:8080", "named"),
+        ("127.0.0.1:7860", "http://lm.example.org:8080", "named"),
+    ],
+)
+def test_a_proxy_may_pass_the_port_on_or_the_browser_or_the_settings_tell(
+    host: str, origin: str, told: str
+) -> None:
+    names = ["lm.example.org:8080"] if told == "named" else ["lm.example.org"]
+    site = {"sec-fetch-site": told} if told == "same-origin" else {}
+    Hosts(names).check("POST", {"host": host, "origin": origin, **site})
 
 
 @pytest.mark.parametrize(
@@ -270,6 +312,16 @@ def test_too_large_a_request_is_refused_before_and_while_it_arrives(served: Any)
 def endless() -> Iterator[bytes]:
     for _ in range(40):
         yield b" " * 1_000_000
+
+
+def test_an_event_of_the_page_is_smaller_than_a_file(served: Any) -> None:
+    large = b'["' + b"x" * 2_000_000 + b'"]'
+    for path in ("queue/join", "run/predict", "cancel"):
+        for content in (large, iter([large])):
+            answer = httpx.post(f"{served.url}/gradio_api/{path}", content=content)
+            assert answer.status_code == 413 and "2,000,000 bytes" in answer.text
+    files = {"files": ("a.txt", large)}
+    assert httpx.post(f"{served.url}/gradio_api/upload", files=files).status_code == 200
 
 
 def test_a_body_without_a_stated_length_is_counted(served: Any) -> None:

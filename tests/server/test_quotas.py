@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from lmapps.decoding import Decoding
+from lmapps.engine.backends import openai
+from lmapps.engine.backends.openai import OpenAIBackend
 from lmapps.engine.request import Delta
 from lmapps.engine.scoring import Score, ScoredToken
+from lmapps.errors import ModelServerError
 from lmapps.server.accounts import secrets
-from lmapps.server.accounts.quotas import Limits, Payer, QuotaReached, Quotas, headers_of
+from lmapps.server.accounts.quotas import Limits, Payer, QuotaReached, Quotas
+from lmapps.server.accounts.usage import headers_of
 from lmapps.server.accounts.users import Account, Users
 from lmapps.server.store.database import Database
 
@@ -217,3 +223,74 @@ def test_scoring_a_reply_costs_what_writing_it_did(server: Server) -> None:
     assert (usage.requests, usage.tokens) == (1, 100)
     with pytest.raises(QuotaReached, match="100 tokens today"):
         asyncio.run(server.metered.score([], "a reply", Payer(ann)))
+
+
+# Another server's model, which tells of no ids.
+
+END = {"choices": [{"finish_reason": "length"}], "usage": {"completion_tokens": 25}}
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, pieces: int, *after: dict[str, Any]) -> Any:
+    """A model whose server sends so many pieces of text, and what comes after."""
+    text = {"choices": [{"delta": {"content": "x"}}]}
+    lines = [f"data: {json.dumps(event)}\n\n" for event in [text] * pieces + [*after]]
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, text="".join(lines)))
+    client = httpx.AsyncClient
+    monkeypatch.setattr(httpx, "AsyncClient", lambda **_: client(transport=answer))
+    return OpenAIBackend("far", "http://far.example/v1", "m")
+
+
+def test_another_servers_reply_costs_what_that_server_counted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metered = server.quotas.metered(answer_with(monkeypatch, 20, END))
+    payer = Payer(server.users.find("ann"))
+    asyncio.run(metered.complete(metered.read("Hi"), Decoding(), payer))
+    assert server.quotas.usage(payer.account)[0].tokens == 25
+
+
+def test_who_leaves_another_servers_reply_pays_for_what_came(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metered = server.quotas.metered(answer_with(monkeypatch, 20, END))
+    payer = Payer(server.users.find("ann"))
+
+    async def leave_early() -> None:
+        async with aclosing(metered.stream(metered.read("Hi"), Decoding(), payer)) as deltas:
+            for _ in range(10):
+                await anext(deltas)
+
+    asyncio.run(leave_early())
+    assert server.quotas.usage(payer.account)[0].tokens == 10
+
+
+def test_another_servers_reply_that_breaks_off_or_takes_too_long_is_paid_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = Payer(server.users.find("ann"))
+    metered = server.quotas.metered(answer_with(monkeypatch, 20))
+    with pytest.raises(ModelServerError, match="in the middle of a reply"):
+        asyncio.run(metered.complete(metered.read("Hi"), Decoding(), payer))
+    assert server.quotas.usage(payer.account)[0].tokens == 20
+    monkeypatch.setattr(openai, "LONGEST_SECONDS", -1)
+    reply = asyncio.run(metered.complete(metered.read("Hi"), Decoding(), payer))
+    assert reply.text == "x" and reply.finish == "length"
+    assert server.quotas.usage(payer.account)[0].tokens == 21
+
+
+def test_who_leaves_while_a_reply_is_scored_pays_for_it(server: Server) -> None:
+    async def score(*_: Any) -> Score:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def leave() -> None:
+        scoring = asyncio.create_task(server.metered.score([], "a reply", Payer(ann)))
+        await begun.wait()
+        scoring.cancel()
+        await asyncio.wait([scoring])
+
+    ann, begun = server.users.find("ann"), asyncio.Event()
+    server.backend.score, server.backend.measure = score, len  # type: ignore[attr-defined]
+    asyncio.run(leave())
+    assert server.quotas.usage(ann)[0].tokens == len("a reply")

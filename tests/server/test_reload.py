@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -19,7 +22,7 @@ from lmapps.server import serve as serving
 from lmapps.server.accounts.users import Users
 from lmapps.server.gate.hosts import Hosts, WrongHost
 from lmapps.server.gate.server import Server
-from lmapps.server.reload import Reload, on_signal
+from lmapps.server.reload import Hangup, Reload
 from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 
@@ -125,10 +128,12 @@ def test_every_setting_that_is_live_counts_after_a_signal(
     monkeypatch.setattr(serving, "create_app", app)
     monkeypatch.setattr(Server, "run", running)
     monkeypatch.setattr(ServeSettings, "listen", lambda _: None)
-    monkeypatch.setattr(
-        serving, "on_signal", lambda reload: on_signal(lambda: (reload(), done.set()))
+    hangup = Hangup()
+    reloads = hangup.reloads
+    hangup.reloads = lambda reload: reloads(  # type: ignore[method-assign]
+        lambda: (reload(), done.set())[0]
     )
-    serving.serve(start, read)
+    serving.serve(start, read, hangup)
     run.models.close()
     run.access.close()
 
@@ -140,9 +145,53 @@ def test_a_terminal_that_was_closed_ends_the_server(
     monkeypatch.setattr(os, "isatty", lambda _: terminal[0])
     monkeypatch.setattr(signal, "raise_signal", ended.append)
     reloaded = threading.Event()
-    on_signal(reloaded.set)
+    Hangup().reloads(reloaded.set)
     os.kill(os.getpid(), signal.SIGHUP)
     assert reloaded.wait(10) and not ended
     terminal[0] = False
     os.kill(os.getpid(), signal.SIGHUP)
     assert ended == [signal.SIGTERM]
+
+
+SLOW = """
+import sys
+from lmapps.__main__ import main
+from lmapps.server import serve
+
+models_of = serve.models_of
+
+def slow(*given):
+    print("loading", flush=True)
+    sys.stdin.readline()
+    return models_of(*given)
+
+serve.models_of = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_while_it_starts_does_not_end_it_and_counts_when_it_serves(
+    tmp_path: Path, tiny_checkpoint: Any
+) -> None:
+    tiny_checkpoint("gru").save(tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", "--checkpoint", str(tmp_path / "model"), "--port", str(port)]
+    starting = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words, "--database", f"sqlite:///{tmp_path / 'x.db'}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert starting.stdin and starting.stdout
+    watch = threading.Timer(60, starting.kill)
+    watch.start()
+    assert next(starting.stdout) == "loading\n"
+    starting.send_signal(signal.SIGHUP)
+    starting.stdin.write("\n")
+    starting.stdin.flush()
+    assert any('message="settings are loaded again"' in line for line in starting.stdout)
+    starting.send_signal(signal.SIGTERM)
+    rest = starting.communicate(timeout=30)
+    watch.cancel()
+    assert starting.returncode in (0, -signal.SIGTERM), rest

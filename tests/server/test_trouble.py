@@ -25,7 +25,7 @@ from lmapps.discovery import discover
 from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
-from lmapps.errors import CheckpointError, StorageError
+from lmapps.errors import CheckpointError, DatabaseFull, StorageError
 from lmapps.server import health
 from lmapps.server.gate.server import Server
 from lmapps.server.page.chat.saved import Place
@@ -112,7 +112,13 @@ def breaks(engine: Any, error: BaseException) -> None:
 def test_all_is_well_and_says_so(running: Running) -> None:
     answer = httpx.get(f"{running.url}/health").json()
     assert answer["status"] == "ok"
-    assert [part["kind"] for part in answer["parts"]] == ["model", "database", "disk", "disk"]
+    assert [part["kind"] for part in answer["parts"]] == [
+        "model",
+        "database",
+        "disk",
+        "disk",
+        "clock",
+    ]
     assert running.line() == ""
 
 
@@ -171,6 +177,33 @@ def test_the_command_then_ends_with_a_code_that_starts_it_again(
     assert "lmapps: the model 'it' failed 3 times; the server has stop" in capsys.readouterr().err
     unit = (Path(__file__).parents[2] / "deploy" / "lmapps.service").read_text()
     assert "Restart=on-failure" in unit
+
+
+def test_a_broken_folder_that_somebody_asks_for_does_not_make_the_server_fail(
+    endless_checkpoint: Callable[[str], Any], tmp_path: Path
+) -> None:
+    def open(source: Source) -> Any:
+        if source.name == "broken" or not is_well:
+            raise CheckpointError("config.json is no JSON")
+        return Engine(endless_checkpoint("gru"), name="it")
+
+    is_well = True
+    running = Running(open, tmp_path)
+    running.models.add(Source("broken", "nowhere"))
+    for _ in range(4):
+        answer = httpx.post(
+            f"{running.url}/v1/chat/completions", json={**ASK, "model": "broken"}, timeout=30
+        )
+        assert answer.status_code == 400
+    told = "the model 'broken' failed (config.json is no JSON)"
+    assert running.health() == (200, {"model": told})
+    assert running.line() == "" and running.line(query="?admins") == NEEDS
+    running.models.free("it")
+    is_well = False
+    assert running.ask().status_code == 400
+    assert running.health()[0] == 503, "the default one"
+    assert running.line() == "The model cannot be loaded: tell the one who runs this server."
+    running.end()
 
 
 # The database.
@@ -251,6 +284,9 @@ def test_a_full_disk_under_the_database_is_told_until_there_is_room(small_disk: 
     for _ in range(2):
         with pytest.raises(StorageError, match="check that it is there, can be written, and has r"):
             store.add("ann", made, None, "user", "x" * 10_000, "person")
+        with pytest.raises(DatabaseFull) as told:
+            store.begin("ann", "chat", "x" * 10_000)
+        assert told.value.status == 507 and "disk of the database is full" in told.value.outward
         store.database.check()
         assert "cannot be used" in store.database.trouble
     assert store.load("ann", made).id == made, "what is there can be read"
@@ -412,11 +448,34 @@ def test_a_clock_that_jumps_ends_no_reply_and_no_wait(
     assert read[-2:] == ["data: [DONE]", ""]
     assert any('"finish_reason": "length"' in one for one in read), "all of its tokens"
     assert running.ask().status_code == 200
-    assert running.health() == (200, {})
+    status, parts = running.health()
+    assert status == 200 and parts.keys() == {"clock"}
+    assert ("seconds ahead" if days > 0 else "seconds back") in parts["clock"]
+    assert running.line() == "" and running.line(query="?admins").startswith("The clock of this s")
+    monkeypatch.setattr(health, "TOLD_SECONDS", 0.0)
+    assert running.health() == (200, {}) and running.line(query="?admins") == ""
     made = running.store.begin("ann", "chat")
     running.store.add("ann", made, None, "user", "one", "person")
     monkeypatch.setattr(time, "time", now)
     assert [one.id for one in running.store.list("ann", "chat")] == [made]
+
+
+def test_a_clock_that_is_put_right_little_by_little_does_not_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, steady = 1e9, 1e5
+    monkeypatch.setattr(time, "time", lambda: wall)
+    monkeypatch.setattr(time, "monotonic", lambda: steady)
+    clock = health.Clock()
+    for hours in (1, 1, 10):  # as far as it may be put right meanwhile
+        steady, wall = steady + 3600 * hours, wall + 3600 * hours * 1.0005
+        assert clock.look().state == "ok"
+    wall -= 6
+    assert clock.look().state == "degraded"
+    steady, wall = steady + 59, wall + 59
+    assert clock.look().reason == "the machine's clock went 6 seconds back (set, or it slept)"
+    steady, wall = steady + 1, wall + 1
+    assert clock.look().state == "ok"
 
 
 # The checkpoint.

@@ -31,6 +31,21 @@ class Access:
         if self.quotas:
             self.quotas.limits = _limits(settings)
 
+    def check_open(self, settings: ServeSettings) -> None:
+        """Raises `SettingsError` where nobody has an account nor said that everybody is meant."""
+        if self.users is not None or not self.admins:
+            return
+        names = " ".join(settings.hosts)
+        to_whom = (
+            f"--hosts {names} everybody whom a proxy passes on"
+            if names
+            else (f"--host {settings.host} everybody in the network")
+        )
+        raise SettingsError(
+            f"with {to_whom} could use this server: make an account first (`lmapps users add "
+            "NAME`), or say --public if that is meant"
+        )
+
     def close(self) -> None:
         if self.quotas:
             self.quotas.close()
@@ -42,12 +57,10 @@ def access_of(settings: ServeSettings, database: Database) -> Access:
     users = Users(database)
     if users.exist:
         return Access(users, Quotas(database, _limits(settings)), admins=False)
-    if not settings.is_local and not settings.public:
-        raise SettingsError(
-            f"with --host {settings.host} everybody in the network could use this server: make an "
-            "account first (`lmapps users add NAME`), or say --public if that is meant"
-        )
-    return Access(admins=not settings.public)
+    access = Access(admins=not settings.public)
+    if not settings.is_local:
+        access.check_open(settings)
+    return access
 
 
 def _limits(settings: ServeSettings) -> Limits:

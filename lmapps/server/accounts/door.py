@@ -12,7 +12,8 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -22,10 +23,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import InputError, LmappsError
-from lmapps.server.accounts.quotas import Quotas, headers_of
+from lmapps.errors import DatabaseFailed, InputError, LmappsError, StorageError
+from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.rendered import sorry, wants_page
+from lmapps.server.accounts.usage import headers_of
 from lmapps.server.accounts.users import Account, Users
-from lmapps.server.api.protocol import error_body
+from lmapps.server.api.protocol import error_body, error_headers
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.who import ACCOUNT, IS_ADMIN
 
 COOKIE = "lmapps_session"
@@ -40,6 +44,8 @@ ADMINS = {"/metrics"}
 """Addresses that answer admins only."""
 MOST_SESSIONS = 100_000
 """Pages of Gradio's whose user is remembered."""
+SMALL_BYTES = 50_000
+"""A body up to here is looked through at once: that takes less than a step of a model."""
 IN_PATH = re.compile(r"/gradio_api/(?:heartbeat|stream)/([^/?]+)")
 
 
@@ -68,6 +74,8 @@ class Door:
         self._app, self._users, self._quotas, self._admins = app, users, quotas, admins
         self._pages: OrderedDict[str, str] = OrderedDict()
         """The user of each of Gradio's sessions."""
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        """One body after the other, so that they never have more than half of Python's time."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -87,7 +95,7 @@ class Door:
             await self._app({**scope, IS_ADMIN: False}, receive, send)
             return
         try:
-            account = await self._account(HTTPConnection(scope))
+            account = await self._account(HTTPConnection(scope), path in OPEN)
             if path in OPEN and account is None:
                 await self._app({**scope, IS_ADMIN: False}, receive, send)
                 return
@@ -105,17 +113,26 @@ class Door:
             send = self._telling(account, send)
         await self._app(inner, receive, send)
 
-    async def _account(self, request: HTTPConnection) -> Account | None:
-        """Whose key or session it is. Raises `NotLoggedIn` for a key that is nobody's."""
+    async def _account(self, request: HTTPConnection, is_open: bool) -> Account | None:
+        """Whose key or session it is; where everybody comes in, nobody's while that is not known.
+        Raises `NotLoggedIn` for a key that is nobody's."""
+        try:
+            return await self._found(request)
+        except DatabaseFailed:
+            if is_open:
+                return None
+            raise
+
+    async def _found(self, request: HTTPConnection) -> Account | None:
         assert self._users is not None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            account = await asyncio.to_thread(self._users.of_key, key.strip())
+            account = await at_the_door(self._users.of_key, key.strip())
             if account is None:
                 raise NotLoggedIn("this API key is not known here: it may have been revoked")
             return account
         token = request.cookies.get(COOKIE)
-        return await asyncio.to_thread(self._users.of_session, token) if token else None
+        return await at_the_door(self._users.of_session, token) if token else None
 
     async def _check_session(
         self, scope: Scope, path: str, receive: Receive, account: Account
@@ -127,7 +144,11 @@ class Door:
         named += [value for key, value in query if key == "session_hash"]
         if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
             body = await Request(scope, receive).body()  # as large as the gate lets in
-            named += _sessions_in(body)
+            if len(body) <= SMALL_BYTES:
+                named += _sessions_in(body)
+            else:
+                there = asyncio.get_running_loop()
+                named += await there.run_in_executor(self._reading, _sessions_in, body)
             receive = _again(body, receive)
         for name in named:
             if self._pages.setdefault(name, account.id) != account.id:
@@ -142,8 +163,9 @@ class Door:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and self._quotas:
-                usages = await asyncio.to_thread(self._quotas.usage, account)
-                MutableHeaders(scope=message).update(headers_of(usages))
+                with suppress(StorageError):  # the answer is there, whatever can be told of quotas
+                    usages = await at_the_door(self._quotas.usage, account)
+                    MutableHeaders(scope=message).update(headers_of(usages))
             await send(message)
 
         return told
@@ -176,12 +198,13 @@ class Pages:
 
 def _refusal(error: LmappsError, scope: Scope, path: str) -> Response:
     """A browser that wants a page is led to the login, everybody else is told."""
-    accepts = HTTPConnection(scope).headers.get("accept", "")
-    is_page = scope["method"] == "GET" and "text/html" in accepts
-    if isinstance(error, NotLoggedIn) and is_page:
+    request = HTTPConnection(scope)
+    if isinstance(error, DatabaseFailed) and wants_page(request):
+        return sorry(request, error)
+    if isinstance(error, NotLoggedIn) and wants_page(request) and scope["method"] == "GET":
         return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else None
-    return JSONResponse(error_body(error), error.status, headers)
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotLoggedIn) else {}
+    return JSONResponse(error_body(error), error.status, error_headers(error) | headers)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from lmapps.errors import InputError, LmappsError
 from lmapps.server.accounts.attempts import Attempts, limits_of
 from lmapps.server.accounts.door import COOKIE, NotTheirs
 from lmapps.server.accounts.quotas import Quotas
+from lmapps.server.accounts.rendered import NO_STORE, page_of, root_of
 from lmapps.server.accounts.users import SESSION_SECONDS, Account, Users, normal_name
 from lmapps.server.api.protocol import read_body
-from lmapps.server.page.languages import codes_of, translated, word_for
+from lmapps.server.page.languages import translated, word_for
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.who import who
 
 MOST_BYTES = 10_000
 """Of a form."""
 MOST_NAME = 65
 """Characters by which failures are counted: one more than a name has, since nobody is called so."""
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 class TooManyAttempts(LmappsError):
@@ -48,7 +46,7 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
     async def login_page(request: Request) -> Response:
         if who(request).account:
             return _to(request, "/")
-        return _page(request, "login")
+        return page_of(request, "login")
 
     @routes.post("/login")
     async def log_in(request: Request) -> Response:
@@ -61,13 +59,13 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
         if wait:
             minutes = math.ceil(wait / 60)
             told = word("Too many attempts: try again in {minutes} minutes.", minutes=minutes)
-            page = _page(request, "login", 429, told=told, name=name)
+            page = page_of(request, "login", 429, told=told, name=name)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
-        account = await asyncio.to_thread(users.known, name, password)
+        account = await at_the_door(users.known, name, password)
         if account is None:
             told = word("The name or the password is not right.")
-            return _page(request, "login", 401, told=told, name=name)
+            return page_of(request, "login", 401, told=told, name=name)
         attempts.succeeded(limits)
         return await _entered(request, users, account)
 
@@ -75,9 +73,9 @@ def _add_login(routes: APIRouter, users: Users, attempts: Attempts) -> None:
     async def log_out(request: Request) -> Response:
         token = request.cookies.get(COOKIE)
         if token:
-            await asyncio.to_thread(users.end_session, token)
+            await at_the_door(users.end_session, token)
         answer = _to(request, "/login")
-        answer.delete_cookie(COOKIE, path=_root(request) or "/")
+        answer.delete_cookie(COOKIE, path=root_of(request) or "/")
         return answer
 
 
@@ -90,7 +88,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     async def usage(request: Request) -> Response:
         """What the user, and the key that was shown, have had of what they may have."""
         account = _account(request)
-        found = await asyncio.to_thread(quotas.usage, account)
+        found = await at_the_door(quotas.usage, account)
         named = dict(zip(("user", "key"), map(vars, found), strict=False))
         return JSONResponse({"name": account.name, "role": account.role, **named})
 
@@ -101,12 +99,12 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
         if attempts.begin(limits):
             raise TooManyAttempts("too many attempts: try again in a quarter of an hour")
         show, word = partial(_account_page, request, users, quotas), partial(word_for, request)
-        if await asyncio.to_thread(users.known, account.name, form.get("password", "")) is None:
+        if await at_the_door(users.known, account.name, form.get("password", "")) is None:
             told = word("The password is not right.")
             return await show(told=told, failed=True, status=403)
         attempts.succeeded(limits)
         try:
-            await asyncio.to_thread(users.set_password, account.name, form.get("new", ""))
+            await at_the_door(users.set_password, account.name, form.get("new", ""))
         except InputError as error:
             return await show(told=translated(error, word), failed=True, status=error.status)
         return await _entered(request, users, account, "/account")
@@ -115,7 +113,7 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     async def make_key(request: Request) -> Response:
         name, account = (await _form(request)).get("name", ""), _logged_in(request)
         try:
-            made = await asyncio.to_thread(users.add_key, account.name, name)
+            made = await at_the_door(users.add_key, account.name, name)
         except InputError as error:
             told, status = translated(error, partial(word_for, request)), error.status
             return await _account_page(
@@ -126,16 +124,16 @@ def _add_account(routes: APIRouter, users: Users, quotas: Quotas, attempts: Atte
     @routes.post("/account/keys/revoke")
     async def revoke_key(request: Request) -> Response:
         name = (await _form(request)).get("name", "")
-        await asyncio.to_thread(users.revoke, _logged_in(request).name, name)
+        await at_the_door(users.revoke, _logged_in(request).name, name)
         return _to(request, "/account")
 
 
 async def _entered(request: Request, users: Users, account: Account, page: str = "/") -> Response:
     """A new session, in a cookie that no script and no other site's request can use."""
-    token = await asyncio.to_thread(users.begin_session, account)
+    token = await at_the_door(users.begin_session, account)
     answer = _to(request, page)
     answer.set_cookie(
-        COOKIE, token, max_age=SESSION_SECONDS, path=_root(request) or "/", httponly=True,
+        COOKIE, token, max_age=SESSION_SECONDS, path=root_of(request) or "/", httponly=True,
         samesite="lax", secure=request.url.scheme == "https",
     )  # fmt: skip
     return answer
@@ -145,10 +143,10 @@ async def _account_page(
     request: Request, users: Users, quotas: Quotas, status: int = 200, **values: Any
 ) -> Response:
     account = _account(request)
-    usage, *_ = await asyncio.to_thread(quotas.usage, account)
-    values["used"] = await asyncio.to_thread(quotas.of_keys, account)
-    keys = await asyncio.to_thread(users.keys, account.name)
-    return _page(request, "account", status, account=account, usage=usage, keys=keys, **values)
+    usage, *_ = await at_the_door(quotas.usage, account)
+    values["used"] = await at_the_door(quotas.of_keys, account)
+    keys = await at_the_door(users.keys, account.name)
+    return page_of(request, "account", status, account=account, usage=usage, keys=keys, **values)
 
 
 def _account(request: Request) -> Account:
@@ -175,40 +173,5 @@ async def _form(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in fields.items()}
 
 
-def _page(request: Request, shows: str, status: int = 200, **values: Any) -> Response:
-    shown = _template(shows).render(
-        root=_root(request), word=partial(word_for, request), language=codes_of(request)[0] or "en",
-        narrow=shows == "login", moment=_moment, **values,
-    )  # fmt: skip
-    return HTMLResponse(shown, status, NO_STORE)
-
-
 def _to(request: Request, path: str) -> RedirectResponse:
-    return RedirectResponse(_root(request) + path, 303, NO_STORE)
-
-
-def _root(request: Request) -> str:
-    """The path under which a proxy shows the server."""
-    return str(request.scope.get("root_path", ""))
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-@cache
-def _template(name: str) -> Any:
-    """One of the pages, in the colours of the applications."""
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-    from markupsafe import Markup
-
-    from lmapps.server.page.look import ICON
-    from lmapps.server.page.theme import ACCENT, FONTS, PAPER
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=select_autoescape(["jinja"]))
-    environment.globals |= {
-        "accent": ACCENT, "paper": PAPER, "icon": Markup(ICON.read_text("utf-8")),  # noqa: S704
-        "fonts": Markup(", ".join(f"'{name}'" if " " in name else name for name in FONTS)),  # noqa: S704
-    }  # fmt: skip
-    return environment.get_template(f"{name}.html.jinja")
+    return RedirectResponse(root_of(request) + path, 303, NO_STORE)

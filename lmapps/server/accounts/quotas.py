@@ -27,7 +27,9 @@ from lmapps.engine.turns import User
 from lmapps.errors import Busy, StorageError
 from lmapps.messages import Message
 from lmapps.sentence import Sentence
+from lmapps.server.accounts.usage import Usage
 from lmapps.server.accounts.users import Account
+from lmapps.server.store.aside import at_the_door
 from lmapps.server.store.database import Database
 from lmapps.server.store.tables import KEYS, USERS
 
@@ -68,19 +70,6 @@ class Limits:
 
     requests_a_minute: int = 0
     tokens_a_day: int = 0
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What somebody has had, of what they may have; a limit of 0 is none."""
-
-    requests: int
-    requests_a_minute: int
-    tokens: int
-    tokens_a_day: int
-    new_minute: int
-    new_day: int
-    """Seconds until each is counted from 0 again."""
 
 
 class Quotas:
@@ -199,41 +188,43 @@ class Metered:
     ) -> AsyncGenerator[Delta, None]:
         """As the backend does. Raises `QuotaReached` before the prompt is queued."""
         if isinstance(user, Payer):
-            await asyncio.to_thread(self._quotas.admit, user)
+            await at_the_door(self._quotas.admit, user)
+        counted = 0
         async with aclosing(self._backend.stream(prompt, decoding, user)) as deltas:
             async for delta in deltas:
-                if isinstance(user, Payer) and delta.tokens:
-                    self._quotas.count(user, delta.tokens)
+                new = _new_tokens(delta, counted)
+                if isinstance(user, Payer) and new:
+                    self._quotas.count(user, new)
+                counted += new
                 yield delta
 
     async def complete(self, prompt: Prompt, decoding: Decoding, user: User = None) -> Reply:
         return joined([delta async for delta in self.stream(prompt, decoding, user)])
 
     async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
-        """As the backend does; it costs what writing the reply did."""
-        if isinstance(user, Payer):
-            await asyncio.to_thread(self._quotas.admit, user)
-        score = await self._backend.score(messages, reply, user)
-        if isinstance(user, Payer):
-            self._quotas.count(user, len(score.tokens))
-        return score
+        """As the backend does; it costs what writing the reply did, also for whoever leaves."""
+        if not isinstance(user, Payer):
+            return await self._backend.score(messages, reply, user)
+        await at_the_door(self._quotas.admit, user)
+        tokens = 0
+        try:
+            score = await self._backend.score(messages, reply, user)
+            tokens = len(score.tokens)
+            return score
+        except asyncio.CancelledError:
+            tokens = self._backend.measure(reply)  # how far it came is not told
+            raise
+        finally:
+            self._quotas.count(user, tokens)
 
 
-def headers_of(usages: list[Usage]) -> Mapping[str, str]:
-    """What is left, by the names that OpenAI's clients know; the tightest limit counts."""
-    headers: dict[str, str] = {}
-    for kind, limit, used, again in (
-        ("requests", "requests_a_minute", "requests", "new_minute"),
-        ("tokens", "tokens_a_day", "tokens", "new_day"),
-    ):
-        limited = [usage for usage in usages if getattr(usage, limit)]
-        if limited:
-            tight = min(limited, key=lambda u: getattr(u, limit) - getattr(u, used))
-            left = max(0, getattr(tight, limit) - getattr(tight, used))
-            headers[f"x-ratelimit-limit-{kind}"] = str(getattr(tight, limit))
-            headers[f"x-ratelimit-remaining-{kind}"] = str(left)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{getattr(tight, again)}s"
-    return headers
+def _new_tokens(delta: Delta, counted: int) -> int:
+    """How many tokens of a reply a delta adds to those that were counted. Another server tells how
+    many there were at the end alone: until then a piece of text is one."""
+    if delta.usage:
+        return max(0, delta.usage.completion_tokens - counted)
+    is_piece = delta.text and delta.finish not in ("cancelled", "error")  # else it was held back
+    return len(delta.ids) or int(bool(is_piece))
 
 
 def _check(subject: Subject, usage: Usage, is_counted: bool) -> None:

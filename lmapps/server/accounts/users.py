@@ -31,6 +31,7 @@ SESSION_SECONDS = 14 * 86_400
 SEEN_SECONDS = 300
 """When somebody was seen last is written at most so often."""
 MOST_KEYS = 50
+ONLY_ADMIN = "{name} is the only admin: make somebody else one first"
 
 
 class NoSuchUser(InputError):
@@ -107,10 +108,12 @@ class Users:
             return _account(connection.execute(_of_name(name)).one_or_none(), name)
 
     def remove(self, name: str) -> int:
-        """With everything that is theirs, in every table; the number of their conversations."""
+        """With all that is theirs; how many conversations that is. The only admin goes last."""
         account = self.find(name)
         theirs = sql.select(CONVERSATIONS.c.id).where(CONVERSATIONS.c.owner == account.owner)
         with self._database.writing() as connection:
+            if (others := _others(connection, account)) and "admin" not in others:
+                raise InputError(ONLY_ADMIN.format(name=name))
             connection.execute(TURNS.delete().where(TURNS.c.conversation.in_(theirs)))
             gone = 0
             for table in reversed(METADATA.sorted_tables):
@@ -133,9 +136,8 @@ class Users:
         """From the next request on. Raises `InputError` where nobody would be an admin any more."""
         account = self.find(name)
         with self._database.writing() as connection:
-            others = sql.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.id != account.id)
-            if checked_role(role) != "admin" and connection.execute(others).first() is None:
-                raise InputError(f"{name} is the only admin: make somebody else one first")
+            if checked_role(role) != "admin" and "admin" not in _others(connection, account):
+                raise InputError(ONLY_ADMIN.format(name=name))
             connection.execute(_user(account.id).values(role=role))
 
     def set_limits(self, name: str, **limits: int | None) -> None:
@@ -249,6 +251,12 @@ def cleaned_name(name: str) -> str:
             f"a user's name has up to 64 letters, digits and the signs . @ + - _, got {name[:80]!r}"
         )
     return cleaned
+
+
+def _others(connection: sql.Connection, account: Account) -> list[str]:
+    """The roles of everybody else."""
+    roles = sql.select(USERS.c.role).where(USERS.c.id != account.id)
+    return list(connection.execute(roles).scalars())
 
 
 def checked_role(role: str) -> Role:

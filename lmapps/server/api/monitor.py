@@ -39,9 +39,18 @@ COUNTERS: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
 )
 
 
-def monitor_routes(models: Models, health: Health, traffic: Traffic) -> APIRouter:
-    """`/health`, `/ready` and `/metrics`."""
+def monitor_routes(
+    models: Models, health: Health, traffic: Traffic, has_accounts: bool = False
+) -> APIRouter:
+    """`/health`, `/ready` and `/metrics`.
+
+    has_accounts  whether strangers, who come without one, are told no more than how it is
+    """
     routes = APIRouter()
+
+    def is_stranger(request: Request) -> bool:
+        return has_accounts and who(request).account is None
+
     traffic.registry.register(ModelsCollector(models))
 
     @routes.get("/health", responses={"503": {"description": "a part has failed: see parts"}})
@@ -49,6 +58,9 @@ def monitor_routes(models: Models, health: Health, traffic: Traffic) -> APIRoute
         """Each part of the server and its state; why, for admins."""
         loaded, parts = models.loaded, await health.parts()
         status, shows_why = worst(parts), who(request).is_admin
+        code = 503 if status == "failed" else 200
+        if is_stranger(request):
+            return JSONResponse({"status": status}, code)
         told = {
             "status": status,
             "lmapps": __version__,
@@ -61,13 +73,14 @@ def monitor_routes(models: Models, health: Health, traffic: Traffic) -> APIRoute
             ],
             "parts": [vars(part) | ({} if shows_why else {"reason": ""}) for part in parts],
         }
-        return JSONResponse(told, 503 if status == "failed" else 200)
+        return JSONResponse(told, code)
 
     @routes.get("/ready", responses={"503": {"description": "not now: the reason is given"}})
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """Whether a request that comes now, and names no model, would be taken."""
         reason = models.why_not_ready()
-        return JSONResponse({"ready": not reason, "reason": reason}, 503 if reason else 200)
+        told = {"ready": not reason, "reason": None if is_stranger(request) else reason}
+        return JSONResponse(told, 503 if reason else 200)
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:

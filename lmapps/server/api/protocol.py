@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lmapps.decoding import Decoding
-from lmapps.errors import Busy, InputError, LmappsError, TooLarge
+from lmapps.errors import InputError, LmappsError, TooLarge
 from lmapps.fields import Messages
 from lmapps.server.api.bodies import MAX_REPLIES
 from lmapps.server.gate.log import REQUEST
@@ -153,19 +153,28 @@ def _text(content: Any, number: int) -> str:
     raise InputError(f"message {number}: content must be text, got {str(content)[:60]!r}")
 
 
+def told_of(error: Exception) -> str:
+    """What whoever asked is told."""
+    return error.outward if isinstance(error, LmappsError) else str(error)
+
+
 def error_body(error: Exception) -> dict[str, Any]:
     """An error in OpenAI's form."""
     code = type(error).__name__
     kind = "invalid_request_error" if isinstance(error, InputError) else "server_error"
-    told = {"message": str(error), "type": kind, "code": code, "param": None}
+    told = {"message": told_of(error), "type": kind, "code": code, "param": None}
     return {"error": {**told, "request_id": REQUEST.get() or None}}
 
 
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     """The handler of every `LmappsError`."""
     assert isinstance(error, LmappsError)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    return JSONResponse(error_body(error), error.status, error_headers(error))
+
+
+def error_headers(error: LmappsError) -> dict[str, str]:
+    """What goes with an error, beside its body."""
+    return {"Retry-After": str(error.retry_after)} if error.retry_after else {}
 
 
 async def server_sent(events: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:

@@ -42,7 +42,7 @@ def tools_server(found: Found, backend: Backend) -> Any:
             application = Application(found.get(params.name), backend)
             text, failed = (await application.reply(params.arguments or {})).reply, False
         except LmappsError as error:
-            text, failed = str(error), True
+            text, failed = error.outward, True
         return types.CallToolResult(content=[types.TextContent(text=text)], is_error=failed)
 
     return Server("lmapps", version=__version__, on_list_tools=tools, on_call_tool=call)

@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmapps.errors import Busy, InputError, LmappsError, StorageError, TooLarge
+from lmapps.errors import InputError, LmappsError, StorageError, TooLarge
 from lmapps.server.gate.areas import area_of
 from lmapps.server.gate.headers import POLICY_OF_DATA, policy_of_page, secured
 from lmapps.server.gate.hosts import Hosts
@@ -33,6 +33,8 @@ from lmapps.server.gate.traffic import Traffic, template_of
 LOG = logging.getLogger("lmapps.requests")
 MOST_BYTES = 32_000_000
 """The largest request of any kind. The API takes less, and so does one uploaded file."""
+MOST_EVENT_BYTES = 2_000_000
+"""The largest event that the page sends: its JSON is read between everybody's tokens."""
 BODY_SECONDS = 60
 """How long a request may take to arrive, its body included."""
 QUIET = ("assets", "monitor", "live")
@@ -111,6 +113,7 @@ class Visit:
         self.status = 0
         """Of the answer; 0 as long as none has begun."""
         self.sent = 0
+        self._most = MOST_EVENT_BYTES if self.area == "events" else MOST_BYTES
         self._taken, self._is_whole = 0, False
         self._refusal: LmappsError | None = None
         self._page: tuple[Message, bytearray] | None = None
@@ -153,8 +156,8 @@ class Visit:
         length = self.headers.get("content-length", "0")
         if not length.isdecimal():
             raise InputError(f"content-length must be a whole number, got {length[:40]!r}")
-        if int(length[:20]) > MOST_BYTES:
-            raise _too_large()
+        if int(length[:20]) > self._most:
+            raise self._too_large()
 
     async def receive(self) -> Message:
         """The next part of the body; that the client has gone where there is too much of it."""
@@ -167,8 +170,8 @@ class Visit:
             self._refusal = TooSlow(f"the request did not arrive within {BODY_SECONDS} seconds")
             return {"type": "http.disconnect"}
         self._taken += len(message.get("body", b""))
-        if self._taken > MOST_BYTES:
-            self._refusal = _too_large()
+        if self._taken > self._most:
+            self._refusal = self._too_large()
             return {"type": "http.disconnect"}
         self._is_whole = not message.get("more_body", False)
         return message
@@ -230,7 +233,7 @@ class Visit:
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),  # there may be more of its body than anybody will read
         ]
-        if isinstance(error, Busy):
+        if error.retry_after:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         await self._start(
             {"type": "http.response.start", "status": error.status, "headers": headers},
@@ -260,6 +263,5 @@ class Visit:
             **extra,
         )
 
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the request is larger than {MOST_BYTES:,} bytes: send less")
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the request is larger than {self._most:,} bytes: send less")

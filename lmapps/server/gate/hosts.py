@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from lmapps.errors import InputError
 
+_PORTS = {"http": 80, "https": 443}
+
 
 class WrongHost(InputError):
     """Called by a name that is not this server's."""
@@ -33,17 +35,19 @@ class Hosts:
     """The names by which a server may be called.
 
     Always: IP addresses, `localhost`, names without a dot and this machine's own name, since
-    nobody can make a domain on the internet out of these. names: others, as behind a proxy.
+    nobody can make a domain on the internet out of these. names: others, as behind a proxy; with
+    a port (lm.example.org:8443) where it is not the usual one and the proxy does not pass it on.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = set[str]()
+        self._names, self._given = set[str](), set[str]()
         self.rename(names)
 
     def rename(self, names: Iterable[str]) -> None:
         """Other names from now on."""
         own = socket.gethostname().lower()
-        self._names = {own, f"{own}.local", *(name.strip().lower() for name in names)} - {""}
+        self._given = {name.strip().lower() for name in names} - {""}
+        self._names = {own, f"{own}.local", *map(_name, self._given)}
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
         """Raises `WrongHost` or `ForeignPage`."""
@@ -54,12 +58,10 @@ class Hosts:
                 f"--hosts {_name(host)}"
             )
         site = headers.get("sec-fetch-site")
-        if origin is not None:
-            is_foreign = not self._is_same(origin, host)
-        elif site in ("cross-site", "same-site"):  # "same-site" is another port or subdomain
-            is_foreign = not _is_link(method, headers)
-        else:
-            is_foreign = False
+        # "same-site" is another port or subdomain.
+        is_foreign = site in ("cross-site", "same-site") and not _is_link(method, headers)
+        if origin is not None and not is_foreign:
+            is_foreign = not self._is_same(origin, host, site == "same-origin")
         if is_foreign:
             raise ForeignPage(
                 f"a page of {origin or 'another site'} may not use this server: open {host} itself"
@@ -76,14 +78,22 @@ class Hosts:
             return False
         return True
 
-    def _is_same(self, origin: str, host: str) -> bool:
+    def _is_same(self, origin: str, host: str, is_told: bool) -> bool:
+        """Whether an `Origin` is that of this server's page. Its port is compared, unless the
+        browser has told that they are the same, since a proxy may not pass it on."""
         try:
             parts = urlsplit(origin)
-        except ValueError:
+            usual = _PORTS[parts.scheme]
+            name, port = parts.hostname or "", parts.port or usual
+            asked = urlsplit(f"//{host}").port or usual
+        except (ValueError, KeyError):
             return False
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            return False
-        return parts.netloc.lower() == host.lower() or (parts.hostname or "") in self._names
+        if f"{name}:{port}" in self._given:
+            return True
+        if name == _name(host):
+            return is_told or port == asked
+        # The proxy keeps the name by which it was called to itself.
+        return name in self._names if is_told else name in self._given and port == usual
 
 
 def _is_link(method: str, headers: Mapping[str, str]) -> bool:

@@ -19,7 +19,7 @@ from gradio import queueing, route_utils, routes
 from gradio.route_utils import FnIndexInferError, get_fn
 
 from lmapps.errors import InputError, LmappsError
-from lmapps.server.api.protocol import error_body
+from lmapps.server.api.protocol import error_body, error_headers
 from lmapps.server.gate.log import places_of
 
 LOG = logging.getLogger("lmapps.server")
@@ -67,4 +67,5 @@ def _log_failure() -> None:
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
     """An error as our API tells it, and where Gradio's page looks for it."""
     assert isinstance(error, LmappsError)
-    return JSONResponse(error_body(error) | {"detail": str(error)}, error.status)
+    body = error_body(error) | {"detail": error.outward}
+    return JSONResponse(body, error.status, error_headers(error))

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lmapps.errors import LmappsError
 from lmapps.plugin import Plugin
 from lmapps.sentence import Sentence
 
@@ -71,11 +72,14 @@ def later(text: str) -> str:
 
 
 def translated(said: Any, say: Callable[..., Any] = word) -> Any:
-    """A `Sentence`, or that of an error, in the visitor's language; anything else as it is.
+    """A `Sentence`, or that of an error for others, in the visitor's language; anything else as it
+    is.
 
     say  what gives its texts in that language
     """
-    sentence = said.args[0] if isinstance(said, Exception) and said.args else said
+    sentence = said
+    if isinstance(said, Exception) and said.args:
+        sentence = said.outward if isinstance(said, LmappsError) else said.args[0]
     if not isinstance(sentence, Sentence):
         return said
     values = {name: translated(value, say) for name, value in sentence.values.items()}

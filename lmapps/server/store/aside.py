@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from lmapps.errors import DatabaseFailed
 from lmapps.server.store.database import in_one_go
 
 P = ParamSpec("P")
@@ -17,11 +18,35 @@ T = TypeVar("T")
 
 AT_ONCE = 16
 """Calls that wait for the database at the same time; further ones wait for these."""
+ANSWER_SECONDS = 10.0
+"""However slow a database is, whoever asks it is told after so long."""
 _threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="store")
+
+
+async def in_time(answer: Awaitable[T]) -> T:
+    """What a database answers. Raises `DatabaseFailed` where it takes too long: whoever asked is
+    told, though the thread that waits may go on for a while."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
+    except TimeoutError:
+        told = f"the database has not answered for {ANSWER_SECONDS:g} seconds"
+        raise DatabaseFailed(told) from None
+
+
+async def at_the_door(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """What a call returns that finds out who asks, or what they may: in the threads that the server
+    keeps for that."""
+    return await in_time(asyncio.to_thread(call, *args, **named))
 
 
 async def aside(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """What the call returns; meanwhile the event loop goes on with everybody's streams."""
+    return await in_time(_elsewhere(call, *args, **named))
+
+
+async def _elsewhere(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """The same, however long it takes."""
     call_here = partial(copy_context().run, partial(call, *args, **named))
     return await asyncio.get_running_loop().run_in_executor(_threads, call_here)
 
@@ -44,7 +69,7 @@ class InOrder:
 
     async def end(self, call: Callable[[], None]) -> None:
         """Call it after those before, and wait for it."""
-        await asyncio.shield(self.begin(call))
+        await in_time(asyncio.shield(self.begin(call)))
 
     def follow(self, task: asyncio.Future[None]) -> None:
         """What comes next comes after this one too."""
@@ -54,7 +79,7 @@ class InOrder:
     async def _after(self, before: asyncio.Future[None] | None, call: Callable[[], None]) -> None:
         if before is not None:
             await asyncio.wait([before])
-        await aside(call)
+        await _elsewhere(call)
 
 
 class Together:
@@ -81,7 +106,7 @@ class Together:
             ready = {order: call for order, call in self._calls.items() if not order.is_busy}
             self._calls = {o: call for o, call in self._calls.items() if o not in ready}
             if ready:
-                made = asyncio.ensure_future(aside(_all, list(ready.values())))
+                made = asyncio.ensure_future(_elsewhere(_all, list(ready.values())))
                 for order in ready:
                     order.follow(made)
 

@@ -116,10 +116,13 @@ def _dump(database: Database, file: Path) -> None:
             "(`apt-get install postgresql-client`), or back up on the database's own machine"
         )
     url = database.url
-    secret = {"PGPASSWORD": str(url.password)} if url.password else {}
-    address = url.set(drivername="postgresql", password=None).render_as_string()
+    secret = url.password or url.query.get("password")
+    # Everybody on the machine may read a program's arguments.
+    bare = url.difference_update_query(["password"])._replace(password=None)
+    address = bare.set(drivername="postgresql").render_as_string()
+    environment = os.environ | ({"PGPASSWORD": str(secret)} if secret else {})
     words = [program, "--format=custom", "--no-owner", f"--file={file}", f"--dbname={address}"]
-    done = subprocess.run(words, env={**os.environ, **secret}, capture_output=True, text=True)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise StorageError(f"pg_dump failed: {done.stderr.strip().splitlines()[-1]}")
 

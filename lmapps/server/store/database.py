@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import logging
 import sqlite3
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from threading import Lock, local
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import Connection
+from sqlalchemy.util import immutabledict
 
-from lmapps.errors import InputError, StorageError
+from lmapps.errors import DatabaseFailed, DatabaseFull, InputError, StorageError
 from lmapps.paths import home
 from lmapps.sentence import Sentence
+from lmapps.server.store.sqlite import READS, WAITS, make_private, sqlite_engine
 
-BUSY_SECONDS = 10
-"""How long SQLite waits for another process that writes, and how long a connection may take."""
-CONNECTIONS = 16
-"""That one process keeps; to PostgreSQL, under load, it takes as many again."""
+LOG = logging.getLogger("lmapps.server")
+LOG.addHandler(logging.NullHandler())  # a command tells it as its own failure
+BUSY_SECONDS = 8
+"""How long SQLite waits for another process that writes, and PostgreSQL for an answer."""
 SHORT_SECONDS = 0.5
 """How long it waits where the last one has waited in vain: else all wait behind each other."""
-READS, WAITS = "lmapps_reads", "lmapps_waits"
-"""Execution options: of a connection that only reads, and how many seconds one waits."""
+NONE: immutabledict[str, Any] = immutabledict()
 VERSION = sql.table("alembic_version", sql.column("version_num"))
 """Where Alembic keeps which version the tables are of."""
 
@@ -41,16 +41,16 @@ class Database:
     """
 
     def __init__(self, url: str = "") -> None:
-        self.place = url.rpartition("@")[2] or str(home())
-        """The URL without its password, for a sentence."""
+        self.place = _place(url)
+        """Where it is, without what a URL has of secrets, for a sentence."""
         self._failed = {"reading": "", "writing": ""}
         self._turn = Lock()
         with self._reported("writing"):
             self.url = located(url)
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
-            _make_private(self.url)
-            self._writer = _engine(self.url)
+            make_private(self.url)
+            self._writer = _engine(self.url, lambda: bool(self.trouble))
             self._reader = self._writer.execution_options(**{READS: True})
             self._hurried = self._writer.execution_options(**{WAITS: SHORT_SECONDS})
             from lmapps.server.store.migrate import migrate
@@ -126,13 +126,15 @@ class Database:
             ) from None
         except (sql.exc.SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            told = Sentence(
-                "the database {place} cannot be used ({reason}): check that it is there, can be "
-                "written, and has room", place=self.place, reason=reason,
-            )  # fmt: skip
+            told = (
+                f"the database {self.place} cannot be used ({reason}): check that it is there, can "
+                "be written, and has room"
+            )
             if _is_its_own(error):
+                if not self.trouble:
+                    LOG.error("the database failed", extra={"fields": {"reason": told}})
                 self._failed[use] = told
-            raise StorageError(told) from None
+            raise (DatabaseFull if _is_full(error) else DatabaseFailed)(told) from None
 
 
 @contextmanager
@@ -170,10 +172,31 @@ def _is_its_own(error: Exception) -> bool:
     return isinstance(error, OSError | sql.exc.OperationalError | sql.exc.TimeoutError)
 
 
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full, of the database or of this machine."""
+    cause: Any = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    return (
+        getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or (code is not None and code & 0xFF == sqlite3.SQLITE_FULL)
+        or getattr(cause, "sqlstate", None) == "53100"
+    )
+
+
 def check_owner(owner: str) -> None:
     """Raises for nobody's: what they keep would be everybody's who is not known."""
     if not owner:
         raise InputError(Sentence("this page does not know yet whose it is: load it again"))
+
+
+def _place(url: str) -> str:
+    if not url:
+        return str(home())
+    try:
+        parts = sql.make_url(url)
+    except sql.exc.ArgumentError:
+        return "that --database names"
+    return parts._replace(username=None, password=None, query=NONE).render_as_string()
 
 
 def located(url: str) -> sql.URL:
@@ -185,99 +208,12 @@ def located(url: str) -> sql.URL:
     return chosen.set(drivername="postgresql+psycopg") if is_postgres else chosen
 
 
-def _make_private(url: sql.URL) -> None:
-    """A new SQLite file is its owner's alone: it holds conversations and hashes of passwords."""
-    file = Path(url.database or ":memory:")
-    if url.get_backend_name() == "sqlite" and not url.query and file.name != ":memory:":
-        with suppress(FileExistsError, FileNotFoundError):  # SQLite says better what is missing
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _engine(url: sql.URL) -> sql.Engine:
-    """The driver's engine: transactions in SQLite begin when they are said to."""
+def _engine(url: sql.URL, has_failed: Callable[[], bool]) -> sql.Engine:
+    """The driver's, which waits for nobody for ever where it is one of ours."""
     if url.get_backend_name() == "sqlite":
-        wait = {"timeout": BUSY_SECONDS}
-        # As many as are asked for at once: each is tuned, and none is thrown away.
-        engine = sql.create_engine(url, connect_args=wait, pool_size=CONNECTIONS)
-        sql.event.listen(engine, "connect", _tune_sqlite)
-        sql.event.listen(engine, "begin", _begin_sqlite)
-        if url.database and url.database != ":memory:" and not url.query:
-            _watch(engine, Path(url.database))
-        return engine
-    if url.get_backend_name() == "postgresql":  # one that was started again is found again
-        wait = {"connect_timeout": BUSY_SECONDS}
-        many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
-        return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
+        return sqlite_engine(url, BUSY_SECONDS)
+    if url.get_backend_name() == "postgresql":
+        from lmapps.server.store.postgres import postgres_engine
+
+        return postgres_engine(url, BUSY_SECONDS, has_failed)
     return sql.create_engine(url, pool_pre_ping=True)
-
-
-def _tune_sqlite(connection: Any, _: Any) -> None:
-    """Readers beside a writer (WAL). What was committed survives a kill of the process, and the
-    file is never torn; a power cut may take the last moments (NORMAL)."""
-    connection.isolation_level = None  # Python's own idea of when a transaction begins
-    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-    _into_wal(connection)
-    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _into_wal(connection: Any) -> None:
-    """Servers that open a new file in the same moment refuse each other this step at once, without
-    the wait that SQLite makes everywhere else."""
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-        time.sleep(0.01)
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """Whoever will write waits for its turn at the beginning: one who has read already and then
-    wants to write is refused at once where another wrote in between."""
-    options = connection.get_execution_options()
-    wait = int(1000 * options.get(WAITS, BUSY_SECONDS))
-    if not options.get(READS, False) and connection.info.get(WAITS) != wait:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
-        connection.info[WAITS] = wait
-    connection.exec_driver_sql("BEGIN" if options.get(READS, False) else "BEGIN IMMEDIATE")
-
-
-def _watch(engine: sql.Engine, file: Path) -> None:
-    """Notice that the file was deleted, moved or exchanged while it is open: SQLite would go on
-    writing into the old one, which is nowhere any more, make an empty one in its place, or put
-    what it has not written yet into another one."""
-    opened = list[Identity]()
-
-    def look(*_: Any) -> None:
-        found = _identity(file)
-        if found and not opened:
-            opened.append(found)
-        if opened and found is None:
-            raise sqlite3.OperationalError("its file is not there any more")
-        if opened and found != opened[0]:
-            raise sqlite3.OperationalError(
-                "another file stands in its place: start the server again"
-            )
-
-    def compare(*_: Any) -> None:
-        if opened != [_identity(file)]:
-            raise sql.exc.DisconnectionError  # the pool connects anew, where `look` says why
-
-    sql.event.listen(engine, "do_connect", look)
-    sql.event.listen(engine, "checkout", compare)
-
-
-Identity = tuple[int, int]
-
-
-def _identity(file: Path) -> Identity | None:
-    """Which file it is, whatever it is called."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

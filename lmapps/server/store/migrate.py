@@ -29,6 +29,10 @@ def migrate(reader: sql.Engine, writer: sql.Engine, place: str) -> None:
         if _version(connection, scripts, place) == scripts.get_current_head():
             return
     with writer.connect() as connection:
+        if connection.dialect.driver == "psycopg":
+            from lmapps.server.store.postgres import take_time
+
+            take_time(connection)
         _without_foreign_keys(connection, True)  # a table that is copied is dropped for a moment
         try:
             with connection.begin():
