@@ -43,6 +43,21 @@ def seeds(
     return {
         "safetensors": [weights[: head + 64]],
         "config": [(folder / "config.json").read_bytes()],
+        "names": [
+            b'{"bos_token_id": null, "eos_token_id": [1, {}, [2]]}',
+            b'{"chat_template": [{"name": "default", "template": "x"}], "bos_token": {}}',
+            b'{"weight_map": {"a": "model.safetensors", "b": []}}',
+            b'{"weight_map": null}',
+        ],
+        "run": [
+            b'{"step": 1, "tokens": 9, "loss": 2.5, "seconds": 1.5, "share": 0.5, "done": true}',
+            b'{"step": 2, "validation": {"loss": 1, "accuracy": 0.5}, "samples": {"a": "b"}, '
+            b'"metrics": {"x.y": 1}, "seconds": 2}',
+            b'{"scores": {"a": {"b": 1}}, "before": {"before": {}}}',
+            b'{"state": "paused", "why": "x"}',
+            b'[["a", "b", "c"], [["x", "y", "z"]]]',
+            b'{"plugins": {"a": [{"fields": {}, "prompt": [{"role": "user", "content": "x"}]}]}}',
+        ],
         "gguf": [(folder / "it.gguf").read_bytes()[:40_000]],
         "recipe": [
             b'[clean]\nmin_characters = 3\n[[sources]]\nname = "a"\npaths = ["*.txt"]\n',

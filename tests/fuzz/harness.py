@@ -45,6 +45,59 @@ def config(data: bytes) -> None:
     check_size(understood, 10**9, file.parent)
 
 
+def names(data: bytes) -> None:
+    """The other settings of a checkpoint: ids that end a reply, the chat template, the shards."""
+    from lmapps.model.checkpoint import load_tokenizer
+    from lmapps.model.folder import INDEX, _files
+    from lmapps.text.tokenizer import Tokenizer
+
+    folder = _FOLDER / "names"
+    if not folder.exists():
+        folder.mkdir()
+        Tokenizer.train(["A text."], vocab_size=300).save(folder)
+        (folder / "config.json").write_text("{}")
+    files = [folder / name for name in ("generation_config.json", "tokenizer_config.json", INDEX)]
+    for file, read in zip(files, (load_tokenizer, _template_of, _files), strict=True):
+        file.write_bytes(data)
+        try:
+            read(folder)
+        except LmappsError as error:
+            assert str(error)
+        file.unlink()
+
+
+def _template_of(folder: Path) -> None:
+    from lmapps.model.checkpoint import load_template
+    from lmapps.text.tokenizer import Tokenizer
+
+    assert load_template(folder, Tokenizer.load(folder)).hash
+
+
+def run(data: bytes) -> None:
+    """What lies beside a checkpoint: the log of its run, its report, its prompts."""
+    from lmapps.model.inventory import stored_in
+    from lmapps.prompts import _read
+    from lmapps.server.page.workshop.modelview import _scores
+    from lmapps.server.page.workshop.runview import compared_html, run_html
+    from lmapps.training.against import compared
+    from lmapps.training.log import Log
+    from lmapps.training.look import look_at
+
+    folder = _FOLDER / "beside"
+    (folder / "run").mkdir(parents=True, exist_ok=True)
+    beside = ("report.json", "prompts.json", "README.md")
+    for name in (*beside, *(f"run/{name}.json" for name in ("settings", "ended", "compared"))):
+        (folder / name).write_bytes(data)
+    (folder / "run" / "log.jsonl").write_bytes(data + b"\n")
+    look = look_at(folder, Log())
+    assert run_html(look)
+    table = compared(look)
+    assert table is None or compared_html(*table)
+    scores = stored_in(folder).report.get("scores")
+    _scores(scores if isinstance(scores, dict) else {})
+    _read(folder)
+
+
 def gguf(data: bytes) -> None:
     """A whole GGUF file."""
     from lmapps.model.gguf_file import read_gguf
@@ -128,7 +181,8 @@ def request(data: bytes) -> None:
 HARNESSES: dict[str, Harness] = {
     one.__name__: one
     for one in (
-        safetensors, config, gguf, recipe, plugin, template, document, conversation, request,
+        safetensors, config, names, run, gguf, recipe, plugin, template, document, conversation,
+        request,
     )
 }  # fmt: skip
 

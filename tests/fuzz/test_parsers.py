@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 NAMES = [
-    *("safetensors", "config", "gguf", "recipe", "plugin", "template", "document"),
+    *("safetensors", "config", "names", "run", "gguf", "recipe", "plugin", "template", "document"),
     *("conversation", "request"),
 ]
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lmapps.errors import SettingsError
-from lmapps.training.look import Log
+from lmapps.training.log import Log
 from lmapps.training.process import EARLY, Paused, Request, held, holder
 from lmapps.training.runs import NoSuchRun, OneAtATime, Runs
 from lmapps.training.settings import TrainSettings
