@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +339,38 @@ def test_a_backup_takes_the_place_of_a_broken_database(tmp_path: Path) -> None:
     _, kept = restore(tmp_path / "copy", f"sqlite:///{tmp_path / 'broken.db'}")
     assert kept is not None and kept.read_text().startswith("torn")
     assert Store(f"sqlite:///{tmp_path / 'broken.db'}").load("ann", made).title == "Mine"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_where_a_backup_cannot_be_put_back_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    where = f"sqlite:///{tmp_path / 'live.db'}"
+    store = Store(where)
+    made = store.begin("ann", "chat", "Mine")
+    back_up(store.database, tmp_path / "copy")
+    store.close()
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:4096])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
+    for owner, name, fails in ((shutil, "copyfile", full), (Path, "replace", refused)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(StorageError, match="what was there is there still"):
+                restore(tmp_path / "copy", where)
+        with closing(sqlite3.connect(tmp_path / "live.db")) as connection:
+            assert connection.execute("SELECT title FROM conversations").fetchone() == ("Mine",)
+        assert {file.name for file in tmp_path.iterdir()} == {"copy", "live.db"}
+    _, kept = restore(tmp_path / "copy", where)
+    assert kept is not None and kept.stat().st_ino != (tmp_path / "live.db").stat().st_ino
+    assert Store(where).load("ann", made).title == "Mine"
 
 
 def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(
