@@ -55,6 +55,14 @@ def version(database: Database) -> list[str]:
         return list(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
 
 
+def older(url: str, revision: str) -> None:
+    """Make a database as a program of that revision made it."""
+    upgrade = command.upgrade
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, revision))
+        Database(url).close()
+
+
 def test_the_migrations_make_the_tables_that_the_program_uses(database_url: str) -> None:
     database = Database(database_url)
     with database.reading() as connection:
@@ -371,6 +379,27 @@ def test_where_a_backup_cannot_be_put_back_what_was_there_stays(
     _, kept = restore(tmp_path / "copy", where)
     assert kept is not None and kept.stat().st_ino != (tmp_path / "live.db").stat().st_ino
     assert Store(where).load("ann", made).title == "Mine"
+
+
+def test_a_backup_is_of_what_is_there_as_it_is(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "wrong"))
+    copy, where = tmp_path / "copy", ["--database", database_url]
+    assert main(["database", "backup", str(copy)]) == 2 and not (tmp_path / "wrong").exists()
+    assert main(["database", "backup", str(copy), *where]) == 2
+    assert capsys.readouterr().err.count("no database of lmapps in") == 2
+    assert not list(tmp_path.iterdir())
+    older(database_url, "0002")
+    if "postgresql" in database_url:
+        programs = request.getfixturevalue("postgres_programs")
+        monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    assert main(["database", "backup", str(copy), *where]) == 0
+    assert version(Database(database_url, as_it_is=True)) == ["0002"]
 
 
 def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(

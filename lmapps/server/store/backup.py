@@ -10,6 +10,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import sqlalchemy as sql
+
 from lmapps.errors import InputError, StorageError
 from lmapps.server.store.database import Database, located
 
@@ -22,10 +24,12 @@ def back_up(database: Database, file: Path) -> None:
     it holds conversations and the hashes of passwords.
 
     SQLite is copied through its own online backup, PostgreSQL by `pg_dump` (its custom format).
-    Raises `InputError` where the file is there already, `StorageError` where it cannot be written.
+    Raises `InputError` where the file is there already, or no database of ours is, `StorageError`
+    where it cannot be written.
     """
     if file.exists():
         raise InputError(f"{file} is there already: give the backup another name")
+    _check_there(database)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -42,6 +46,16 @@ def back_up(database: Database, file: Path) -> None:
     finally:
         for leftover in (partial, *_beside(partial)):
             leftover.unlink(missing_ok=True)
+
+
+def _check_there(database: Database) -> None:
+    nothing = "there is no database of lmapps in {place}: check LMAPPS_HOME and --database"
+    place = Path(str(database.url.database))
+    if database.is_sqlite and not place.is_file():
+        raise InputError(nothing.format(place=place))
+    with database.reading() as connection:
+        if not sql.inspect(connection).has_table("conversations"):
+            raise InputError(nothing.format(place=database.place))
 
 
 def restore(file: Path, url: str) -> tuple[Path, Path | None]:

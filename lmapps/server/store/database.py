@@ -35,18 +35,22 @@ class Database:
 
     url   where: any SQLAlchemy URL; '' = an SQLite file in the data folder. SQLite and PostgreSQL
           are tested.
+    as_it_is  to be looked at alone: it is not made, not brought up to date, not written into
 
     Raises `StorageError` where it cannot be opened, read or written, and where a newer lmapps
     wrote it.
     """
 
-    def __init__(self, url: str = "") -> None:
+    def __init__(self, url: str = "", *, as_it_is: bool = False) -> None:
         self.place = url.rpartition("@")[2] or str(home())
         """The URL without its password, for a sentence."""
         self._failed = {"reading": "", "writing": ""}
         self._turn = Lock()
         with self._reported("writing"):
             self.url = located(url)
+            if as_it_is:
+                self._writer = self._reader = self._hurried = _looking(self.url)
+                return
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
             _make_private(self.url)
@@ -209,6 +213,17 @@ def _engine(url: sql.URL) -> sql.Engine:
         many = {"pool_size": CONNECTIONS, "max_overflow": CONNECTIONS}
         return sql.create_engine(url, pool_pre_ping=True, connect_args=wait, **many)
     return sql.create_engine(url, pool_pre_ping=True)
+
+
+def _looking(url: sql.URL) -> sql.Engine:
+    """An engine that leaves an SQLite file, and what lies beside it, as they are."""
+    file = Path(url.database or "")
+    if url.get_backend_name() != "sqlite" or url.query:
+        return _engine(url)
+    # Where nobody has it open SQLite would make the files beside it, only to read.
+    how = {"mode": "ro"} if Path(f"{file}-shm").exists() else {"immutable": "1"}
+    place = file.absolute().as_uri()
+    return sql.create_engine(sql.URL.create("sqlite", database=place, query={**how, "uri": "true"}))
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
