@@ -221,9 +221,9 @@ def _looking(url: sql.URL) -> sql.Engine:
     if url.get_backend_name() != "sqlite" or url.query:
         return _engine(url)
     # Where nobody has it open SQLite would make the files beside it, only to read.
-    how = {"mode": "ro"} if Path(f"{file}-shm").exists() else {"immutable": "1"}
-    place = file.absolute().as_uri()
-    return sql.create_engine(sql.URL.create("sqlite", database=place, query={**how, "uri": "true"}))
+    how = {"mode": "ro", "uri": "true"}
+    how |= {} if Path(f"{file}-shm").exists() else {"immutable": "1"}
+    return sql.create_engine(url.set(database=file.absolute().as_uri(), query=how))
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
