@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -29,6 +31,7 @@ from lmapps.server.store.backup import back_up, restore
 from lmapps.server.store.database import Database, in_one_go
 from lmapps.server.store.store import Store
 from lmapps.server.store.tables import METADATA
+from tests.server.conftest import new_database
 
 RELEASED = """
 CREATE TABLE conversations (
@@ -422,18 +425,34 @@ def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(
 
 
 def test_a_backup_of_postgresql_is_what_its_own_program_puts_back(
-    postgres_url: str, postgres_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: str,
+    postgres_url: str,
+    postgres_programs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    store, file = Store(postgres_url), tmp_path / "copy"
-    made = store.begin("ann", "chat", "Mine")
-    where = ["--database", postgres_url]
+    import psycopg
+
+    older(postgres_url, "0002")
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            "INSERT INTO conversations (id, owner, plugin, title, leaf, updated) "
+            "VALUES ('c', 'ann', 'chat', 'Mine', '', 1)"
+        )
+    file, where = tmp_path / "copy", ["--database", postgres_url]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["database", "backup", str(file), *where]) == 1 and not file.exists()
     monkeypatch.setenv("PATH", str(postgres_programs))
     assert main(["database", "backup", str(file), *where]) == 0
-    store.rename("ann", made, "Renamed")
-    assert main(["database", "restore", str(file), *where]) == 2, "it is said how"
+    store = Store(postgres_url)  # brings it up to date
+    store.rename("ann", "c", "Renamed")
     store.close()
-    clean = ["--clean", "--if-exists", "--no-owner", f"--dbname={postgres_url}"]
-    subprocess.run([postgres_programs / "pg_restore", *clean, str(file)], check=True)
-    assert Store(postgres_url).load("ann", made).title == "Mine"
+    assert main(["database", "restore", str(file), *where]) == 2, "it is said how"
+    (told,) = re.findall("`(pg_restore .*)`", capsys.readouterr().err)
+    documented = (Path(__file__).parents[2] / "docs" / "accounts.md").read_text()
+    assert f"`{told.replace(str(file), 'FILE')}`" in documented
+    another = new_database(postgres)
+    subprocess.run(shlex.split(told.replace("URL", another)), check=True)
+    assert version(Database(another, as_it_is=True)) == ["0002"]
+    assert Store(another).load("ann", "c").title == "Mine"

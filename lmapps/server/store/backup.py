@@ -69,8 +69,8 @@ def restore(file: Path, url: str) -> tuple[Path, Path | None]:
     place = located(url)
     if place.get_backend_name() != "sqlite":
         raise InputError(
-            "a backup of PostgreSQL is brought back by its own program: "
-            f"`pg_restore --clean --if-exists --no-owner --dbname=URL {file}`"
+            "a backup of PostgreSQL is brought back by its own program, into an empty database: "
+            f"`pg_restore --no-owner --dbname=URL {file}`"
         )
     try:
         _check(file)
