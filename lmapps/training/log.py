@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lmapps.small_file import parsed
 
@@ -43,18 +43,20 @@ class Log:
             return []
         whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
         self._read = start + len(whole)
-        self._entries = [*self._entries, *_entries(whole)]
+        new_entries = (entry for _, entry in lines_of(io.BytesIO(whole)))
+        self._entries = [*self._entries, *new_entries]
         return self._entries
 
 
-def _entries(written: bytes) -> Iterator[Entry]:
-    for line in io.BytesIO(written):
+def lines_of(stream: IO[bytes]) -> Iterator[tuple[bytes, Entry]]:
+    """Each line that is an entry, and the entry."""
+    for line in iter(lambda: stream.readline(MOST), b""):
         try:
             entry = entry_of(parsed(line))
         except ValueError:  # cut off by a kill
             continue
         if entry is not None:
-            yield entry
+            yield line.rstrip(b"\n") + b"\n", entry
 
 
 def entry_of(stored: Any) -> Entry | None:

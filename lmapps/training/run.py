@@ -33,7 +33,7 @@ from lmapps.errors import CheckpointError, LmappsError, SettingsError, StorageEr
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_json, small_object
 from lmapps.text.storage import sync, write_whole
-from lmapps.training.log import Log
+from lmapps.training.log import Entry, lines_of
 from lmapps.training.parallel import like, whole_on_cpu
 from lmapps.training.process import OUTPUT, Request
 from lmapps.training.settings import TrainSettings
@@ -96,13 +96,18 @@ class Run:
 
     def entries(self) -> list[Progress]:
         """The log so far; a last line that was cut off by a kill is left out."""
-        return Log().read(self.log_file)
+        return [entry for _, entry in self._logged()]
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after the step that is resumed from."""
-        kept = [json.dumps(entry) for entry in self.entries() if entry["step"] <= step]
+        kept = [line for line, entry in self._logged() if entry["step"] <= step]
         with self._storing():
-            write_whole(self.log_file, "".join(line + "\n" for line in kept).encode())
+            write_whole(self.log_file, b"".join(kept))
+
+    def _logged(self) -> Iterator[tuple[bytes, Entry]]:
+        if self.log_file.is_file():
+            with self.log_file.open("rb") as stream:
+                yield from lines_of(stream)
 
     def steps(self) -> list[Path]:
         """Whole step folders, oldest first."""
