@@ -4,12 +4,14 @@ The tests beside this file give them made-up bytes. With atheris, which is guide
 
     pip install atheris
     python tests/fuzz/harness.py NAME [FOLDER_OF_SEEDS] -max_total_time=60
+    python tests/fuzz/harness.py all FOLDER_OF_SEEDS_BY_NAME -runs=3000
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
 import tomllib
@@ -198,11 +200,23 @@ def expected(harness: Harness, data: bytes) -> None:
 def main(words: list[str]) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["lmapps", "gguf", "tomllib", "jinja2"]):
-        harness = HARNESSES[words[1]]
-        expected(harness, b"")
-    atheris.Setup([words[0], *words[2:]], lambda data: expected(harness, data))
-    atheris.Fuzz()
+    names = list(HARNESSES) if words[1] == "all" else [words[1]]
+    others = ["gguf", "tomllib", "jinja2"] if len(names) == 1 else []  # which take a while
+    with atheris.instrument_imports(include=["lmapps", *others]):
+        for name in names:
+            expected(HARNESSES[name], b"")
+    for name in names if len(names) > 1 else []:  # imports take the most time: once for all
+        child = os.fork()
+        if not child:
+            words[2] += f"/{name}"
+            names = [name]
+            break
+        if status := os.waitpid(child, 0)[1]:
+            sys.exit(f"{name}: {status}")
+    if len(names) == 1:
+        harness = HARNESSES[names[0]]
+        atheris.Setup([words[0], *words[2:]], lambda data: expected(harness, data))
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
