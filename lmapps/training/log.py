@@ -7,6 +7,7 @@ brought here has a log too, which may hold anything.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -89,7 +90,9 @@ def _is_number(value: Any) -> bool:
 
 def _is_score(value: Any) -> bool:
     """A number that may be below nought, or none: a loss that went wrong is shown as it is."""
-    return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
+    if isinstance(value, float) and not math.isfinite(value):
+        return True
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 _INNER: Mapping[str, Callable[[Any], bool]] = {

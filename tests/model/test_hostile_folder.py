@@ -163,6 +163,12 @@ BESIDE: dict[str, Callable[[Path], None]] = {
         )
         for name in (*ENTRY, "validation", "metrics", "samples", "learning_rate", "done")
     },
+    **{
+        f"a log of losses {losses}": lambda f, losses=losses: write(
+            f, LOG, entries(*({**ENTRY, "step": n, "loss": loss} for n, loss in enumerate(losses)))
+        )
+        for losses in ((-1e308, 1e308), (0.0, 5e-324), (float("nan"), float("inf")))
+    },
     "a log without what belongs to it": lambda f: write(f, LOG, entries({"loss": 1}, {"step": 1})),
     "scores of every kind": lambda f: write(
         f, "report.json", {"scores": {"a": {"b": 10**400, "c": [], "d": "x"}, "e": 5}}
