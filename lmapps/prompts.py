@@ -24,6 +24,7 @@ from lmapps.examples import Example
 from lmapps.interrupt import interrupt
 from lmapps.messages import Messages
 from lmapps.plugin import Plugin
+from lmapps.small_file import small_object, small_text
 from lmapps.steps import trial
 
 FILE = "prompts.json"
@@ -175,27 +176,46 @@ def _prompt(plugin: Plugin, values: dict[str, Any]) -> Messages | list[Messages]
 
 def _lines(prompt: Any) -> list[str]:
     """A prompt, or several side by side, as lines that can be compared."""
-    conversations = prompt if prompt and isinstance(prompt[0], list) else [prompt]
     lines = []
-    for conversation in conversations:
+    for conversation in _conversations(prompt):
         for message in conversation:
             first, *rest = str(message["content"]).split("\n")
             lines += [f"{message['role']}: {first}", *rest]
     return lines
 
 
+def _conversations(prompt: list[Any]) -> list[Any]:
+    return prompt if prompt and isinstance(prompt[0], list) else [prompt]
+
+
 def _has_template(folder: Path, template_hash: str) -> bool:
-    file = folder / TEMPLATE
-    if not file.is_file():
+    try:
+        text = small_text(folder / TEMPLATE)
+    except FileNotFoundError:
         return True
-    text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
     return hashlib.sha256(text.encode()).hexdigest() == template_hash
 
 
 def _read(folder: Path) -> dict[str, Any]:
     """`prompts.json` of a checkpoint; empty where it has none that can be read."""
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return content if isinstance(content["plugins"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    content = small_object(folder / FILE)
+    plugins = content.get("plugins")
+    known = plugins if isinstance(plugins, dict) else {}
+    sound = {
+        name: tried for name, tried in known.items()
+        if isinstance(tried, list) and all(map(_is_probe, tried))
+    }  # fmt: skip
+    return {"template": content.get("template"), "plugins": sound}
+
+
+def _is_probe(tried: Any) -> bool:
+    """Values of a form and the prompt that they gave, as `record_prompts` writes them."""
+    if not isinstance(tried, dict) or not isinstance(tried.get("fields"), dict):
+        return False
+    return isinstance(tried.get("prompt"), list) and all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys()
+        for conversation in _conversations(tried["prompt"])
+        for message in (conversation if isinstance(conversation, list) else [None])
+    )

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("sentence", "errors", "paths", "machine", "failures", "interrupt", "decoding", "passage"),
+    *("sentence", "errors", "paths", "machine", "failures", "interrupt", "small_file"),
+    *("decoding", "passage"),
     *("kinds", "number", "messages", "fields", "options"),
     *("replies", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from lmapps.errors import SettingsError
 from lmapps.native import WEIGHTS
 from lmapps.paths import checkpoint_folders, find_checkpoint
+from lmapps.small_file import small_json, small_text
 
 TRAVELS = ("README.md", "LICENSE", "prompts.json", "report.json")
 """Files that belong to a copy too: whose it is, under which licence, how it was trained."""
@@ -66,11 +66,12 @@ def _configs(folder: Path) -> list[Path]:
 def described(folder: Path) -> str:
     """Kind and size on disk, from its files."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        stored = small_json(folder / "config.json")
+        kind = stored.get("model_type") if isinstance(stored, dict) else None
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return f"{kind}, {size / 1e6:.1f} MB"
+    return f"{kind!s:.40}, {size / 1e6:.1f} MB"
 
 
 def _pull(args: argparse.Namespace) -> int:
@@ -128,9 +129,10 @@ def _export(args: argparse.Namespace) -> int:
 def card_settings(folder: Path) -> dict[str, str]:
     """The `key: value` lines at the head of a model card; none where there is no card."""
     card = folder / "README.md"
-    if not card.is_file():
+    try:
+        text = small_text(card)
+    except (OSError, ValueError):
         return {}
-    text = card.read_text(encoding="utf-8")
     head = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
     pairs = (line.partition(":") for line in head.splitlines() if not line.startswith(" "))
     return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}

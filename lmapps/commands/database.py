@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
 
     where = settings_of(args).database
     if args.action == "backup":
-        database = Database(where)
+        database = Database(where, as_it_is=True)  # a backup is made before what is new changes it
         back_up(database, args.file)
         database.close()
         print(f"wrote {args.file}")

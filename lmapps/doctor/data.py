@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from lmapps.discovery import discover
@@ -117,14 +118,24 @@ def _checkpoint(folder: Path) -> Finding:
 
 def _database(url: str) -> Finding:
     """Where conversations are kept."""
-    from lmapps.server.store.store import Store
+    from lmapps.server.store.database import Database
+    from lmapps.server.store.migrate import is_older
 
-    if not url and not (home() / "lmapps.db").exists():
-        return Finding("database", "none yet: it is made when the server starts")
     try:
-        store = Store(url)
+        database = Database(url, as_it_is=True)
+        file = Path(str(database.url.database)) if database.is_sqlite else None
+        folder = file.parent if url and file else existing(home())
+        if file and not file.exists() and folder.is_dir():
+            return Finding("database", "none yet: it is made when the server starts")
+        if file and not os.access(file, os.W_OK):
+            way_out = "make it a file that this user can write, or name another with --database"
+            return Finding("database", f"{file} cannot be written", way_out, fatal=True)
+        with closing(database), database.reading() as connection:
+            is_old = is_older(connection, database.place)
     except LmappsError as error:
         told, _, way_out = str(error).rpartition(": ")
         return Finding("database", told, way_out, fatal=True)
-    store.close()
-    return Finding("database", store.database.place)
+    if is_old:
+        told = f"{database.place}, of an older version, which the next start brings up to date"
+        return Finding("database", told, "`lmapps database backup FILE` beforehand")
+    return Finding("database", database.place)

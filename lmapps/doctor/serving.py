@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 from lmapps.doctor.finding import Finding
 from lmapps.errors import LmappsError, SettingsError
@@ -43,21 +45,30 @@ def _open_to_all(settings: ServeSettings) -> Iterator[Finding]:
     from lmapps.server.accounts.access import access_of
     from lmapps.server.store.database import Database
 
-    if settings.is_local:
+    if settings.is_local or _has_accounts(settings.database):
         return
     try:
-        database = Database(settings.database)
-    except LmappsError:  # told where the database is looked at
-        return
-    try:
-        access = access_of(settings, database)
-        access.close()
+        access_of(settings, Database("sqlite://"))  # in memory: nobody has an account there either
     except SettingsError as error:
         told, _, way_out = str(error).partition(": ")
         yield Finding("accounts", told, way_out, fatal=True)
     else:
-        if access.users is None:
-            told = "--public: whoever reaches this machine may use the server, without a limit"
-            yield Finding("accounts", told, "make accounts: `lmapps users add NAME`")
-    finally:
-        database.close()
+        told = "--public: whoever reaches this machine may use the server, without a limit"
+        yield Finding("accounts", told, "make accounts: `lmapps users add NAME`")
+
+
+def _has_accounts(url: str) -> bool:
+    """Whether there is anybody in a database, which is left as it is."""
+    import sqlalchemy as sql
+
+    from lmapps.server.accounts.users import Users
+    from lmapps.server.store.database import Database
+
+    try:
+        database = Database(url, as_it_is=True)
+        if database.is_sqlite and not Path(str(database.url.database)).exists():
+            return False
+        with closing(database), database.reading() as connection:
+            return sql.inspect(connection).has_table("users") and Users(database).exist
+    except LmappsError:  # told where the database is looked at
+        return True

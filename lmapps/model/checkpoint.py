@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from lmapps.errors import CheckpointError, StorageError
-from lmapps.model.config import ModelConfig
+from lmapps.model.config import LIMIT, ModelConfig
 from lmapps.model.folder import load_model, read_json, save_model
 from lmapps.model.language_model import LanguageModel
+from lmapps.small_file import small_text
+from lmapps.text.rendering import MAX_SOURCE
 from lmapps.text.template import DEFAULT, FILE, Template
 from lmapps.text.tokenizer import Tokenizer
 
@@ -74,11 +76,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     ids = read_json(folder, "config.json")
     if (folder / "generation_config.json").is_file():
         ids |= read_json(folder, "generation_config.json")
-    end = ids.get("eos_token_id")
-    named = frozenset(end if isinstance(end, list) else [end]) - {None}
+    begin, end = ids.get("bos_token_id"), ids.get("eos_token_id")
+    named = [number for number in (end if isinstance(end, list) else [end]) if number is not None]
+    for number in (*named, *([] if begin is None else [begin])):
+        if type(number) is not int or not 0 <= number < LIMIT:
+            raise CheckpointError(
+                f"{folder}: bos_token_id and eos_token_id are ids of tokens, got {number!r:.80}"
+            )
     if named:
-        tokenizer.end_ids = named
-        tokenizer.bos_id = ids["bos_token_id"] if ids.get("bos_token_id") is not None else -1
+        tokenizer.end_ids = frozenset(named)
+        tokenizer.bos_id = -1 if begin is None else begin
     if not tokenizer.end_ids:
         raise CheckpointError(f"{folder}: no eos_token_id in config.json, so no reply could end")
     return tokenizer
@@ -90,12 +97,25 @@ def load_template(folder: Path, tokenizer: Tokenizer) -> Template:
     settings: dict[str, Any] = {}
     if file.is_file():
         settings = read_json(folder, "tokenizer_config.json")
-    source = settings.get("chat_template")
-    if (folder / FILE).is_file():
-        source = (folder / FILE).read_text(encoding="utf-8")
+    source = _default_of(settings.get("chat_template"))
+    try:
+        if (folder / FILE).exists():
+            source = small_text(folder / FILE, MAX_SOURCE)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / FILE} cannot be read: {error}") from None
     tokens = {name: settings.get(name) or "" for name in ("bos_token", "eos_token")}
-    words = {
-        name: value["content"] if isinstance(value, dict) else value
+    words: dict[str, Any] = {
+        name: value.get("content") if isinstance(value, dict) else value
         for name, value in tokens.items()
     }
+    for name, told in {"chat_template": source or "", **words}.items():
+        if not isinstance(told, str):
+            raise CheckpointError(f"{file}: {name} must be a text, got {told!r:.80}")
     return Template(tokenizer, source or DEFAULT, **(words if settings else {}))
+
+
+def _default_of(template: Any) -> Any:
+    """Of several templates, which older folders have in a list, the one for a plain chat."""
+    several = template if isinstance(template, list) else []
+    named = [one for one in several if isinstance(one, dict) and one.get("name") == "default"]
+    return named[0].get("template") if named else template

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from lmapps.errors import SettingsError
@@ -10,6 +10,10 @@ from lmapps.errors import SettingsError
 Body = Literal["rnn", "gru", "lstm", "transformer"]
 BODIES: tuple[Body, ...] = get_args(Body)
 GATES: dict[Body, int] = {"rnn": 1, "gru": 3, "lstm": 4}
+LIMIT = 2**40
+"""No number of a model comes near it."""
+LONGEST_CONTEXT = 2**24
+"""Tokens: more than any model claims, and still a number of rows that can be asked for."""
 
 # The one dial. Transformer: layers, width, query heads, key-value heads. The recurrent form has
 # `recurrent_layers` and the width that gives about the same number of parameters.
@@ -53,13 +57,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.body not in BODIES:
-            raise SettingsError(f"model must be one of {', '.join(BODIES)}, got {self.body!r}")
+            raise SettingsError(f"model must be one of {', '.join(BODIES)}, got {self.body!r:.80}")
+        self._check_numbers()
         if self.body == "transformer":
             self._fill_transformer()
         for name in ("vocab_size", "embed_size", "hidden_size", "num_layers", "context"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name} must be a whole number above 0, got {value!r}")
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be a whole number above 0, got 0")
+        if self.context > LONGEST_CONTEXT:
+            raise SettingsError(f"context must be at most {LONGEST_CONTEXT:,}, got {self.context}")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         needs_equal = self.tie_embeddings or self.body == "transformer"
@@ -68,6 +74,21 @@ class ModelConfig:
                 f"embed_size ({self.embed_size}) and hidden_size ({self.hidden_size}) must be "
                 "equal in a transformer and where embeddings are tied"
             )
+
+    def _check_numbers(self) -> None:
+        """Before anything is reckoned: text times a number is a longer text."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "bool" and not isinstance(value, bool):
+                raise SettingsError(f"{item.name} must be true or false, got {value!r:.80}")
+            if item.type not in ("int", "float"):
+                continue
+            kind = int if item.type == "int" else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < LIMIT:
+                whole = "whole " * (item.type == "int")
+                raise SettingsError(
+                    f"{item.name} must be a {whole}number from 0 to {LIMIT:,}, got {value!r:.80}"
+                )
 
     def _fill_transformer(self) -> None:
         def fill(name: str, value: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from lmapps.errors import CheckpointError, SettingsError, StorageError
 from lmapps.model import quantize
 from lmapps.model.config import GATES, ModelConfig
-from lmapps.model.header import broken, check_weights, small_text
+from lmapps.model.header import broken, check_weights
 from lmapps.model.language_model import LanguageModel
+from lmapps.small_file import small_json
 from lmapps.text.storage import sync, write_whole
 
 WEIGHTS = "model.safetensors"
@@ -64,7 +64,7 @@ def save_model(
     }
     config = {**describe(model.config), **ids, "dtype": str(dtype).removeprefix("torch.")}
     tensors = {
-        _rename(name, model.config.body): tensor.detach().to("cpu", dtype).contiguous()
+        _renamed(name, model.config.body): tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not (model.config.tie_embeddings and name == "head.weight")
     }
@@ -99,11 +99,11 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMode
         files = _files(folder)
         check_weights(files, config)
         stored = quantize.unpack(dict(_tensors(files)))
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # a name that is too long, for one
         raise CheckpointError(f"{folder}: {error}; copy it again, or export it anew") from None
     # Copied: a file that is written over while it is mapped into memory would end the process.
     stored = {name: part.to(dtype, copy=True) for name, part in stored.items()}
-    tensors = {_rename_back(name, config.body): part for name, part in stored.items()}
+    tensors = {_renamed(name, config.body, back=True): part for name, part in stored.items()}
     return assemble(config, tensors, folder, dtype)
 
 
@@ -184,7 +184,7 @@ def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
     known = ("llama", "qwen3", RECURRENT_TYPE)
     if kind not in known:
         raise CheckpointError(
-            f"{folder}: models of type {kind!r} are not supported; give one of type "
+            f"{folder}: models of type {kind!r:.80} are not supported; give one of type "
             f"{', '.join(known)}"
         )
     try:
@@ -193,7 +193,7 @@ def understand(stored: dict[str, Any], folder: Path) -> ModelConfig:
             "hidden_size": stored["hidden_size"],
             "num_layers": stored["num_hidden_layers"],
             "context": stored["max_position_embeddings"],
-            "tie_embeddings": stored.get("tie_word_embeddings", False),
+            "tie_embeddings": stored.get("tie_word_embeddings") or False,
         }
         if kind == RECURRENT_TYPE:
             body, embed = stored["body"], stored["embed_size"]
@@ -227,10 +227,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             f"there is no checkpoint folder {folder}; train one with `lmapps train --out {folder}`"
         )
     try:
-        stored = json.loads(small_text(file))
+        stored = small_json(file)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     if not isinstance(stored, dict):
         raise CheckpointError(f"{file} must hold a JSON object")
@@ -253,13 +253,13 @@ def _refuse_unsupported(stored: dict[str, Any], folder: Path) -> None:
     quantization = stored.get("quantization_config")
     if quantization and not quantize.is_readable(quantization):
         raise CheckpointError(
-            f"{folder}: quantization_config has format {quantization.get('format')!r}; only int8 "
-            "weights, one scale a row, as compressed-tensors' 'pack-quantized' are read"
+            f"{folder}: quantization_config has format {quantization.get('format')!r:.80}; only "
+            "int8 weights, one scale a row, as compressed-tensors' 'pack-quantized' are read"
         )
     for name, (value, supported) in wanted.items():
         if value != supported:
             raise CheckpointError(
-                f"{folder}: {name} = {value!r} is not supported, only {supported!r}"
+                f"{folder}: {name} = {value!r:.80} is not supported, only {supported!r}"
             )
 
 
@@ -267,7 +267,10 @@ def _files(folder: Path) -> list[Path]:
     """One weights file, or the shards that an index names."""
     shards = [WEIGHTS]
     if (folder / INDEX).is_file():
-        shards = sorted({*map(str, read_json(folder, INDEX).get("weight_map", {}).values())})
+        places = read_json(folder, INDEX).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise CheckpointError(f"{folder / INDEX} has no weight_map, which names the shards")
+        shards = sorted({f"{shard!s:.200}" for shard in places.values()})
     for shard in shards:
         if (folder / shard).parent != folder or not (folder / shard).is_file():
             raise CheckpointError(f"{folder} has no {shard}: only safetensors weights are loaded")
@@ -282,19 +285,10 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
             raise broken(file, str(error)) from None
 
 
-def _rename(name: str, body: str) -> str:
-    if body in GATES:
-        return name
-    for ours, theirs in _NAMES.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
-
-
-def _rename_back(name: str, body: str) -> str:
-    if body in GATES or re.search(r"rotary_emb\.inv_freq$", name):
-        return name
-    for ours, theirs in _NAMES.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
+def _renamed(name: str, body: str, *, back: bool = False) -> str:
+    """A weight of ours as Llama's classes call it, or the other way."""
+    for names in _NAMES.items() if body not in GATES else ():
+        before, after = reversed(names) if back else names
+        if name.startswith(before):
+            return after + name.removeprefix(before)
     return name

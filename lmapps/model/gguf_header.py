@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lmapps.model.header import MAX_HEADER, broken
+from lmapps.model.header import broken
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
+MAX_HEADER = 100_000_000
+"""Bytes, with the vocabulary."""
 MAX_ENTRIES = 4_000_000
 """Of all fields and arrays together: a vocabulary of 256,000 has about a million."""
 _STRING, _ARRAY = 8, 9

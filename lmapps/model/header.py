@@ -7,21 +7,18 @@ bounded by the header itself, before a tensor is made.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lmapps.errors import CheckpointError
 from lmapps.model.config import ModelConfig
+from lmapps.small_file import parsed
 
-MAX_HEADER = 100_000_000
-"""Bytes; the format's own limit."""
-MAX_JSON = 16_000_000
-"""Bytes of a config or an index."""
+MAX_HEADER = 16_000_000
+"""Bytes: a hundred thousand tensors. The format takes more, but as JSON that is gigabytes."""
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
@@ -37,12 +34,6 @@ def check_weights(files: Sequence[Path], config: ModelConfig) -> None:
 def check_size(config: ModelConfig, held: int, place: Path) -> None:
     """Whether a model can have weights of which so many are there at most. Raises
     `CheckpointError`, also where this machine has no memory for it."""
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, int | float) and not 0 <= value < 2**40:
-            raise CheckpointError(
-                f"{place}: {item.name} is {value} in its settings, which no model has"
-            )
     if config.parameters > held:
         raise CheckpointError(
             f"{place}: its settings ask for {config.parameters:,} parameters, its weights have "
@@ -57,14 +48,6 @@ def check_size(config: ModelConfig, held: int, place: Path) -> None:
         )
 
 
-def small_text(file: Path, most: int = MAX_JSON) -> str:
-    """The text of a file. Raises `ValueError` where it is larger than any that is needed."""
-    size = file.stat().st_size
-    if size > most:
-        raise ValueError(f"it has {size:,} bytes, more than {most:,}")
-    return file.read_text(encoding="utf-8")
-
-
 def bytes_of(file: Path) -> int:
     """The bytes of all tensors of a file. Raises `CheckpointError` where its header lies."""
     try:
@@ -73,10 +56,10 @@ def bytes_of(file: Path) -> int:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise broken(file, f"its header has {length:,} bytes, the file {size:,}")
-            header = json.loads(stream.read(length))
+            header = parsed(stream.read(length))
     except OSError as error:
         raise broken(file, str(error.strerror or error)) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise broken(file, f"its header is not JSON: {str(error)[:80]}") from None
     if not isinstance(header, dict):
         raise broken(file, "its header is no JSON object")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmapps.errors import CheckpointError
+from lmapps.model.config import LIMIT
+from lmapps.small_file import small_object
 
 LARGEST_CARD = 100_000
 """Characters of a card that are read."""
@@ -42,12 +43,12 @@ def stored_in(folder: Path) -> Stored:
     from lmapps.model.folder import read_json, understand
 
     size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
-    report, card = _report(folder), _card(folder)
+    report, card = small_object(folder / "report.json"), _card(folder)
     try:
         stored = read_json(folder, "config.json")
     except CheckpointError as error:
         return Stored(folder, size, report=report, card=card, problem=str(error))
-    weights = str(stored.get("dtype") or stored.get("torch_dtype") or "")
+    weights = f"{stored.get('dtype') or stored.get('torch_dtype') or ''!s:.40}"
     if stored.get("quantization_config"):
         weights = "int8"
     problem = "" if any(map(list, map(folder.glob, WEIGHTS))) else f"{folder} has no weights"
@@ -55,9 +56,9 @@ def stored_in(folder: Path) -> Stored:
         config = understand(stored, folder)
     except CheckpointError:  # not of our kinds: transformers may read it
         return Stored(
-            folder, size, str(stored.get("model_type", "")), None,
-            stored.get("max_position_embeddings"), stored.get("vocab_size"), weights, report,
-            card, problem,
+            folder, size, f"{stored.get('model_type', '')!s:.40}", None,
+            _count(stored.get("max_position_embeddings")), _count(stored.get("vocab_size")),
+            weights, report, card, problem,
         )  # fmt: skip
     return Stored(
         folder, size, config.body, config.parameters, config.context, config.vocab_size, weights,
@@ -65,15 +66,14 @@ def stored_in(folder: Path) -> Stored:
     )  # fmt: skip
 
 
-def _report(folder: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+def _count(value: Any) -> int | None:
+    """A number that a model could have; None for anything else."""
+    return value if type(value) is int and 0 < value < LIMIT else None
 
 
 def _card(folder: Path) -> str:
+    if not (folder / "README.md").is_file():
+        return ""
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as stream:
             text = stream.read(LARGEST_CARD)

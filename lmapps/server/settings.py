@@ -107,6 +107,8 @@ class ServeSettings:
             _check(item.name, getattr(self, item.name), item.default, **item.metadata["takes"])
         for proxy in self.proxies:
             _check_network(proxy)
+        for name in self.hosts:
+            _check_host(name)
         if self.root_path and not re.fullmatch(r"(/[\w.~-]+)+", self.root_path, re.A):
             raise SettingsError(
                 f"root_path begins with / and does not end so, as /lmapps, got {self.root_path!r}"
@@ -178,6 +180,23 @@ def _check_network(proxy: str) -> None:
         ipaddress.ip_network(proxy)
     except ValueError as error:
         raise SettingsError(f"proxies must be addresses or networks: {error}") from None
+
+
+def _check_host(name: str) -> None:
+    """With anything else everybody would be refused who calls the server by it."""
+    bare = re.sub(r":\d{1,5}$", "", name.strip())
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", bare, re.A) and not _is_address(name):
+        raise SettingsError(
+            "hosts are names, with a port where it is an unusual one, and without http:// or a "
+            f"path, as lm.example.org or lm.example.org:8443, got {name!r}"
+        )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _is_v6(host: str) -> bool:

@@ -84,12 +84,6 @@ class Template:
         """Write the template beside the weights."""
         write_whole(folder / FILE, self.source.encode())
 
-    @classmethod
-    def load(cls, tokenizer: Tokenizer, folder: Path) -> Template:
-        """The template of a checkpoint folder, or the default one where it has none."""
-        file = folder / FILE
-        return cls(tokenizer, file.read_text(encoding="utf-8") if file.is_file() else DEFAULT)
-
     def _ids(
         self, messages: Sequence[Message], *, add_generation_prompt: bool
     ) -> tuple[list[int], list[bool]]:

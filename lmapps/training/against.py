@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmapps.errors import SettingsError, StorageError
+from lmapps.small_file import small_json
 from lmapps.text.storage import write_whole
 from lmapps.training.look import Look
 from lmapps.training.runs import program
+from lmapps.training.settings import TrainSettings
 
 KEPT = "compared.json"
 HELD_OUT = "held_out.jsonl"
@@ -32,10 +33,16 @@ def can_compare(look: Look) -> bool:
 def compared(look: Look) -> Table | None:
     """What `compare` found before."""
     try:
-        header, rows = json.loads((look.folder / "run" / KEPT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        header, rows = small_json(look.folder / "run" / KEPT)
+    except (OSError, ValueError, TypeError):
         return None
-    return header, rows
+    are_rows = isinstance(rows, list) and all(map(_is_row, (header, *rows)))
+    return (header, rows) if are_rows and {len(header)} >= set(map(len, rows)) else None
+
+
+def _is_row(cells: Any) -> bool:
+    """Checkpoint, subject and scores, as text."""
+    return isinstance(cells, list) and len(cells) > 2 and all(isinstance(c, str) for c in cells)
 
 
 def compare(look: Look) -> Table:
@@ -43,8 +50,9 @@ def compare(look: Look) -> Table:
 
     Raises `SettingsError` with the reason where that is not possible.
     """
-    before, after = str(look.settings["start_from"]), str(look.folder)
-    words = program("evaluate", before, after, *_rows(look.settings), "--limit", str(EXAMPLES))
+    settings = TrainSettings.from_values(dict(look.settings))
+    before, after = settings.start_from, str(look.folder)
+    words = program("evaluate", before, after, *_rows(settings), "--limit", str(EXAMPLES))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     try:
         done = subprocess.run(
@@ -67,13 +75,13 @@ def compare(look: Look) -> Table:
     return header, rows
 
 
-def _rows(settings: Mapping[str, Any]) -> list[str]:
+def _rows(settings: TrainSettings) -> list[str]:
     """What to score on: the rows kept apart where every file has some, else those that training
     leaves out by itself."""
-    data: Sequence[str] = settings.get("data", ())
+    data = settings.data
     apart = [entry.rpartition("/")[0] + "/" + HELD_OUT for entry in data]
     have_all = bool(data) and all(Path(entry.partition("=")[2]).is_file() for entry in apart)
-    words = ["--apps", ",".join(settings["apps"])]
+    words = ["--apps", ",".join(settings.apps)]
     if data:
         words += ["--data", *(apart if have_all else data)]
     return words if have_all else [*words, "--held-out"]

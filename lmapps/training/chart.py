@@ -12,6 +12,8 @@ Place = Callable[[float, float], tuple[float, float]]
 WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
 BAR_NAMES = 190
+SMALLEST = 1e-300
+"""No step of an axis is finer: numbers end there."""
 MOST_POINTS = 400
 """More points than this are thinned: a long run's page stays small."""
 
@@ -80,7 +82,7 @@ def bar_chart(title: str, values: Mapping[str, float]) -> str:
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers that span [low, high]: steps of 1, 2 or 5 times a power of ten."""
-    if high <= low:
+    if high - low < SMALLEST:
         return [low]
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmapps.training.chart import bar_chart, line_chart
+from lmapps.training.log import Log
 from lmapps.training.report import logged_points, shown_scores, with_baselines
 
 Results = Mapping[str, Mapping[str, dict[str, Any]]]
@@ -90,7 +90,7 @@ def bars(results: Results) -> dict[str, str]:
 
 def curves(folders: Mapping[str, Path]) -> dict[str, str]:
     """Validation over the tokens trained on, for runs whose log lies beside the weights."""
-    logs = {name: _log(folder / "run" / "log.jsonl") for name, folder in folders.items()}
+    logs = {name: Log().read(folder / "run" / "log.jsonl") for name, folder in folders.items()}
     drawn = {
         "Validation, bits per byte": ("validation", "bits_per_byte"),
         "Validation loss, nats a token": ("validation", "loss"),
@@ -101,9 +101,3 @@ def curves(folders: Mapping[str, Path]) -> dict[str, str]:
         )
         for title, path in drawn.items()
     }
-
-
-def _log(file: Path) -> Sequence[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lmapps.sentence import Sentence
+from lmapps.small_file import small_object
+from lmapps.training.log import Log
 from lmapps.training.process import EARLY, ENDED, LOCK, OUTPUT, holder, how_it_ended
 
 State = Literal["starting", "training", "scoring", "paused", "stopped", "finished", "failed"]
@@ -50,55 +51,22 @@ class Look:
     @property
     def share(self) -> float:
         """How much of the run is done, 0 to 1."""
-        return 1.0 if self.state == "finished" else float(self.last.get("share", 0.0))
+        return 1.0 if self.state == "finished" else min(1.0, float(self.last.get("share", 0.0)))
 
     @property
     def seconds_left(self) -> float | None:
         """At the speed so far; None before there is one."""
         share, seconds = self.share, float(self.last.get("seconds", 0.0))
-        return seconds * (1 - share) / share if share > 0 and seconds > 0 else None
-
-
-class Log:
-    """A log that is read on from where it was read to."""
-
-    def __init__(self) -> None:
-        self._inode = self._read = 0
-        self._entries: list[dict[str, Any]] = []
-
-    def read(self, file: Path) -> list[dict[str, Any]]:
-        try:
-            with file.open("rb") as stream:
-                stat = os.fstat(stream.fileno())
-                if stat.st_ino != self._inode or stat.st_size < self._read:  # it was rewound
-                    self._inode, self._read, self._entries = stat.st_ino, 0, []
-                stream.seek(self._read)
-                new = stream.read()
-        except OSError:
-            return []
-        whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
-        self._read += len(whole)
-        self._entries = [*self._entries, *_lines(whole)]
-        return self._entries
+        return seconds * (1 - share) / share if share > 1e-9 and seconds > 0 else None
 
 
 def look_at(folder: Path, log: Log) -> Look:
     """How the run in a folder stands; `log` is what was read of it before."""
     entries = log.read(folder / "run" / "log.jsonl")
     state, why = _state(folder, entries)
-    settings = _json(folder / "run" / "settings.json")
-    report = _json(folder / "report.json") if state == "finished" else None
+    settings = small_object(folder / "run" / "settings.json")
+    report = small_object(folder / "report.json") if state == "finished" else None
     return Look(folder.name, folder, state, why, settings, entries, output_of(folder), report)
-
-
-def _lines(written: bytes) -> Iterator[dict[str, Any]]:
-    for line in written.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def _state(folder: Path, log: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
@@ -138,17 +106,13 @@ def _changed(file: Path) -> float:
 
 
 def output_of(folder: Path) -> str:
+    """The end of what a run printed."""
+    file = folder / "run" / OUTPUT
+    if not file.is_file():
+        return ""
     try:
-        with (folder / "run" / OUTPUT).open("rb") as stream:
+        with file.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - OUTPUT_SHOWN))
             return stream.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}

@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from lmapps.errors import LmappsError, SettingsError, StorageError
+from lmapps.small_file import parsed, small_json
 from lmapps.text.storage import write_whole
 
 LOCK, ENDED, EARLY, OUTPUT = "process.json", "ended.json", "end_early", "output.log"
+LONGEST_WHY = 100_000
+"""Characters of what a process says about itself."""
 LOOKS = 50
 """How often, a hundredth of a second apart, before a lock counts as somebody's."""
 
@@ -116,10 +119,10 @@ def holder(folder: Path) -> int | None:
             with (folder / "run" / LOCK).open("r+", encoding="utf-8") as file:
                 if not _is_locked(file):
                     return None
-                return int(json.load(file)["pid"])
+                return int(parsed(file.read(LONGEST_WHY))["pid"])
         except OSError:
             return None
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             time.sleep(0.01)
     return None
 
@@ -135,9 +138,9 @@ def _is_locked(file: IO[str]) -> bool:
 def how_it_ended(folder: Path) -> Ended | None:
     """What the last process said at its end; None where it could not, or none was there."""
     try:
-        stored: dict[str, Any] = json.loads((folder / "run" / ENDED).read_text(encoding="utf-8"))
+        stored = small_json(folder / "run" / ENDED, LONGEST_WHY)
         return Ended("paused" if stored["state"] == "paused" else "failed", str(stored["why"]))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import time
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lmapps.evaluation.baselines import baseline_scores, trigram_on
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.small_file import small_object
 from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
 from lmapps.training.observe import pass_at_ks
@@ -29,7 +30,7 @@ from lmapps.training.prepare import Prepared
 from lmapps.training.run import Progress
 from lmapps.training.settings import TrainSettings
 
-SAMPLES_SHOWN = 12
+SAMPLES_SHOWN, METRICS_DRAWN = 12, 50
 SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
@@ -116,8 +117,7 @@ def with_baselines(
 
 def report_of(folder: str) -> dict[str, Any] | None:
     """The report of the checkpoint that a run started from: the whole history goes along."""
-    file = Path(folder) / "report.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if folder and file.is_file() else None
+    return small_object(Path(folder) / "report.json") or None if folder else None
 
 
 def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
@@ -159,7 +159,7 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
     def over(*path: str) -> list[tuple[float, float]]:
         return logged_points(log, *path)
 
-    metrics = sorted({name for entry in log for name in entry.get("metrics", {})})
+    metrics = metric_names(log)
     drawn = {
         "Loss, nats a token": {
             "training": over("loss"),
@@ -174,25 +174,32 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
 
 
+def metric_names(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is drawn of the metrics."""
+    return sorted({name for entry in log for name in entry.get("metrics", {})})[:METRICS_DRAWN]
+
+
 def logged_points(log: Sequence[Mapping[str, Any]], *path: str) -> list[tuple[float, float]]:
     """(tokens seen, value) wherever a log has the value at `path`, such as validation, loss."""
     tokens = {entry["step"]: entry["tokens"] for entry in log if "loss" in entry}
+    steps = sorted(tokens)
     points = []
     for entry in log:
         value: Any = entry
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
-            points.append((_tokens_at(entry["step"], tokens), float(value)))
+            points.append((_tokens_at(entry["step"], steps, tokens), float(value)))
     return points
 
 
-def _tokens_at(step: int, tokens: dict[int, int]) -> float:
+def _tokens_at(step: int, steps: Sequence[int], tokens: Mapping[int, int]) -> float:
     """Tokens seen at a step, from the nearest step that was logged."""
     if step in tokens or not tokens:
         return float(tokens.get(step, step))
-    nearest = min(tokens, key=lambda logged: abs(logged - step))
-    return tokens[nearest] * step / nearest
+    after = bisect(steps, step)
+    nearest = min(steps[max(0, after - 1) : after + 1], key=lambda logged: abs(logged - step))
+    return tokens[nearest] * step / (nearest or 1)
 
 
 def _gap(log: Sequence[Progress]) -> str:
@@ -216,16 +223,24 @@ def _samples(log: Sequence[Progress]) -> Iterator[tuple[int, str, str]]:
 
 
 def _history(report: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Runs before this one, which may be somebody else's: each value as it is there."""
     while report:
-        settings, scores = report.get("settings", {}), report.get("scores", {})
+        settings, scores = _inner(report, "settings"), _inner(report, "scores")
+        tokens = report.get("tokens", 0)
         yield {
             "folder": settings.get("out", ""),
             "data": _plain(settings.get("data", ())),
             "steps": report.get("steps", ""),
-            "tokens": f"{report.get('tokens', 0):,}",
-            "loss": _plain(scores.get("validation", {}).get("loss")),
+            "tokens": f"{tokens:,}" if isinstance(tokens, int) else tokens,
+            "loss": _plain(_inner(scores, "validation").get("loss")),
         }
-        report = report.get("before")
+        report = _inner(report, "before")
+
+
+def _inner(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object of that name; empty where there is none."""
+    found = report.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _data_rows(report: dict[str, Any]) -> dict[str, str]:

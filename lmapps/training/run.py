@@ -31,7 +31,9 @@ from safetensors.torch import load_file, save_file
 
 from lmapps.errors import CheckpointError, LmappsError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.small_file import small_json, small_object
 from lmapps.text.storage import sync, write_whole
+from lmapps.training.log import Entry, lines_of
 from lmapps.training.parallel import like, whole_on_cpu
 from lmapps.training.process import OUTPUT, Request
 from lmapps.training.settings import TrainSettings
@@ -85,10 +87,7 @@ class Run:
                 self.folder.rmdir()
 
     def _stored_settings(self) -> dict[str, Any] | None:
-        try:
-            return dict(json.loads((self.state / "settings.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return None
+        return small_object(self.state / "settings.json") or None
 
     def log(self, entry: Progress) -> None:
         """Append one line."""
@@ -97,21 +96,18 @@ class Run:
 
     def entries(self) -> list[Progress]:
         """The log so far; a last line that was cut off by a kill is left out."""
-        if not self.log_file.is_file():
-            return []
-        entries = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue
-        return entries
+        return [entry for _, entry in self._logged()]
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after the step that is resumed from."""
-        kept = [json.dumps(entry) for entry in self.entries() if entry["step"] <= step]
+        kept = [line for line, entry in self._logged() if entry["step"] <= step]
         with self._storing():
-            write_whole(self.log_file, "".join(line + "\n" for line in kept).encode())
+            write_whole(self.log_file, b"".join(kept))
+
+    def _logged(self) -> Iterator[tuple[bytes, Entry]]:
+        if self.log_file.is_file():
+            with self.log_file.open("rb") as stream:
+                yield from lines_of(stream)
 
     def steps(self) -> list[Path]:
         """Whole step folders, oldest first."""
@@ -142,8 +138,8 @@ class Run:
     def fitted(self, settings: TrainSettings) -> TrainSettings:
         """The settings with the micro-batch that this machine's memory was found to hold."""
         try:
-            tokens = int(json.loads((self.state / "micro_batch.json").read_text()))
-        except (OSError, ValueError):
+            tokens = int(small_json(self.state / "micro_batch.json"))
+        except (OSError, ValueError, TypeError):
             return settings
         return replace(settings, micro_batch_tokens=tokens)
 
@@ -197,7 +193,7 @@ class Run:
             return None
         with _resuming(saved[-1]):
             stored = Checkpoint.load(saved[-1]).model.state_dict()
-            progress: Progress = json.loads((saved[-1] / "progress.json").read_text())
+            progress: Progress = small_json(saved[-1] / "progress.json")
         model.load_state_dict(stored)
         return progress
 

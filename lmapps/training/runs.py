@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lmapps.errors import InputError, SettingsError, StorageError
 from lmapps.paths import checkpoint_folders
-from lmapps.training.look import Log, Look, last_change, look_at, output_of
+from lmapps.training.log import Log
+from lmapps.training.look import Look, last_change, look_at, output_of
 from lmapps.training.process import EARLY, OUTPUT, ask_to_end, holder, how_it_ended
 from lmapps.training.settings import TrainSettings
 

@@ -79,8 +79,7 @@ class TrainSettings:
     seed: int = option(0, "decides the weights at the start and the order of the data")
 
     def __post_init__(self) -> None:
-        for name in ("data", "apps", "mix_data", "problems"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_texts()
         self._check_choices()
         self._check_numbers()
         if not self.out:
@@ -103,6 +102,22 @@ class TrainSettings:
             raise SettingsError("--mix-data goes with --apps; without, give all text as --data")
         if self.lora and self.shard:
             raise SettingsError("give one of --lora and --shard: adapters need little memory")
+
+    def _check_texts(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(item.default, tuple):
+                if not isinstance(value, list | tuple) or not all(
+                    isinstance(v, str) for v in value
+                ):
+                    raise SettingsError(
+                        "{name} must be a list of texts, got {value!r}", name=item.name, value=value
+                    )
+                object.__setattr__(self, item.name, tuple(value))
+            elif isinstance(item.default, str) and not isinstance(value, str):
+                raise SettingsError(
+                    "{name} must be a text, got {value!r}", name=item.name, value=value
+                )
 
     def _check_choices(self) -> None:
         from lmapps.model.config import (

@@ -22,6 +22,7 @@ from lmapps.errors import SettingsError
 from lmapps.server.accounts.access import access_of
 from lmapps.server.configured import settings_of
 from lmapps.server.store.database import Database
+from tests.conftest import missing
 from tests.deploy.conftest import LMAPPS, ROOT, free_port
 
 DEPLOY = ROOT / "deploy"
@@ -73,7 +74,7 @@ def test_every_panel_has_a_title_a_unit_and_a_place_of_its_own() -> None:
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if not program:
-        pytest.skip("systemd-analyze is not installed")
+        missing("systemd-analyze is not installed: `apt-get install systemd` for this test")
     unit = (DEPLOY / "lmapps.service").read_text()
     assert "ExecStart=/opt/lmapps/.venv/bin/lmapps serve\n" in unit
     (tmp_path / "lmapps.service").write_text(
@@ -137,6 +138,13 @@ def test_the_image_refuses_to_start_until_the_documented_step_was_done(
     running.wait("/ready")
     assert httpx.get(f"{running.url}/ready").status_code == 200
     assert httpx.get(f"{running.url}/v1/models").status_code == 401
+
+
+def test_the_image_runs_as_the_user_that_it_makes() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    ((user, group),) = re.findall(r"^USER (\d+):(\d+)$", text, re.M)
+    assert f"groupadd --system --gid {group} lmapps" in text
+    assert f"useradd --system --uid {user} --gid {group} " in text
 
 
 def test_the_image_leaves_it_to_the_server_whether_it_goes_out_to_the_hub() -> None:

@@ -18,8 +18,11 @@ import pytest
 from lmapps.doctor import data, machine, serving, software
 from lmapps.doctor.finding import Finding
 from lmapps.failures import Failure
+from lmapps.server.accounts.users import Users
 from lmapps.server.configured import add_settings, settings_of
 from lmapps.server.settings import ServeSettings
+from lmapps.server.store.database import Database
+from tests.server.test_database import older
 
 
 class Version(NamedTuple):
@@ -158,6 +161,10 @@ def test_a_setting_with_a_mistake_is_found_with_its_place(home: Path) -> None:
     (home / "settings.toml").write_text("port = 8005")
     settings, findings = serving.look_at_settings(lambda: settings_of(parser.parse_args([]), {}))
     assert settings.port == 8005 and not troubles(findings)
+    for name in ("http://lm.example.org", "lm.example.org:port", "lm.example.org/lmapps", "*.org"):
+        (home / "settings.toml").write_text(f"hosts = [{name!r}]")
+        told = serving.look_at_settings(lambda: settings_of(parser.parse_args([]), {}))[1]
+        assert "without http:// or a path" in troubles(told)["settings"].told
 
 
 def test_a_server_that_would_be_open_to_all_is_found(home: Path) -> None:
@@ -166,6 +173,39 @@ def test_a_server_that_would_be_open_to_all_is_found(home: Path) -> None:
     found = troubles(serving.look_at_serving(ServeSettings(host="0.0.0.0", port=1, public=True)))
     assert "without a limit" in found["accounts"].told and not found["accounts"].fatal
     assert "accounts" not in troubles(serving.look_at_serving(ServeSettings(port=1)))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file, but where SQLite keeps who reads just now."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file): file.read_bytes() for file in files if not file.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_the_doctor_leaves_the_database_as_it_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    def look() -> dict[str, Finding]:
+        public = ServeSettings(host="0.0.0.0", port=1)
+        before = content(home)
+        told = troubles([data._database(""), *serving.look_at_serving(public)])
+        assert content(home) == before
+        return told
+
+    home.mkdir()
+    assert look()["accounts"].fatal
+    older("", "0001")
+    found = look()
+    assert "database backup" in found["database"].way_out and found["accounts"].fatal
+    database = Database()
+    Users(database).add("ann", "a long password")
+    if not is_open:
+        database.close()
+    assert look().keys() <= {"user", "address"}
+    with database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    assert "newer lmapps" in look()["database"].told
 
 
 def test_a_server_of_a_remote_model_that_does_not_answer_is_found(served: Any) -> None:

@@ -4,12 +4,14 @@ The tests beside this file give them made-up bytes. With atheris, which is guide
 
     pip install atheris
     python tests/fuzz/harness.py NAME [FOLDER_OF_SEEDS] -max_total_time=60
+    python tests/fuzz/harness.py all FOLDER_OF_SEEDS_BY_NAME -runs=3000
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
 import tomllib
@@ -43,6 +45,59 @@ def config(data: bytes) -> None:
     file = _file("config.json", data)
     understood = understand(read_json(file.parent, file.name), file.parent)
     check_size(understood, 10**9, file.parent)
+
+
+def names(data: bytes) -> None:
+    """The other settings of a checkpoint: ids that end a reply, the chat template, the shards."""
+    from lmapps.model.checkpoint import load_tokenizer
+    from lmapps.model.folder import INDEX, _files
+    from lmapps.text.tokenizer import Tokenizer
+
+    folder = _FOLDER / "names"
+    if not folder.exists():
+        folder.mkdir()
+        Tokenizer.train(["A text."], vocab_size=300).save(folder)
+        (folder / "config.json").write_text("{}")
+    files = [folder / name for name in ("generation_config.json", "tokenizer_config.json", INDEX)]
+    for file, read in zip(files, (load_tokenizer, _template_of, _files), strict=True):
+        file.write_bytes(data)
+        try:
+            read(folder)
+        except LmappsError as error:
+            assert str(error)
+        file.unlink()
+
+
+def _template_of(folder: Path) -> None:
+    from lmapps.model.checkpoint import load_template
+    from lmapps.text.tokenizer import Tokenizer
+
+    assert load_template(folder, Tokenizer.load(folder)).hash
+
+
+def run(data: bytes) -> None:
+    """What lies beside a checkpoint: the log of its run, its report, its prompts."""
+    from lmapps.model.inventory import stored_in
+    from lmapps.prompts import _read
+    from lmapps.server.page.workshop.modelview import _scores
+    from lmapps.server.page.workshop.runview import compared_html, run_html
+    from lmapps.training.against import compared
+    from lmapps.training.log import Log
+    from lmapps.training.look import look_at
+
+    folder = _FOLDER / "beside"
+    (folder / "run").mkdir(parents=True, exist_ok=True)
+    beside = ("report.json", "prompts.json", "README.md")
+    for name in (*beside, *(f"run/{name}.json" for name in ("settings", "ended", "compared"))):
+        (folder / name).write_bytes(data)
+    (folder / "run" / "log.jsonl").write_bytes(data + b"\n")
+    look = look_at(folder, Log())
+    assert run_html(look)
+    table = compared(look)
+    assert table is None or compared_html(*table)
+    scores = stored_in(folder).report.get("scores")
+    _scores(scores if isinstance(scores, dict) else {})
+    _read(folder)
 
 
 def gguf(data: bytes) -> None:
@@ -128,7 +183,8 @@ def request(data: bytes) -> None:
 HARNESSES: dict[str, Harness] = {
     one.__name__: one
     for one in (
-        safetensors, config, gguf, recipe, plugin, template, document, conversation, request,
+        safetensors, config, names, run, gguf, recipe, plugin, template, document, conversation,
+        request,
     )
 }  # fmt: skip
 
@@ -144,11 +200,23 @@ def expected(harness: Harness, data: bytes) -> None:
 def main(words: list[str]) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["lmapps", "gguf", "tomllib", "jinja2"]):
-        harness = HARNESSES[words[1]]
-        expected(harness, b"")
-    atheris.Setup([words[0], *words[2:]], lambda data: expected(harness, data))
-    atheris.Fuzz()
+    names = list(HARNESSES) if words[1] == "all" else [words[1]]
+    others = ["gguf", "tomllib", "jinja2"] if len(names) == 1 else []  # which take a while
+    with atheris.instrument_imports(include=["lmapps", *others]):
+        for name in names:
+            expected(HARNESSES[name], b"")
+    for name in names if len(names) > 1 else []:  # imports take the most time: once for all
+        child = os.fork()
+        if not child:
+            words[2] += f"/{name}"
+            names = [name]
+            break
+        if status := os.waitpid(child, 0)[1]:
+            sys.exit(f"{name}: {status}")
+    if len(names) == 1:
+        harness = HARNESSES[names[0]]
+        atheris.Setup([words[0], *words[2:]], lambda data: expected(harness, data))
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

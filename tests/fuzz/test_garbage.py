@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def body_of(draw: random.Random) -> bytes:
     return b"name=" + draw.randbytes(20) + b"&password=%ff%00&" + b"a=b&" * draw.randrange(100)
 
 
-def request_of(draw: random.Random) -> bytes:
+def request_of(draw: random.Random, who: Mapping[str, str]) -> bytes:
     """One request: nearly right, or wrong in its line, its headers, its lengths or its chunks."""
     body, kind = body_of(draw), draw.randrange(12)
     if kind == 0:
@@ -99,6 +99,7 @@ def request_of(draw: random.Random) -> bytes:
     version = draw.choice(["HTTP/1.1"] * 8 + ["HTTP/1.0", "HTTP/2", "HTTP/9.9", ""])
     headers = [f"Host: {draw.choice(['a', '127.0.0.1', 'evil.example', ''])}"]
     headers.append(f"Content-Type: {draw.choice(TYPES)}")
+    headers += [f"{name}: {value}" for name, value in who.items()]
     if kind == 1:
         headers.append("X: " + "y" * draw.choice([10_000, 70_000, 300_000]))
     if kind == 2:
@@ -179,7 +180,8 @@ def bombard(served: Any, count: int, hands: int = 4) -> Counter[int]:
                 number = next(numbers, None)
             if number is None:
                 return
-            sent = request_of(random.Random(number))
+            who = served.headers if number % 2 else {}  # half of it comes from a stranger
+            sent = request_of(random.Random(number), who)
             status = status_of(port, sent, 0.5)
             assert status < 500 or status == 501, (number, status, sent[:300])
             with turn:
@@ -224,6 +226,9 @@ def goes_on(served: Any, count: int) -> None:
     asking.join(120)
     assert replies and not failures, failures
     assert len(seen) > 4 and seen[400], "there was garbage of many kinds"
+    outside = (0, 400, 401, 421)  # before anybody asks what it is that is asked for
+    inside = sum(number for status, number in seen.items() if status not in outside)
+    assert inside > count / 10, "a good part of it has come in"
 
 
 def test_garbage_gets_no_5xx_and_a_stream_beside_it_goes_on(served: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import resource
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import missing
+
 NAMES = [
-    *("safetensors", "config", "gguf", "recipe", "plugin", "template", "document"),
+    *("safetensors", "config", "names", "run", "gguf", "recipe", "plugin", "template", "document"),
     *("conversation", "request"),
 ]
 JSON = st.recursive(
@@ -54,7 +59,7 @@ def test_many_changed_and_made_up_bytes_get_a_sentence(
 def run(harness: ModuleType, seeds: dict[str, list[bytes]], name: str, examples: int) -> None:
     assert set(NAMES) == set(harness.HARNESSES)
     for seed in seeds[name][:1]:
-        harness.HARNESSES[name](seed) if name not in ("gguf", "safetensors") else None
+        harness.HARNESSES[name](seed) if name != "safetensors" else None  # it is cut
     described = JSON.map(lambda value: __import__("json").dumps(value).encode())
 
     @settings(
@@ -87,17 +92,37 @@ def test_a_gguf_file_that_counts_what_it_does_not_have_takes_no_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
 
 
+def test_a_few_thousand_tries_guided_by_coverage_find_nothing(
+    harness: ModuleType, seeds: dict[str, list[bytes]], tmp_path: Path
+) -> None:
+    told = guided(harness, seeds, "all", tmp_path, "-runs=2000", "-max_total_time=3")
+    assert len(re.findall(r"^Done \d+ runs", told, re.M)) == len(NAMES)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_fuzzing_guided_by_coverage_finds_nothing(
     harness: ModuleType, seeds: dict[str, list[bytes]], name: str, tmp_path: Path
 ) -> None:
-    pytest.importorskip("atheris", reason="atheris is not installed: `pip install atheris`")
-    for number, seed in enumerate(seeds[name]):
-        (tmp_path / str(number)).write_bytes(seed)
+    guided(harness, {name: seeds[name]}, name, tmp_path, "-max_total_time=30")
+
+
+def guided(
+    harness: ModuleType, seeds: dict[str, list[bytes]], name: str, folder: Path, *options: str
+) -> str:
+    """What atheris says of one harness, or of all."""
+    if find_spec("atheris") is None:
+        if (sys.platform, platform.machine()) == ("linux", "x86_64"):
+            missing("atheris is not installed: `pip install -e '.[test]'`")
+        pytest.skip("atheris is not made for this machine")
+    for each, own in seeds.items():
+        (folder / each).mkdir()
+        for number, seed in enumerate(own):
+            (folder / each / str(number)).write_bytes(seed)
     words: list[Any] = [
-        sys.executable, harness.__file__, name, tmp_path, "-max_total_time=30", "-timeout=20",
-        "-rss_limit_mb=4096", f"-artifact_prefix={tmp_path}/found-",
+        sys.executable, harness.__file__, name, folder if name == "all" else folder / name,
+        "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={folder}/found-", *options,
     ]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -46,6 +46,33 @@ def large(folder: Path, name: str, size: int) -> None:
         file.truncate(size)
 
 
+def write(folder: Path, name: str, content: Any) -> None:
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def endless(folder: Path, name: str) -> None:
+    write(folder, name, "")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+
+
+def pipe(folder: Path, name: str) -> None:
+    write(folder, name, "")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+
+def settings(folder: Path, **values: Any) -> None:
+    (folder / TEMPLATE).unlink()
+    write(folder, "tokenizer_config.json", values)
+
+
+INDEX = "model.safetensors.index.json"
+TEMPLATE, IDS = "chat_template.jinja", "generation_config.json"
+DEEP = "[" * 10**6
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "a million million parameters": lambda f: change(f, num_hidden_layers=10**12),
     "a wide layer": lambda f: change(f, hidden_size=10**9, intermediate_size=10**9),
@@ -63,16 +90,101 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a tensor that is too short": lambda f: header(f, tensor(shape=[10**9, 10**9])),
     "negative places": lambda f: header(f, tensor(data_offsets=[-16, 0])),
     "another type": lambda f: header(f, tensor(dtype="OBJECT")),
-    "a deep config": lambda f: (f / "config.json").write_text("[" * 10**6) and None,
+    "a deep config": lambda f: write(f, "config.json", DEEP),
+    "a deep value": lambda f: change(f, bos_token_id=json.loads("[" * 200 + "]" * 200)),
+    "half of a character": lambda f: settings(f, chat_template="\ud800"),
+    "a config that is a pipe": lambda f: pipe(f, "config.json"),
+    "a text for a number": lambda f: change(f, intermediate_size="ab" * 9),
+    "a list for a number": lambda f: change(f, rms_norm_eps=[1]),
+    "a text for positions": lambda f: change(f, rope_parameters={"rope_theta": "x"}),
+    "a text for yes": lambda f: change(f, tie_word_embeddings="yes"),
+    "a number without end": lambda f: change(f, hidden_size=10**4000),
+    "a long context": lambda f: change(f, max_position_embeddings=10**11),
+    "a long kind": lambda f: change(f, model_type="x" * 10**6),
+    "an end that is an object": lambda f: write(f, IDS, {"eos_token_id": {}}),
+    "an end that is a list of lists": lambda f: write(f, IDS, {"eos_token_id": [[1]]}),
+    "an end that is a text": lambda f: write(f, IDS, {"eos_token_id": "x"}),
+    "a beginning that is a list": lambda f: write(f, IDS, {"bos_token_id": [1]}),
+    "a large template": lambda f: large(f, TEMPLATE, 3 * 10**9),
+    "a template without end": lambda f: endless(f, TEMPLATE),
+    "a template that is a pipe": lambda f: pipe(f, TEMPLATE),
+    "a template that is a number": lambda f: settings(f, chat_template=5),
+    "templates without a usual one": lambda f: settings(f, chat_template=[{"name": "tools"}]),
+    "a usual template that is none": lambda f: settings(
+        f, chat_template=[{"name": "default", "template": 5}]
+    ),
+    "a token that is a number": lambda f: settings(f, bos_token=5),
+    "a token without a text": lambda f: settings(f, eos_token={"lstrip": True}),
     "a large config": lambda f: large(f, "config.json", 10**9),
     "a large tokenizer": lambda f: large(f, "tokenizer.json", 10**9),
-    "a shard elsewhere": lambda f: (
-        (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}') and None
-    ),
-    "shards that are none": lambda f: (
-        (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": [1]}}') and None
-    ),
+    "a shard elsewhere": lambda f: write(f, INDEX, {"weight_map": {"a": "../x"}}),
+    "shards that are none": lambda f: write(f, INDEX, {"weight_map": {"a": [1]}}),
+    "a shard of a long name": lambda f: write(f, INDEX, {"weight_map": {"a": "\u4e00" * 10**6}}),
+    "a long activation": lambda f: change(f, hidden_act="x" * 10**6),
+    "shards in a list": lambda f: write(f, INDEX, {"weight_map": ["a"]}),
+    "no shards": lambda f: write(f, INDEX, {"weight_map": None}),
+    "an index of nothing": lambda f: write(f, INDEX, {"weight_map": {}}),
 }
+
+ENTRY = {"step": 1, "tokens": 1, "loss": 1.0, "seconds": 1.0, "share": 0.5, "tokens_per_second": 9}
+
+
+def entries(*entries: dict[str, Any]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+LOG, ENDED, KEPT, PROMPTS = "run/log.jsonl", "run/ended.json", "run/compared.json", "prompts.json"
+BESIDE: dict[str, Callable[[Path], None]] = {
+    **{
+        f"{name}, {kind.__name__}": lambda f, kind=kind, name=name: kind(f, name)
+        for name in ("report.json", "README.md", LOG, ENDED, KEPT, PROMPTS, "run/settings.json",
+                     "run/output.log", "run/process.json")
+        for kind in (endless, pipe)
+    },
+    **{
+        f"a large {name}": lambda f, name=name: write(f, name, "") or large(f, name, 3 * 10**9)
+        for name in ("report.json", LOG, ENDED, KEPT, PROMPTS, "run/settings.json")
+    },
+    **{
+        f"a deep {name}": lambda f, name=name: write(f, name, DEEP + "\n")
+        for name in ("report.json", LOG, ENDED, KEPT, PROMPTS, "run/settings.json")
+    },
+    **{
+        f"an odd {name}, {number}": lambda f, name=name, odd=odd: write(f, name, odd)
+        for name in ("report.json", LOG, ENDED, KEPT, PROMPTS, "run/settings.json")
+        for number, odd in enumerate(([], 5, [[]], {"scores": 5}, "null"))
+    },
+    **{
+        f"a log with an odd {name}": lambda f, name=name: write(
+            f, LOG, entries(ENTRY, *({**ENTRY, name: odd} for odd in (
+                "x", None, [], {}, 10**400, -(10**400), 1e308, 5e-324, float("nan"), float("inf"),
+                {"a": "x"}, {"loss": "x", "accuracy": []}, {"a": 10**400}, {"a": float("nan")},
+            )))
+        )
+        for name in (*ENTRY, "validation", "metrics", "samples", "learning_rate", "done")
+    },
+    **{
+        f"a log of losses {losses}": lambda f, losses=losses: write(
+            f, LOG, entries(*({**ENTRY, "step": n, "loss": loss} for n, loss in enumerate(losses)))
+        )
+        for losses in ((-1e308, 1e308), (0.0, 5e-324), (float("nan"), float("inf")))
+    },
+    "a log without what belongs to it": lambda f: write(f, LOG, entries({"loss": 1}, {"step": 1})),
+    "scores of every kind": lambda f: write(
+        f, "report.json", {"scores": {"a": {"b": 10**400, "c": [], "d": "x"}, "e": 5}}
+    ),
+    "an end of another kind": lambda f: write(f, ENDED, {"state": [], "why": {}}),
+    "a table that is ragged": lambda f: write(f, KEPT, [["a", "b", "c", "d"], [["x", "y", "z"]]]),
+    "a table of numbers": lambda f: write(f, KEPT, [["a", "b", "c"], [[1, 2, 3]]]),
+    "prompts that are none": lambda f: write(f, PROMPTS, {"plugins": {"greet": [5, {}]}}),
+    "prompts of other things": lambda f: write(
+        f, PROMPTS, {"plugins": {"greet": [{"fields": {"text": 5}, "prompt": [[5]]}]}}
+    ),
+    "a config of another kind": lambda f: change(
+        f, model_type="other", vocab_size="x", max_position_embeddings=[1], torch_dtype={}
+    ),
+}  # fmt: skip
+"""What lies beside a checkpoint: it is looked at, and is no reason not to load it."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -85,31 +197,81 @@ def test_a_hostile_folder_is_a_sentence_in_time(folder: Path, name: str) -> None
     assert time.monotonic() - began < 20
 
 
-def test_hostile_folders_take_no_memory(
-    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
-) -> None:
-    places = []
-    for number, make in enumerate(HOSTILE.values()):
-        folder = tmp_path / str(number)
-        tiny_checkpoint("transformer").save(folder)
-        make(folder)
-        places.append(str(folder))
-    program = f"""
-import resource, sys
-from lmapps.errors import LmappsError
+LOAD = """
 from lmapps.model.checkpoint import Checkpoint
+def look(folder):
+    try:
+        Checkpoint.load(folder)
+    except LmappsError:
+        return
+    sys.exit(f"{folder} was loaded")
+"""
+LOOK = """
+from lmapps import plugin
+from lmapps.engine.entry import Description
 from lmapps.model.inventory import stored_in
-now = int(open("/proc/self/statm").read().split()[0]) * {resource.getpagesize()}
+from lmapps.prompts import changed_prompts
+from lmapps.server.page.workshop.modelview import model_html
+from lmapps.server.page.workshop.runview import compared_html, run_html
+from lmapps.training.against import compare, compared
+from lmapps.training.report import charts, report_of, _history
+from lmapps.training.run import Run
+from lmapps.training.runs import Runs
+@plugin(title="Greet")
+def greet(text: str) -> str:
+    "Greet."
+    return f"Hello {text}"
+def look(folder):
+    about = Description(folder.name, str(folder), "not loaded", "", None, 0, 0)
+    model_html(about, stored_in(folder), False)
+    seen = Runs([folder.parent]).look(folder.name)
+    run_html(seen)
+    table = compared(seen)
+    compared_html(*table) if table else None
+    changed_prompts([greet], folder)
+    charts(Run(folder).entries())
+    list(_history(report_of(str(folder))))
+    try:
+        compare(seen)
+    except LmappsError:
+        return
+    sys.exit(f"{folder} was compared")
+"""
+LIMITED = """
+import faulthandler, resource, sys
+from pathlib import Path
+from lmapps.errors import LmappsError
+faulthandler.dump_traceback_later(100, exit=True)
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), now + (1 << 30)))
 for place in sys.argv[1:]:
-    try:
-        Checkpoint.load(place)
-    except LmappsError:
-        continue
-    sys.exit(place)
+    print(place, flush=True)
+    look(Path(place))
 """
-    done = subprocess.run([sys.executable, "-c", program, *places], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("kinds, look", [(HOSTILE, LOAD), (BESIDE, LOOK)], ids=["load", "look"])
+def test_hostile_folders_take_no_memory(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], kinds: Any, look: str
+) -> None:
+    places = []
+    for number, make in enumerate(kinds.values()):
+        folder = tmp_path / str(number)
+        tiny_checkpoint("transformer").save(folder)
+        write(folder, "run/settings.json", {"apps": ["chat"], "data": 5})
+        write(folder, "run/output.log", "")
+        make(folder)
+        places.append(str(folder))
+    program = [sys.executable, "-c", look + LIMITED, *places]
+    done = subprocess.run(program, capture_output=True, text=True)
+    last = int(Path((done.stdout.split() or ["0"])[-1]).name)
+    assert done.returncode == 0, (list(kinds)[last], done.stderr[-800:])
+
+
+def test_of_several_templates_the_usual_one_counts(folder: Path) -> None:
+    several = [{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]
+    settings(folder, chat_template=several)
+    assert Checkpoint.load(folder).template.source == "yes"
 
 
 TEMPLATES = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import re
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ from lmapps.server.store.backup import back_up, restore
 from lmapps.server.store.database import Database, in_one_go
 from lmapps.server.store.store import Store
 from lmapps.server.store.tables import METADATA
+from tests.server.conftest import new_database
 
 RELEASED = """
 CREATE TABLE conversations (
@@ -50,6 +56,14 @@ INSERT INTO turns VALUES (1, 't', 'c', NULL, 'user', 'of before', 'person', 'sto
 def version(database: Database) -> list[str]:
     with database.reading() as connection:
         return list(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
+
+
+def older(url: str, revision: str) -> None:
+    """Make a database as a program of that revision made it."""
+    upgrade = command.upgrade
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, revision))
+        Database(url).close()
 
 
 def test_the_migrations_make_the_tables_that_the_program_uses(database_url: str) -> None:
@@ -342,6 +356,59 @@ def test_a_backup_takes_the_place_of_a_broken_database(tmp_path: Path) -> None:
     assert Store(f"sqlite:///{tmp_path / 'broken.db'}").load("ann", made).title == "Mine"
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_where_a_backup_cannot_be_put_back_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    where = f"sqlite:///{tmp_path / 'live.db'}"
+    store = Store(where)
+    made = store.begin("ann", "chat", "Mine")
+    back_up(store.database, tmp_path / "copy")
+    store.close()
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:4096])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
+    for owner, name, fails in ((shutil, "copyfile", full), (Path, "replace", refused)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(StorageError, match="what was there is there still"):
+                restore(tmp_path / "copy", where)
+        with closing(sqlite3.connect(tmp_path / "live.db")) as connection:
+            assert connection.execute("SELECT title FROM conversations").fetchone() == ("Mine",)
+        assert {file.name for file in tmp_path.iterdir()} == {"copy", "live.db"}
+    _, kept = restore(tmp_path / "copy", where)
+    assert kept is not None and kept.stat().st_ino != (tmp_path / "live.db").stat().st_ino
+    assert Store(where).load("ann", made).title == "Mine"
+
+
+def test_a_backup_is_of_what_is_there_as_it_is(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.setenv("LMAPPS_HOME", str(tmp_path / "wrong"))
+    copy, where = tmp_path / "copy", ["--database", database_url]
+    assert main(["database", "backup", str(copy)]) == 2 and not (tmp_path / "wrong").exists()
+    assert main(["database", "backup", str(copy), *where]) == 2
+    assert capsys.readouterr().err.count("no database of lmapps in") == 2
+    assert not list(tmp_path.iterdir())
+    older(database_url, "0002")
+    if "postgresql" in database_url:
+        programs = request.getfixturevalue("postgres_programs")
+        monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    assert main(["database", "backup", str(copy), *where]) == 0
+    assert version(Database(database_url, as_it_is=True)) == ["0002"]
+
+
 def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,21 +429,37 @@ def test_a_backup_never_overwrites_and_a_file_that_is_none_is_not_put_back(
 
 
 def test_a_backup_of_postgresql_is_what_its_own_program_puts_back(
-    postgres_url: str, postgres_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: str,
+    postgres_url: str,
+    postgres_programs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    store, file = Store(postgres_url), tmp_path / "copy"
-    made = store.begin("ann", "chat", "Mine")
-    where = ["--database", postgres_url]
+    import psycopg
+
+    older(postgres_url, "0002")
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            "INSERT INTO conversations (id, owner, plugin, title, leaf, updated) "
+            "VALUES ('c', 'ann', 'chat', 'Mine', '', 1)"
+        )
+    file, where = tmp_path / "copy", ["--database", postgres_url]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["database", "backup", str(file), *where]) == 1 and not file.exists()
     monkeypatch.setenv("PATH", str(postgres_programs))
     assert main(["database", "backup", str(file), *where]) == 0
-    store.rename("ann", made, "Renamed")
-    assert main(["database", "restore", str(file), *where]) == 2, "it is said how"
+    store = Store(postgres_url)  # brings it up to date
+    store.rename("ann", "c", "Renamed")
     store.close()
-    clean = ["--clean", "--if-exists", "--no-owner", f"--dbname={postgres_url}"]
-    subprocess.run([postgres_programs / "pg_restore", *clean, str(file)], check=True)
-    assert Store(postgres_url).load("ann", made).title == "Mine"
+    assert main(["database", "restore", str(file), *where]) == 2, "it is said how"
+    (told,) = re.findall("`(pg_restore .*)`", capsys.readouterr().err)
+    documented = (Path(__file__).parents[2] / "docs" / "accounts.md").read_text()
+    assert f"`{told.replace(str(file), 'FILE')}`" in documented
+    another = new_database(postgres)
+    subprocess.run(shlex.split(told.replace("URL", another)), check=True)
+    assert version(Database(another, as_it_is=True)) == ["0002"]
+    assert Store(another).load("ann", "c").title == "Mine"
 
 
 @pytest.mark.parametrize("form", ["user", "query"])

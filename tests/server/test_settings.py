@@ -24,7 +24,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "host": ("::1", "::1"),
     "port": ("8001", 8001),
     "public": ("true", True),
-    "hosts": ("lm.example.org lm", ("lm.example.org", "lm")),
+    "hosts": ("lm.example.org:8443 lm", ("lm.example.org:8443", "lm")),
     "root_path": ("/lm/apps", "/lm/apps"),
     "proxies": ("10.0.0.0/8 ::1", ("10.0.0.0/8", "::1")),
     "log": ("debug", "debug"),

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from lmapps.errors import SettingsError
-from lmapps.training.look import Log
+from lmapps.training.log import Log
 from lmapps.training.process import EARLY, Paused, Request, held, holder
+from lmapps.training.run import Run
 from lmapps.training.runs import NoSuchRun, OneAtATime, Runs
 from lmapps.training.settings import TrainSettings
 
@@ -237,6 +238,21 @@ def test_a_log_is_read_on_and_read_anew_when_it_was_rewound(tmp_path: Path) -> N
     (tmp_path / "new").write_text('{"step": 1}\n')
     os.replace(tmp_path / "new", file)
     assert [entry["step"] for entry in log.read(file)] == [1]
+
+
+def test_of_a_long_log_somebody_outside_sees_the_end_and_its_own_run_keeps_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    run.state.mkdir()
+    lines = [f'{{"step": {step}, "note": "kept as it is"}}\n' for step in range(1, 101)]
+    run.log_file.write_text("".join(lines) + "[" * 10**5 + '\n{"step": 101')
+    monkeypatch.setattr("lmapps.training.log.MOST", 10**5 + 500)
+    seen = [entry["step"] for entry in Log().read(run.log_file)]
+    assert 3 < len(seen) < 20 and seen == list(range(101 - len(seen), 101))
+    assert [entry["step"] for entry in run.entries()] == list(range(1, 101))
+    run.rewind_log(90)
+    assert run.log_file.read_text() == "".join(lines[:90])
 
 
 def test_who_trains_on_is_not_ended_by_what_was_asked_of_the_one_before(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.util import immutabledict
 from lmapps.errors import DatabaseFailed, DatabaseFull, InputError, StorageError
 from lmapps.paths import home
 from lmapps.sentence import Sentence
-from lmapps.server.store.sqlite import READS, WAITS, make_private, sqlite_engine
+from lmapps.server.store.sqlite import READS, WAITS, make_private, sqlite_engine, sqlite_looking
 
 LOG = logging.getLogger("lmapps.server")
 LOG.addHandler(logging.NullHandler())  # a command tells it as its own failure
@@ -35,18 +35,22 @@ class Database:
 
     url   where: any SQLAlchemy URL; '' = an SQLite file in the data folder. SQLite and PostgreSQL
           are tested.
+    as_it_is  to be looked at alone: it is not made, not brought up to date, not written into
 
     Raises `StorageError` where it cannot be opened, read or written, and where a newer lmapps
     wrote it.
     """
 
-    def __init__(self, url: str = "") -> None:
+    def __init__(self, url: str = "", *, as_it_is: bool = False) -> None:
         self.place = _place(url)
         """Where it is, without what a URL has of secrets, for a sentence."""
         self._failed = {"reading": "", "writing": ""}
         self._turn = Lock()
         with self._reported("writing"):
             self.url = located(url)
+            if as_it_is:
+                self._writer = self._reader = self._hurried = _looking(self.url)
+                return
             if not url:
                 home().mkdir(parents=True, exist_ok=True)
             make_private(self.url)
@@ -217,3 +221,10 @@ def _engine(url: sql.URL, has_failed: Callable[[], bool]) -> sql.Engine:
 
         return postgres_engine(url, BUSY_SECONDS, has_failed)
     return sql.create_engine(url, pool_pre_ping=True)
+
+
+def _looking(url: sql.URL) -> sql.Engine:
+    """One that leaves everything as it is."""
+    if url.get_backend_name() == "sqlite" and not url.query:
+        return sqlite_looking(url)
+    return _engine(url, lambda: False)

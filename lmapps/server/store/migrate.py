@@ -44,6 +44,12 @@ def migrate(reader: sql.Engine, writer: sql.Engine, place: str) -> None:
             _without_foreign_keys(connection, False)
 
 
+def is_older(connection: Connection, place: str) -> bool:
+    """Whether `migrate` would change it. Raises `StorageError` where a newer lmapps wrote it."""
+    scripts = ScriptDirectory(str(FOLDER))
+    return _version(connection, scripts, place) != scripts.get_current_head()
+
+
 def _version(connection: Connection, scripts: ScriptDirectory, place: str) -> str | None:
     """The revision that a database is at. One of before there were revisions is at None, as an
     empty one: the first revision leaves what is there."""

@@ -30,6 +30,15 @@ def sqlite_engine(url: sql.URL, seconds: float) -> sql.Engine:
     return engine
 
 
+def sqlite_looking(url: sql.URL) -> sql.Engine:
+    """One that leaves the file, and what lies beside it, as they are."""
+    file = Path(url.database or "")
+    # Where nobody has it open SQLite would make the files beside it, only to read.
+    how = {"mode": "ro", "uri": "true"}
+    how |= {} if Path(f"{file}-shm").exists() else {"immutable": "1"}
+    return sql.create_engine(url.set(database=file.absolute().as_uri(), query=how))
+
+
 def make_private(url: sql.URL) -> None:
     """A new SQLite file is its owner's alone: it holds conversations and hashes of passwords."""
     file = Path(url.database or ":memory:")

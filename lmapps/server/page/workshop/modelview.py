@@ -10,7 +10,7 @@ from lmapps.engine.entry import Description
 from lmapps.model.inventory import Stored
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.workshop.runview import curves, facts, report_link, wide_table
-from lmapps.training.look import Log
+from lmapps.training.log import Log
 
 STATES = {
     "loaded": later("In memory"),

@@ -109,7 +109,7 @@ def _numbers(look: Look) -> str:
     if validation:
         shown[word("Validation loss")] = f"{validation['loss']:.3f}"
         shown[word("Next token right")] = f"{validation['accuracy']:.1%}"
-    if last and look.is_live:
+    if "tokens_per_second" in last and look.is_live:
         shown[word("Tokens a second")] = f"{last['tokens_per_second']:,}"
     if last:
         shown[word("Trained for")] = duration(float(newest["seconds"]))
@@ -128,8 +128,9 @@ def facts(shown: Mapping[str, str]) -> str:
 def curves(log: Sequence[Mapping[str, Any]]) -> str:
     """What a run's log says over the tokens it has read; '' where it says nothing."""
     from lmapps.training.report import logged_points as over  # brings accelerate
+    from lmapps.training.report import metric_names
 
-    metrics = sorted({name for entry in log for name in entry.get("metrics", {})})
+    metrics = metric_names(log)
     drawn = {
         word("Loss"): {
             word("training"): over(log, "loss"),
