@@ -66,9 +66,10 @@ def test_eight_requests_of_fifty_tokens_take_about_fifty_passes(engine: Engine) 
 
     replies = asyncio.run(together())
     assert [len(reply.ids) for reply in replies] == [50] * 8
-    # 49 steps after each one's prompt; eight short prompts to read; a few more where the
-    # first requests were a step or two ahead of the last to arrive.
-    assert 49 + 8 <= engine.passes <= 75
+    # 49 steps after each one's prompt; eight short prompts to read, by two tokens at a time or more
+    # beside the steps of those who are ahead.
+    pieces = sum(-(-len(ids_of(engine, prompt)) // 2) for prompt in PROMPTS)
+    assert 49 + 8 <= engine.passes <= 49 + 2 * pieces + 5 < 8 * 49 / 2
 
 
 def test_a_reply_is_the_same_alone_and_in_a_full_batch(
