@@ -190,11 +190,15 @@ class Scheduler:
         return logits_V
 
     def _admit(self) -> bool:
-        """Begin with the request whose turn it is; False where nobody's is."""
+        """Begin with the request whose turn it is; False where nobody's is, or its state would not
+        find room: then it waits for that, and the others behind it."""
         held = Counter(request.user for request in self._holding())
         users = [request.user for request in self.waiting]
         place = next_place(users, held, self._last_turn, self.slots.count)
         if place is None:
+            return False
+        lengths = [request.longest for request in (*self._holding(), self.waiting[place])]
+        if not self.slots.state.fits(lengths):
             return False
         request = self.reading = self.waiting.pop(place)
         self._turns += 1
