@@ -1,27 +1,69 @@
-"""Seconds that reading and decoding took -> how many prompt tokens to read before each step."""
+"""Seconds that reading and decoding took -> how many prompt tokens to read before the next step."""
 
 from __future__ import annotations
 
-PREFILL_TOKENS = 512
-"""The most prompt tokens read in one step."""
-FEWEST_TOKENS = 4
-START_TOKENS = 64
+from collections import deque
+
+READING_STEPS = 1.75
+"""Reading may take so many decoding steps: two, less what is measured badly."""
+FEWEST_TOKENS = 2
+"""These are always read: to read one token takes no longer than a decoding step."""
+NEWEST = 0.5
+"""What the newest pass weighs among all that were measured."""
+MOST_SLOWER = 2
+"""A pass that took longer than so many times what it should have was disturbed."""
 
 
 class Pace:
-    """Reading may hold up the streams for as long as one or two decoding steps take, not more.
+    """Between two tokens of a stream at most two decoding steps' time is spent on reading.
 
-    What a chunk costs depends on the model and machine (a Transformer reads dozens of tokens in
-    the time of one step, a recurrent body two or three), so that it is found by trying.
+    A pass over n tokens takes a part for itself, which is no longer than a decoding step, and a
+    part for each token: both differ between models and machines, and neither is known. So the
+    passes are averaged, which gives a point of that line, and from there one goes the safe way: a
+    longer pass is taken to be longer in proportion, a shorter one to be shorter in what exceeds
+    a decoding step.
     """
 
     def __init__(self) -> None:
-        self.tokens = START_TOKENS
-        """How many prompt tokens to read next, while others are decoded."""
+        self._tokens = self._seconds = 0.0
+        """Of a pass, on average."""
+        self._steps: deque[tuple[int, float]] = deque(maxlen=2)
+        """Rows and seconds of the last decoding steps: two, since one may have been disturbed."""
 
-    def took(self, read_tokens: int, read_seconds: float, decode_seconds: float) -> None:
-        """Learn from a round in which so many tokens were read beside a decoding step."""
-        if read_seconds > 2 * decode_seconds:
-            self.tokens = max(FEWEST_TOKENS, self.tokens // 2)
-        elif read_tokens >= self.tokens and read_seconds <= decode_seconds:
-            self.tokens = min(PREFILL_TOKENS, self.tokens * 2)
+    def read(self, tokens: int, seconds: float) -> None:
+        """Learn from a pass."""
+        if self._seconds:
+            usual = self._seconds * max(1, tokens / self._tokens)
+            seconds = min(seconds, MOST_SLOWER * usual)
+        weight = NEWEST if self._tokens else 1
+        self._tokens += weight * (tokens - self._tokens)
+        self._seconds += weight * (seconds - self._seconds)
+
+    def decoded(self, rows: int, seconds: float) -> None:
+        """Learn from a step by one token in so many rows."""
+        self._steps.append((rows, seconds))
+
+    def tokens(self, rows: int, read: int, spent: float, most: int) -> int:
+        """How many tokens to read in the next pass.
+
+        rows   requests whose next tokens wait for it
+        read   prompt tokens that were read since their last ones
+        spent  seconds since then
+        most   no more than these
+        """
+        if not rows:
+            return most
+        fitting = self._fitting(rows, spent) + 0.25  # of few tokens, half a one is much
+        return int(min(most, max(fitting, 0 if read else FEWEST_TOKENS)))
+
+    def _fitting(self, rows: int, spent: float) -> float:
+        if len(self._steps) < 2 or not self._tokens:
+            return 0
+        # Fewer rows than then: the step will be shorter, at most in proportion.
+        step = min(seconds * min(1, rows / before) for before, seconds in self._steps)
+        left = READING_STEPS * step - spent
+        if left >= self._seconds:
+            return self._tokens * left / self._seconds if self._seconds else float("inf")
+        if left > step:
+            return self._tokens * (left - step) / (self._seconds - step)
+        return 0

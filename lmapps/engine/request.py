@@ -112,6 +112,11 @@ class Request:
         """Ids that the state holds once the last sampled one was read."""
         return len(self.prompt_ids) + len(self.generated)
 
+    @property
+    def longest(self) -> int:
+        """Ids that the state may come to hold."""
+        return len(self.prompt_ids) + self.max_new_tokens
+
     def cancel(self) -> None:
         """Ask for the slot to be freed before the next step. Safe from any thread, any time."""
         self.cancelled = True

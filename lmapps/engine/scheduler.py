@@ -13,13 +13,15 @@ import torch
 from lmapps.engine.counts import Counts
 from lmapps.engine.drawing import Drawing
 from lmapps.engine.memory import is_out_of_memory
-from lmapps.engine.pace import PREFILL_TOKENS, Pace
+from lmapps.engine.pace import Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
 
+PREFILL_TOKENS = 512
+"""The most prompt tokens read in one step."""
 LONGEST_SECONDS = 600.0
 """A person's request, waiting and reply together, takes at most so long."""
 USERS_REMEMBERED = 4096
@@ -61,19 +63,15 @@ class Scheduler:
         """One round: at most one decoding pass, and as much reading as the pace allows."""
         self._drop_cancelled()
         self._drop_late()
-        is_beside_others = bool(self.slots.running)
-        started = self.clock()
-        read = self._read_prompts(self.pace.tokens if is_beside_others else PREFILL_TOKENS)
-        done_reading = self.clock()
-        if read:  # a first token does not wait for what follows
+        if self._read_prompts():  # a first token does not wait for what follows
             self.send()
+        started = self.clock()
         logits_BV = self._decode()
         if logits_BV is not None:
             self.counts.passes += 1
             for row in reversed(self._sample(logits_BV, self.slots.running)):
                 self._leave(row)
-        if is_beside_others and read:
-            self.pace.took(read, done_reading - started, self.clock() - done_reading)
+            self.pace.decoded(len(logits_BV), self.clock() - started)
         self._tell_places()
         self.send()
 
@@ -141,11 +139,15 @@ class Scheduler:
             self.waiting.remove(request)
             self._end(request, finish)
 
-    def _read_prompts(self, budget: int) -> int:
-        """Read so many tokens in turn; how many were read. A prompt at its end gives its first
-        token and joins."""
-        left = budget
-        while left > 0 and self.slots.free and (self.reading or self._admit()):
+    def _read_prompts(self) -> int:
+        """Read in turn, as long as the pace allows; how many tokens were read. A prompt at its end
+        gives its first token and joins."""
+        started, read = self.clock(), 0
+        while self.slots.free:
+            rows, spent = len(self.slots.running), self.clock() - started
+            most = self.pace.tokens(rows, read, spent, PREFILL_TOKENS - read)
+            if most < 1 or not (self.reading or self._admit()):
+                break
             request = self.reading
             assert request is not None
             logits_V = None
@@ -155,33 +157,48 @@ class Scheduler:
                 self.counts.reused_tokens += request.reused
             if logits_V is None:
                 before = request.prefilled
-                try:
-                    logits_V = self.slots.prefill(request, left)
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    self.reading = None
-                    self._give_up(request)
+                logits_V = self._read(request, most)
+                if logits_V is None:
                     continue
-                self.counts.passes += 1
-                left -= request.prefilled - before
-                self.counts.read_tokens += request.prefilled - before
-                if request.prefilled < len(request.prompt_ids):
-                    request.tell_reading()
+                read += request.prefilled - before
             if request.prefilled == len(request.prompt_ids):
                 if request.reused < len(request.prompt_ids):
                     self.slots.keep_prompt(request, logits_V)
                 if not self._sample(_numbers(logits_V)[None], [request]):
                     self.slots.join(request)
                 self.reading = None  # not before: what fails on the way must find it
-        return budget - left
+        return read
+
+    def _read(self, request: Request, most: int) -> torch.Tensor | None:
+        """At most so many more tokens of a prompt; None where memory does not suffice."""
+        before, started = request.prefilled, self.clock()
+        try:
+            logits_V = self.slots.prefill(request, most)
+            float(logits_V[0])  # a GPU is done only then, and else the next step would seem slow
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.reading = None
+            self._give_up(request)
+            return None
+        tokens = request.prefilled - before
+        self.pace.read(tokens, self.clock() - started)
+        self.counts.passes += 1
+        self.counts.read_tokens += tokens
+        if request.prefilled < len(request.prompt_ids):
+            request.tell_reading()
+        return logits_V
 
     def _admit(self) -> bool:
-        """Begin with the request whose turn it is; False where nobody's is."""
+        """Begin with the request whose turn it is; False where nobody's is, or its state would not
+        find room: then it waits for that, and the others behind it."""
         held = Counter(request.user for request in self._holding())
         users = [request.user for request in self.waiting]
         place = next_place(users, held, self._last_turn, self.slots.count)
         if place is None:
+            return False
+        lengths = [request.longest for request in (*self._holding(), self.waiting[place])]
+        if not self.slots.state.fits(lengths):
             return False
         request = self.reading = self.waiting.pop(place)
         self._turns += 1

@@ -34,6 +34,8 @@ class Slots:
         self.step = step
         self.count = count
         self.running: list[Request] = []
+        self._in_step = False
+        """Whether a decoding step has begun, and did not come to its end."""
         self.state = self.step.new_state(count + 1, model.config.context)
         most = most_prefix_bytes(self.state.bytes()) if self.state.can_be_kept else 0
         self.prefixes = Prefixes(most, divisible=self.state.divisible)
@@ -118,14 +120,19 @@ class Slots:
         rows = self.state.rows(0, self.step.shapes.padded(count))
         free = len(rows.lengths) - count
         last_ids = [[request.generated[-1]] for request in self.running] + [[0]] * free
-        logits_BV = self.step(torch.tensor(last_ids), rows)
+        ids_B1 = torch.tensor(last_ids)
+        self._in_step = True
+        logits_BV = self.step(ids_B1, rows)
+        self._in_step = False
         if free:
             rows.lengths[count:] = 0  # what was read there is nobody's
         return logits_BV[:count]
 
     def take_back(self) -> bool:
         """Undo a step that failed in its middle; False where the states cannot tell the steps
-        apart any more."""
+        apart any more: a hidden vector may have moved before the lengths did."""
+        if self._in_step and not self.state.divisible:
+            return False
         for row, request in enumerate(self.running):
             length = request.length - 1
             if int(self.state.lengths[row]) != length:

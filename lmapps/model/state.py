@@ -7,7 +7,7 @@ K key-value heads, D head width, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -75,6 +75,10 @@ class State:
     def cut(self, row: int, length: int) -> None:
         """Forget what came after so many tokens, where a state is `divisible`."""
         raise NotImplementedError
+
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of so many tokens find room together: always, where it is allocated."""
+        return True
 
     def bytes(self) -> int:
         """Memory of all rows."""

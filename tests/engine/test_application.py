@@ -263,7 +263,7 @@ def test_cancelling_after_any_event_frees_every_slot_at_once(
     count = 1
     while asyncio.run(leave_after(count)):
         count += 1
-    assert count > 10 and {Progress, Clear, Text, Done} <= kinds
+    assert count > 5 and {Progress, Clear, Text, Done} <= kinds
     engine.close()
 
 

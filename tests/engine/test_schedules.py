@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,13 +65,18 @@ def run(steps: Any, moves: list[Any]) -> list[Any]:
         elif kind == "cancel" and asked:
             asked[rest[0] % len(asked)].request.cancel()
         elif kind == "pace":
-            steps.scheduler.pace.tokens = rest[0]
+            steps.scheduler.pace.tokens = partial(in_pieces_of, rest[0])
         elif kind == "step":
             for _ in range(rest[0]):
                 steps.step()
     while not steps.scheduler.idle:
         steps.step()
     return asked
+
+
+def in_pieces_of(size: int, rows: int, read: int, spent: float, most: int) -> int:
+    """A pace of one piece in each step, whatever time it takes."""
+    return 0 if read else min(size, most)
 
 
 def alone(steps: Any, prompt: list[int], decoding: Decoding) -> Any:

@@ -22,8 +22,10 @@ from transformers import (
 
 from lmapps import Decoding, plugin
 from lmapps.engine.application import Application
+from lmapps.engine.backends.cache_rows import Part
 from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_backend
 from lmapps.engine.backends.transformers import ForeignCheckpoint, load
+from lmapps.engine.backends.transformers import _tensors as tensors_of
 from lmapps.engine.engine import Engine
 from lmapps.engine.request import Request
 from lmapps.engine.scheduler import Scheduler
@@ -258,6 +260,48 @@ def test_a_step_that_fails_leaves_no_cache_of_those_whom_it_ended(
         assert all(rows[row] is not None for row in range(3))
         scheduler.fail(ValueError("out of paper"))
     assert all(rows[row] is None for row in range(3)) and not rows.lengths[:3].any()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mistral", "mamba"])
+def test_who_would_need_more_memory_than_is_counted_waits_and_nobody_overtakes(
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    stepped: Any,
+    kind: str,
+) -> None:
+    monkeypatch.setattr("lmapps.engine.backends.transformers.TOKENS_COUNTED", 100)
+    foreign = load(make(kind, tmp_path / kind, tiny_checkpoint("gru")))
+    foreign.tokenizer.end_ids = frozenset()
+    steps = stepped(foreign.model, foreign.tokenizer, 6, foreign.step)
+    slots, rows = steps.scheduler.slots, steps.scheduler.slots.state
+
+    def ask(user: str, prompt: int, tokens: int) -> Any:
+        return steps.ask([20] * prompt, Decoding(max_new_tokens=tokens, temperature=0), user)
+
+    small = [ask(f"person {n}", 5, 20) for n in range(5)]
+    large = ask("large", 10, 110)
+    late = [ask(f"late {n}", 5, 20) for n in range(5)]
+    with_large, without = set[int](), set[int]()
+    while not steps.scheduler.idle:
+        steps.step()
+        (with_large if large.request in slots.running else without).add(len(slots.running))
+        # Who has left stays in the cache that was shared until the next step makes another.
+        assert taken(rows) <= 1.25 * rows.bytes()
+    assert all(len(one.ids) == 20 for one in (*small, *late)) and len(large.ids) == 110
+    if kind == "mamba":
+        assert max(with_large) == 6, "its states do not grow"
+    else:
+        assert with_large == {1}, "one that is larger than all has it to itself"
+        assert max(without) == 4
+        assert small[4].steps[0] < large.steps[0] < min(one.steps[0] for one in late)
+
+
+def taken(rows: Any) -> int:
+    """Bytes of all caches, each counted once."""
+    caches = [one.cache if isinstance(one, Part) else one for one in rows._caches if one]
+    layers = [layer for cache in {id(c): c for c in caches}.values() for layer in cache.layers]
+    return sum(part.nbytes for layer in layers for part in tensors_of(layer))
 
 
 def asked(foreign: ForeignCheckpoint, text: str) -> Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 import lmapps.engine.scheduler as scheduling
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
-from lmapps.engine.pace import FEWEST_TOKENS, PREFILL_TOKENS, Pace
+from lmapps.engine.pace import FEWEST_TOKENS, Pace
+from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
 from lmapps.engine.turns import in_turn, next_place, subdivided
 from lmapps.errors import Busy
@@ -146,50 +148,148 @@ def test_a_stream_gets_a_token_at_every_step_while_long_prompts_are_read(
     assert all(len(asked.steps) == 5 for asked in long)
 
 
-@pytest.mark.parametrize("read_cost", [0.003, 0.05, 0.2])
-def test_no_stream_stalls_for_more_than_two_decoding_steps(
-    model: LanguageModel, tokenizer: Tokenizer, stepped: Any, read_cost: float
-) -> None:
-    """Reading a token costs so many decoding steps: the time between a stream's tokens."""
-    steps = stepped(model, tokenizer, 4)
-    slots, spent, shown = steps.scheduler.slots, [0.0], list[float]()
-    steps.scheduler.clock = lambda: spent[0]
-    read, decode = slots.prefill, slots.decode
+@dataclass(frozen=True)
+class Cost:
+    """What passes take, in seconds of a clock that only they move."""
 
-    def slow_read(request: Request, most: int) -> torch.Tensor:
+    reading: float
+    """Of a pass over a prompt, whatever its length."""
+    token: float
+    """Of each token of it."""
+    step: float
+    """Of a decoding step, whatever its rows."""
+    row: float
+    """Of each row of it."""
+    growth: float = 0
+    """The token after so many costs twice as much; 0 = all cost the same."""
+
+    def of(self, before: int, tokens: int) -> float:
+        grown = 1 + (before + tokens / 2) / self.growth if self.growth else 1
+        return self.reading + self.token * tokens * grown
+
+    def most(self, rows: int) -> int:
+        """Tokens that one pass can read in the time of two steps."""
+        left = 2 * (self.step + self.row * rows) - self.reading
+        return min(scheduling.PREFILL_TOKENS, int(left / self.token))
+
+
+COSTS = {
+    "dozens of tokens a step": Cost(1e-2, 2e-4, 9e-3, 1e-3),
+    "much for each pass, little for a token": Cost(9e-3, 2e-5, 9e-3, 1e-3),
+    "much for each row": Cost(1e-3, 2e-5, 1e-3, 5e-3),
+    "two or three tokens a step": Cost(1e-3, 4e-3, 6e-3, 2e-3),
+    "one token a step": Cost(0, 1e-2, 1e-2, 0),
+    "ever more for a token": Cost(5e-3, 2e-4, 9e-3, 1e-3, 1000),
+}
+
+
+class Priced:
+    """Steps whose passes take what they cost."""
+
+    def __init__(self, steps: Any, cost: Cost) -> None:
+        self.steps, self.cost = steps, cost
+        self.took: dict[float, float] = {}
+        """When a decoding step ended -> the seconds it took."""
+        self.batches = set[int]()
+        """How many rows steps had."""
+        slots = steps.scheduler.slots
+        slots.prefixes = Prefixes(0, divisible=False)  # everything is read
+        self._prefill, self._decode = slots.prefill, slots.decode
+        slots.prefill, slots.decode = self._read, self._step
+
+    def _read(self, request: Request, most: int) -> torch.Tensor:
         before = request.prefilled
-        logits = read(request, most)
-        spent[0] += read_cost * (request.prefilled - before)
-        return logits
+        logits_V = self._prefill(request, most)
+        self.steps.now += self.cost.of(before, request.prefilled - before)
+        return logits_V
 
-    def slow_decode() -> torch.Tensor:
-        spent[0] += 1
-        shown.append(spent[0])
-        return decode()
+    def _step(self) -> torch.Tensor:
+        rows = len(self.steps.scheduler.slots.running)
+        self.batches.add(rows)
+        seconds = self.cost.step + self.cost.row * rows
+        self.steps.now += seconds
+        self.took[self.steps.now] = seconds
+        return self._decode()
 
-    slots.prefill, slots.decode = slow_read, slow_decode  # type: ignore[method-assign]
-    submit(steps, "reader", 3000)
-    steps.step()
-    prompt = submit(steps, "writer", 1, prompt=3500)
-    while not prompt.is_done:
-        steps.step()
-    gaps = [b - a for a, b in itertools.pairwise(shown)]
-    settled = gaps[5:]  # the pace is found by halving
-    assert max(settled) <= 1 + 2
-    assert sum(settled) / len(settled) >= 1.2, "and reading is not starved"
+    def step(self) -> None:
+        with torch.inference_mode():
+            self.steps.scheduler.step()
+
+    def longest_stall(self, streams: list[Any]) -> float:
+        """The longest time between two tokens of a stream, in decoding steps as the one at its
+        end."""
+        gaps = [pair for asked in streams for pair in itertools.pairwise(asked.steps)]
+        return max((end - begin) / self.took[end] for begin, end in gaps)
 
 
-def test_the_pace_grows_and_shrinks_within_bounds() -> None:
+@pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
+def test_no_stream_stalls_for_more_than_two_decoding_steps(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any, cost: Cost
+) -> None:
+    """Between any two tokens of a stream lie three steps at most: two for reading and its own. From
+    the first round on, and as the batch grows and shrinks."""
+    priced = Priced(stepped(model, tokenizer, 16), cost)
+    rng = random.Random(1)
+    asked = [submit(priced.steps, f"person {n}", 400, 30) for n in range(3)]
+    for now in range(600):
+        if now % 40 == 20:
+            asked.append(submit(priced.steps, f"person {now}", 200, prompt=1500))
+        if now % 100 == 50:
+            for n in range(9):
+                asked.append(submit(priced.steps, f"guest {now + n}", 12, rng.randrange(2, 60)))
+        priced.step()
+    assert max(priced.batches) >= 3 * min(priced.batches), "it grew and shrank"
+    assert priced.longest_stall(asked) <= 3 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
+def test_when_all_but_one_leave_the_pace_that_was_theirs_stalls_nobody(
+    model: LanguageModel, tokenizer: Tokenizer, stepped: Any, cost: Cost
+) -> None:
+    """And a prompt is read nearly as fast as that allows, before and after."""
+    priced = Priced(stepped(model, tokenizer, 16), cost)
+    scheduler = priced.steps.scheduler
+    streams = [submit(priced.steps, f"person {n}", 3000) for n in range(14)]
+    while len(scheduler.slots.running) < 14:
+        priced.step()
+    for _ in range(12):
+        submit(priced.steps, None, 1, prompt=4000)
+    for rows in (14, 1):
+        for asked in streams[rows:]:
+            asked.request.cancel()
+        for _ in range(20):
+            priced.step()
+        before = scheduler.counts.read_tokens
+        for _ in range(20):
+            priced.step()
+        assert len(scheduler.slots.running) == rows and scheduler.reading
+        read = (scheduler.counts.read_tokens - before) / 20
+        assert cost.growth or read >= 0.6 * cost.most(rows)
+    assert priced.longest_stall(streams) <= 3 * (1 + 1e-9)
+
+
+def test_a_disturbed_pass_or_step_is_soon_forgotten() -> None:
     pace = Pace()
-    for _ in range(20):
-        pace.took(pace.tokens, 0.1, 1)
-    assert pace.tokens == PREFILL_TOKENS
-    pace.took(3, 0.1, 1)
-    for _ in range(20):
-        pace.took(pace.tokens, 5, 1)
-    assert pace.tokens == FEWEST_TOKENS
-    pace.took(1, 0.1, 1)
-    assert pace.tokens == FEWEST_TOKENS, "a short rest of a prompt says nothing about long chunks"
+
+    def settle(rounds: int = 12) -> int:
+        for _ in range(rounds):
+            tokens = pace.tokens(4, 0, 0, 512)
+            pace.read(tokens, 0.01 + 2e-4 * tokens)
+            pace.decoded(4, 0.013)
+        return pace.tokens(4, 0, 0, 512)
+
+    pace.read(30, 0.5)  # the first one ever
+    assert pace.tokens(4, 0, 0, 512) == FEWEST_TOKENS, "nothing is known of the others' steps"
+    usual = settle(30)
+    assert usual > 50
+    pace.decoded(4, 1)
+    assert pace.tokens(4, 0, 0, 512) == usual, "one slow step is no reason to read on for long"
+    pace.decoded(4, 0.013)
+    pace.read(usual, 1)
+    assert pace.tokens(4, 0, 0, 512) < usual / 2
+    assert settle() > 0.8 * usual
+    pace.read(1, 0.0102)
+    assert pace.tokens(4, 0, 0, 512) > 0.6 * usual, "a prompt's rest says little about long pieces"
 
 
 def test_whoever_waits_too_long_is_told_and_a_long_reply_is_cut(

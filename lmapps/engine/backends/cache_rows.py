@@ -5,6 +5,7 @@ Shape legend: B rows, K key-value heads, S places, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -30,13 +31,17 @@ class CacheRows(State):
     divisible  whether the caches only grow by new tensors (`DynamicLayer`): such a one can be kept
                and cut without a copy, and rows can be joined
     size       what is counted as its memory, in bytes; caches grow as they are used
+    tokens     of all rows together, so many find room in it
     """
 
-    def __init__(self, count: int, capacity: int, divisible: bool, config: Any, size: int) -> None:
+    def __init__(
+        self, count: int, capacity: int, divisible: bool, config: Any, size: int, tokens: int
+    ) -> None:
         super().__init__([], torch.zeros(count, dtype=torch.int64), capacity)
         self.divisible = self.can_be_kept = divisible
         self._caches: list[Any] = [None] * count
-        self._start, self._config, self._size = 0, config, size
+        self._start, self._config = 0, config
+        self._size, self._tokens = size, tokens
 
     def __getitem__(self, row: int) -> Any:
         return self._caches[self._start + row]
@@ -66,7 +71,7 @@ class CacheRows(State):
         return cache
 
     def rows(self, start: int, stop: int) -> Self:
-        view = type(self)(0, self.capacity, self.divisible, self._config, self._size)
+        view = type(self)(0, self.capacity, self.divisible, self._config, self._size, self._tokens)
         view._caches, view._start = self._caches, self._start + start
         view.lengths = self.lengths[start:stop]
         return view
@@ -97,6 +102,11 @@ class CacheRows(State):
         """Also where a step ended in its middle, so that some layers have more than others."""
         layers = self._layers(row, int(self.lengths[row]))
         self.restore(row, [part for layer in layers for part in layer], length)
+
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """One always does. Rows that can be joined are filled up to the longest."""
+        tokens = len(lengths) * max(lengths) if self.divisible else sum(lengths)
+        return len(lengths) == 1 or tokens <= self._tokens
 
     def bytes(self) -> int:
         return self._size

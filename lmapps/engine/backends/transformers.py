@@ -27,13 +27,16 @@ from lmapps.text.tokenizer import Tokenizer
 
 LONGEST_CONTEXT = 8192
 """Models of today name contexts whose caches would fill any memory: ours is not longer."""
-CACHES_COUNTED = 2
-"""Of all slots, so many full caches are counted as the model's memory: they grow as needed."""
+TOKENS_COUNTED = 4 * LONGEST_CONTEXT
+"""Caches grow as needed: of all slots together so many tokens are counted as the model's memory,
+and whoever would need more waits."""
 PLAIN = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 """The template of a model that has none: it was not trained to talk."""
+GROWING = {"DynamicLayer", "DynamicSlidingWindowLayer"}
+"""Layers of a cache that hold keys and values of every token, or of the last ones."""
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """What transformers calls a cache, the newest name first."""
 
@@ -157,16 +160,20 @@ class TransformersStep:
             _, self._example = self._forward(torch.zeros(1, 1, dtype=torch.long), None)
         kinds = {type(layer).__name__ for layer in self._example.layers}
         self.divisible = kinds == {"DynamicLayer"}
-        self.continues = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
+        self.continues = kinds <= GROWING
         """Whether it can go on from a state by several tokens at once: a state space model of
         transformers starts afresh then, so that a prompt is read in one piece."""
 
     def new_state(self, batch: int, capacity: int) -> CacheRows:
-        size = sum(part.nbytes for layer in self._example.layers for part in _tensors(layer))
-        grows = capacity if self.continues else 1
-        return CacheRows(
-            batch, capacity, self.divisible, self._model.config, size * grows * CACHES_COUNTED
+        layers = self._example.layers
+        growing = [layer for layer in layers if type(layer).__name__ in GROWING]
+        tokens = min(batch * capacity, TOKENS_COUNTED) if growing else batch * capacity
+        size = sum(
+            part.nbytes * (tokens if layer in growing else batch)
+            for layer in layers
+            for part in _tensors(layer)
         )
+        return CacheRows(batch, capacity, self.divisible, self._model.config, size, tokens)
 
     def prepare(self, state: State, tokens: int) -> None:
         """Nothing is known of their shapes."""
