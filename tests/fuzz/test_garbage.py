@@ -234,7 +234,7 @@ def goes_on(served: Any, count: int) -> None:
 def test_garbage_gets_no_5xx_and_a_stream_beside_it_goes_on(served: Any) -> None:
     goes_on(served, 150)
     served.wait_until_idle()
-    health = httpx.get(f"{served.url}/health").json()
+    health = httpx.get(f"{served.url}/health", headers=served.headers).json()
     assert health["running"] == 0 and all(part["kind"] for part in health["parts"])
 
 
