@@ -55,6 +55,7 @@ def test_ci_installs_what_tests_need_and_there_nothing_of_it_is_skipped(
         "chromium",
         "nginx-light",
         "postgresql",
+        "systemd",
     }
     assert "export CI=true" in ci
     monkeypatch.setenv("CI", "true")
