@@ -74,3 +74,10 @@ def _cgroups() -> list[tuple[Path, str, str]]:
             (place, *names) for place in (folder, *folder.parents) if place.is_relative_to(top)
         ]
     return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

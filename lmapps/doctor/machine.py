@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lmapps.doctor.finding import Finding
-from lmapps.machine import memory_limit, total_memory
+from lmapps.machine import memory_limit, total_memory, usable_cores
 from lmapps.paths import home
 
 SUPPORTED = (3, 11), (3, 12)
@@ -47,8 +47,7 @@ def _python() -> Finding:
 
 
 def _processor(environment: Mapping[str, str]) -> Iterator[Finding]:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores = usable_cores()
     yield Finding("processor", f"{cores} cores, {platform.machine()}")
     threads = environment.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) != cores:

@@ -8,7 +8,6 @@ S places in the cache, D head width, H hidden width.
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from lmapps.errors import SettingsError
+from lmapps.machine import usable_cores
 from lmapps.model.config import GATES
 from lmapps.model.language_model import LanguageModel
 from lmapps.model.quantize import release_matrices
@@ -109,7 +109,7 @@ class NativeStep:
         self.model, self.config, self.weights = model, model.config, weights
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
-        threads = threads or min(torch.get_num_threads(), _cores())
+        threads = threads or min(torch.get_num_threads(), usable_cores())
         self._embedding_VH = model.embedding.weight.detach().float().numpy()
         self._handle, self.bytes = self._new(level, WEIGHTS.index(weights), threads), 0
         # Not at the interpreter's end, when the engine's thread may be in the middle of a step.
@@ -294,9 +294,3 @@ def _rotations(model: LanguageModel) -> torch.Tensor:
     frequencies = 1.0 / c.rope_theta ** (half / c.head_size)
     angles = torch.arange(c.context)[:, None].float() * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1).contiguous()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
