@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import platform
+import sys
 import tempfile
 import threading
 import time
@@ -35,7 +38,22 @@ def missing(told: str) -> NoReturn:
     """Skip what cannot run on this machine; in CI, where it should, fail."""
     if os.environ.get("CI"):
         pytest.fail(told, pytrace=False)
-    pytest.skip(told)
+    pytest.skip(told, allow_module_level=True)
+
+
+def brought(module: str) -> Any:
+    """A module that the test extra brings."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing(f"{error.name} is not installed: `pip install -e '.[test]'` for these tests")
+
+
+def llama_cpp() -> Any:
+    """The module with llama.cpp; the test extra brings it to Linux on x86-64 alone."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return pytest.importorskip("xllamacpp")
+    return brought("xllamacpp")
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
