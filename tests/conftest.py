@@ -137,6 +137,49 @@ class Served:
             time.sleep(0.005)
 
 
+class Leaving:
+    """Somebody leaves: how soon the engine frees the slot of the request that is under way.
+
+    seconds  from now until the request is cancelled
+    passes   of the model, from then on until its slot is free
+    """
+
+    def __init__(self, served: Served, patch: pytest.MonkeyPatch) -> None:
+        from lmapps.engine.request import Request
+
+        self._served, self._began = served, time.monotonic()
+        self.seconds = self.passes = None
+        self._passes = 0
+        cancel, end = Request.cancel, Request.end
+
+        def cancelled(request: Any) -> None:
+            if request.finish is None and self.seconds is None:
+                self._passes = served.engine.passes
+                self.seconds = time.monotonic() - self._began
+            cancel(request)
+
+        def ended(request: Any, finish: Any, error: Any = None) -> None:
+            if finish == "cancelled" and self.passes is None:
+                self.passes = served.engine.passes - self._passes
+            end(request, finish, error)
+
+        patch.setattr(Request, "cancel", cancelled)
+        patch.setattr(Request, "end", ended)
+
+    def frees_its_slot(self) -> None:
+        """It is cancelled at once, and its slot is free after the step that was under way."""
+        self._served.wait_until_idle()
+        assert self.seconds is not None and self.passes is not None, "it was not cancelled"
+        assert self.seconds < 1, "a browser on a busy machine has told it by then"
+        assert self.passes <= 1
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> Callable[[Served], Leaving]:
+    """`left = leaving(served)` right before somebody leaves, `left.frees_its_slot()` after it."""
+    return lambda served: Leaving(served, monkeypatch)
+
+
 def _several(engine: Any, find: Any) -> Any:
     """The engine's model, and those that `find` finds."""
     from lmapps.engine.backends.source import Opening, Source, open_backend
