@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import platform
+import sys
 import tempfile
 import threading
 import time
@@ -35,7 +38,22 @@ def missing(told: str) -> NoReturn:
     """Skip what cannot run on this machine; in CI, where it should, fail."""
     if os.environ.get("CI"):
         pytest.fail(told, pytrace=False)
-    pytest.skip(told)
+    pytest.skip(told, allow_module_level=True)
+
+
+def brought(module: str) -> Any:
+    """A module that the test extra brings."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing(f"{error.name} is not installed: `pip install -e '.[test]'` for these tests")
+
+
+def llama_cpp() -> Any:
+    """The module with llama.cpp; the test extra brings it to Linux on x86-64 alone."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return pytest.importorskip("xllamacpp")
+    return brought("xllamacpp")
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
@@ -117,6 +135,49 @@ class Served:
         while self.engine.running or self.engine.waiting:
             assert time.monotonic() < deadline, "a slot is still taken after 20 seconds"
             time.sleep(0.005)
+
+
+class Leaving:
+    """Somebody leaves: how soon the engine frees the slot of the request that is under way.
+
+    seconds  from now until the request is cancelled
+    passes   of the model, from then on until its slot is free
+    """
+
+    def __init__(self, served: Served, patch: pytest.MonkeyPatch) -> None:
+        from lmapps.engine.request import Request
+
+        self._served, self._began = served, time.monotonic()
+        self.seconds = self.passes = None
+        self._passes = 0
+        cancel, end = Request.cancel, Request.end
+
+        def cancelled(request: Any) -> None:
+            if request.finish is None and self.seconds is None:
+                self._passes = served.engine.passes
+                self.seconds = time.monotonic() - self._began
+            cancel(request)
+
+        def ended(request: Any, finish: Any, error: Any = None) -> None:
+            if finish == "cancelled" and self.passes is None:
+                self.passes = served.engine.passes - self._passes
+            end(request, finish, error)
+
+        patch.setattr(Request, "cancel", cancelled)
+        patch.setattr(Request, "end", ended)
+
+    def frees_its_slot(self) -> None:
+        """It is cancelled at once, and its slot is free after the step that was under way."""
+        self._served.wait_until_idle()
+        assert self.seconds is not None and self.passes is not None, "it was not cancelled"
+        assert self.seconds < 1, "a browser on a busy machine has told it by then"
+        assert self.passes <= 1
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> Callable[[Served], Leaving]:
+    """`left = leaving(served)` right before somebody leaves, `left.frees_its_slot()` after it."""
+    return lambda served: Leaving(served, monkeypatch)
 
 
 def _several(engine: Any, find: Any) -> Any:

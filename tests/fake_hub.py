@@ -16,18 +16,24 @@ from lmapps.model.checkpoint import Checkpoint
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """The two addresses of the Hub that a download needs."""
+    """The three addresses of the Hub that a download needs.
+
+    lie   its weights have other hashes than it says
+    cuts  it breaks off in the middle of the weights
+    """
 
     files: dict[str, bytes]
     licence: str
-    lie = False
+    lie = cuts = False
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        if path.startswith("/api/models/some/model"):
+        if path.startswith("/api/models/some/model/tree/"):
+            self._send(json.dumps(self._listed()).encode(), {"Content-Type": "application/json"})
+        elif path.startswith("/api/models/some/model"):
             self._send(json.dumps(self._described()).encode(), {"Content-Type": "application/json"})
         elif "/resolve/" in path and (name := path.rsplit("/", 1)[-1]) in self.files:
             content = self.files[name]
@@ -38,6 +44,13 @@ class FakeHub(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "RepoNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+    def _listed(self) -> list[dict[str, Any]]:
+        described = self._described()["siblings"]
+        return [
+            {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
+            for one in described
+        ]
 
     def _described(self) -> dict[str, Any]:
         siblings = []
@@ -61,7 +74,8 @@ class FakeHub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            is_cut = self.cuts and len(content) > 100_000
+            self.wfile.write(content[:50_000] if is_cut else content)
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""llama.cpp's own server as the remote: where its wheel (xllamacpp) is installed."""
+"""llama.cpp's own server as the remote: from its wheel, xllamacpp."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from lmapps.engine.engine import Engine
 from lmapps.errors import InputError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.gguf_file import write_gguf
+from tests.conftest import llama_cpp
 
-xllamacpp = pytest.importorskip("xllamacpp")
+xllamacpp = llama_cpp()
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 GREEDY = Decoding(temperature=0, max_new_tokens=24)
 

@@ -181,6 +181,28 @@ def test_a_model_without_a_template_gets_a_plain_one(
         assert engine.tokenizer.decode(ids) == "user: The cat.\n\nassistant:"
 
 
+def test_on_a_gpu_accelerates_device_map_places_it_and_ids_go_where_it_begins(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU it places all of the model on the CPU: what is asked for is the same."""
+    folder = make("llama", tmp_path / "llama", tiny_checkpoint("gru"))
+    maps, load_theirs = list[Any](), AutoModelForCausalLM.from_pretrained
+
+    def noted(*args: Any, **options: Any) -> Any:
+        maps.append(options.get("device_map"))
+        return load_theirs(*args, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+    plain, spread = load(folder), load(folder, "cuda:0")
+    assert maps == [None, "auto"]
+    assert spread.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    ids_BT, logits = torch.tensor([[5, 6, 7]]), list[torch.Tensor]()
+    for one in (plain, spread):
+        with torch.inference_mode():
+            logits.append(one.step(ids_BT, one.step.new_state(1, 8)).cpu())
+    torch.testing.assert_close(*logits)
+
+
 def test_code_pickles_and_what_is_broken_are_refused_with_a_sentence(
     tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
 ) -> None:

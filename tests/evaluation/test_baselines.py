@@ -15,6 +15,7 @@ from lmapps.evaluation.overlap import overlap_scores
 from lmapps.plugin import Example, Plugin
 from lmapps.text.corpus import build_corpus
 from lmapps.text.tokenizer import Tokenizer
+from tests.conftest import brought
 
 
 def by_definition(train: list[int], ids: list[int], size: int) -> float:
@@ -110,8 +111,8 @@ def test_a_metric_that_cannot_take_an_empty_reply_leaves_that_baseline_out(short
 
 
 def test_rouge_and_bleu_are_those_of_the_packages_in_any_script() -> None:
-    pytest.importorskip("rouge_score")
-    pytest.importorskip("sacrebleu")
+    brought("rouge_score")
+    brought("sacrebleu")
     same = "the cat sat on the mat today"
     scores = overlap_scores([same], [same])
     assert scores["rougeL"] == scores["rouge1"] == 1 and scores["bleu"] == pytest.approx(100)

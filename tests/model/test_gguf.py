@@ -20,6 +20,7 @@ from lmapps.model.gguf_file import read_gguf, write_gguf
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import Tokenizer
+from tests.conftest import llama_cpp
 
 TEXTS = [
     "The cat  sat on 12 mats.",
@@ -97,7 +98,7 @@ def test_transformers_reads_the_same_numbers(
 def test_llama_cpp_writes_the_same_greedy_text_and_cuts_text_alike(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp")
+    xllamacpp = llama_cpp()
     write_gguf(checkpoint, tmp_path / "a.gguf", "float32")
     params = xllamacpp.CommonParams()
     params.model.path = str(tmp_path / "a.gguf")

@@ -16,6 +16,7 @@ from lmapps.__main__ import main
 from lmapps.errors import CheckpointError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.quantize import pack, quantize_rows, unpack
+from tests.conftest import brought
 
 
 @given(outputs=st.integers(1, 9), inputs=st.integers(1, 30), seed=st.integers(0, 99))
@@ -58,7 +59,7 @@ def test_an_exported_folder_is_smaller_and_predicts_nearly_the_same(
 
 
 def test_transformers_reads_the_same_numbers(exported: Path) -> None:
-    pytest.importorskip("compressed_tensors")
+    brought("compressed_tensors")
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()

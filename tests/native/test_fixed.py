@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import queue
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,23 @@ def test_a_model_on_a_gpu_that_is_served_is_prepared_and_a_sample_in_training_is
     served = choose_step(model, served=True)
     assert served.name == f"torch on cuda:0, float32{compiled}, CUDA graphs"
     assert choose_step(model).name == "torch on cuda:0, float32"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@torch.inference_mode()
+def test_a_compiled_step_gives_the_logits_of_the_step(endless_checkpoint: Tiny) -> None:
+    """Of one shape; the others, and what a whole reply is, are in the long tier."""
+    model = endless_checkpoint("transformer").model
+    plain, step = TorchStep(model), TorchStep(model, fixed=True, compiled=True)
+    states = [one.new_state(1, 32) for one in (plain, step)]
+    step.prepare(states[1], 1)
+    assert step.name == "torch, float32, compiled", "nothing of it was left to Python"
+    for token_id in (5, 6, 7):
+        logits = [
+            one(torch.tensor([[token_id]]), state)
+            for one, state in zip((plain, step), states, strict=True)
+        ]
+        torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lmapps.server.store.store import Store
-from tests.conftest import missing
+from tests.conftest import brought, missing
 
 ACCOUNT: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []}
 """PostgreSQL does not run as root."""
@@ -35,7 +35,7 @@ def postgres_programs() -> Path:
 @pytest.fixture(scope="session")
 def postgres(postgres_programs: Path) -> Iterator[str]:
     """The URL of a PostgreSQL server on a socket in a temporary folder, without its database."""
-    pytest.importorskip("psycopg")
+    brought("psycopg")
     account = ACCOUNT if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="lmapps-pg-"))
     if account:

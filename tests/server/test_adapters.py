@@ -8,6 +8,8 @@ import gradio as gr
 import pytest
 from pydantic import BaseModel
 
+from tests.conftest import brought
+
 
 def test_gradios_load_chat_talks_with_the_model_and_remembers(served: Any) -> None:
     chat = gr.load_chat(f"{served.url}/v1", model="unnamed", token="none", streaming=True)
@@ -28,8 +30,7 @@ class Animal(BaseModel):
 
 
 def test_langchain_asks_streams_counts_and_gets_its_own_form(served: Any) -> None:
-    """Not among the test extra's packages: it runs where langchain-openai is installed."""
-    langchain_openai = pytest.importorskip("langchain_openai")
+    langchain_openai = brought("langchain_openai")
     options = {"base_url": f"{served.url}/v1", "api_key": "none", "model": "unnamed", "seed": 3}
     model = langchain_openai.ChatOpenAI(**options, temperature=0.8, max_tokens=30, max_retries=0)
     reply = model.invoke([("system", "Be brief."), ("human", "Where is the cat?")])
@@ -47,7 +48,7 @@ def test_langchain_asks_streams_counts_and_gets_its_own_form(served: Any) -> Non
 
 
 def test_llamaindex_chats_streams_and_completes(served: Any) -> None:
-    """The same where llama-index-llms-openai-like is installed."""
+    """Where llama-index-llms-openai-like is installed, which the test extra leaves out."""
     openai_like = pytest.importorskip("llama_index.llms.openai_like")
     from llama_index.core.llms import ChatMessage
 

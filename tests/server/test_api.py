@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,37 +205,6 @@ def test_the_schema_of_every_form_is_published(served: Any) -> None:
     assert set(body["properties"]) == {
         "headline", "topic", "style", "length", "stream", "decoding", "model",
     }  # fmt: skip
-
-
-@pytest.fixture
-def slowly(served: Any) -> Iterator[None]:
-    """A reply takes half a minute, so that it cannot end by itself during a test."""
-    usual, served.seconds_per_step = served.seconds_per_step, 0.3
-    yield
-    served.seconds_per_step = usual
-
-
-def test_a_dropped_stream_frees_its_slot(served: Any, slowly: None) -> None:
-    before = served.engine.passes
-    body = {"messages": ASK, "stream": True, "max_tokens": 100_000}
-    with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body) as response:
-        assert response.status_code == 200
-        assert httpx.get(f"{served.url}/health").json()["running"] == 1
-    served.wait_until_idle()
-    assert served.engine.passes - before < 30
-
-
-def test_a_dropped_request_that_does_not_stream_frees_its_slot(
-    served: Any, slowly: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = served.engine.passes
-    body = {"messages": ASK, "max_tokens": 100_000}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=0.5)
-    served.wait_until_idle()
-    assert 0 < served.engine.passes - before < 30
-    httpx.get(f"{served.url}/health")
-    assert "Traceback" not in caplog.text, "that somebody leaves is nothing to report"
 
 
 def test_many_clients_at_once_share_the_passes(served: Any) -> None:

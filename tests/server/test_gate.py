@@ -238,16 +238,15 @@ def test_who_asks_for_an_odd_part_of_their_file_gets_the_whole_file(served: Any)
     "path", ["/gradio_api/file=/tmp/gradio/1/My diary.json", "/gradio_api/heartbeat/mypage"]
 )
 def test_a_file_and_a_page_are_not_named_in_the_log(
-    served: Any, path: str, caplog: pytest.LogCaptureFixture
+    served: Any, path: str, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
 ) -> None:
     caplog.set_level(logging.DEBUG, "lmapps.requests")
-    with httpx.stream("GET", served.url + path):
+    with httpx.stream("GET", served.url + path, headers={"x-request-id": "this-one"}):
         pass
-    template, lines = template_of(path), list[str]()
-    while not any(template in line for line in lines):  # written when the answer has ended
-        time.sleep(0.01)
-        lines = [Lines().format(record) for record in caplog.records]  # a test before's too
-    assert not any(name in line for line in lines for name in ("diary", "mypage"))
+    # The line is written when the answer has ended; so may be that of a request before.
+    wait_until(lambda: any(record.request == "this-one" for record in caplog.records))
+    (line,) = (Lines().format(one) for one in caplog.records if one.request == "this-one")
+    assert template_of(path) in line and "diary" not in line and "mypage" not in line
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def _shorten(body: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_request_gets_a_5xx(schema: Any, served: Any, name: str) -> None:
-    statuses = run(schema, served, name, 12)
+    statuses = run(schema, served, name, 200)
     if "{name}" not in name and "/apps/" not in name:  # forms have tests of their own
         assert 200 in statuses, "what fits the description is answered"
 
@@ -146,7 +146,7 @@ def test_every_address_of_ours_is_tried(
 @pytest.mark.parametrize(
     "name", [f"{m.upper()} {path}" for path, ways in ACCOUNTS["paths"].items() for m in ways]
 )
-@pytest.mark.parametrize("examples", [6, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [12, pytest.param(150, marks=pytest.mark.long)])
 def test_no_form_of_an_account_gets_a_5xx(people: Any, name: str, examples: int) -> None:
     method, path = name.split()
     operation = schemathesis.openapi.from_dict(ACCOUNTS)[path][method]

@@ -15,8 +15,9 @@ from lmapps.discovery import Found, discover
 from lmapps.engine.engine import Engine
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.server.api.tools import tools_server
+from tests.conftest import brought
 
-mcp = pytest.importorskip("mcp")
+mcp = brought("mcp")
 
 
 def asked(

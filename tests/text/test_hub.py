@@ -13,8 +13,9 @@ from lmapps.text.build import build_data
 from lmapps.text.hub import HubDataset, read_dataset
 from lmapps.text.recipe import read_data_recipe
 from lmapps.text.sources import read_records
+from tests.conftest import brought
 
-datasets = pytest.importorskip("datasets")
+datasets = brought("datasets")
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 from lmapps.training.supervise import kills_for_memory
 from lmapps.training.watch import WINDOW, Diverged, Watch
+from tests.conftest import brought
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_adapters_are_foreseen_as_what_is_trained_beside_the_whole_model(
     tiny_checkpoint: Callable[[str], Any],
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("peft")
+    brought("peft")
     whole = tiny_checkpoint("transformer")
     whole.save(tmp_path / "start")
     tuned = settings("m", start_from=str(tmp_path / "start"), lora=2, apps=["x"], data=[])

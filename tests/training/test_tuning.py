@@ -25,6 +25,7 @@ from lmapps.text.batches import (
 from lmapps.training import compiled, loop
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
+from tests.conftest import brought
 
 PLUGIN = '''"""Answer."""
 from lmapps import plugin
@@ -216,7 +217,7 @@ def test_a_model_that_goes_on_reading_forgets_less(
 def test_adapters_learn_and_are_merged_into_a_plain_checkpoint(
     settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
-    pytest.importorskip("peft")
+    brought("peft")
     report = run_training(settings("lora", lora=4, steps=40, learning_rate=0.02))
     before, after = (
         load_file(tmp_path / folder / "model.safetensors") for folder in ("transformer", "lora")
@@ -236,7 +237,7 @@ def test_adapters_learn_and_are_merged_into_a_plain_checkpoint(
 def test_a_run_with_adapters_resumes_exactly(
     settings: Callable[..., TrainSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("peft")
+    brought("peft")
     run_training(settings("whole", lora=4))
 
     class Interrupted(loop.Meter):

@@ -230,14 +230,18 @@ def _fetched(source: Source) -> Path:
     """The folder of a model on the Hub, downloaded where it is not there yet: safetensors, the
     tokenizer and the configuration, and nothing that could run."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HFValidationError,
+        HTTPError,  # its HTTP client's, which has had other names
+        LocalEntryNotFoundError,
+    )
 
     name = source.place.removeprefix(HUB)
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             "the model {name!r} cannot be fetched from the Hub: {reason}", name=name, reason=reason
         ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +19,7 @@ from lmapps.engine.models import Models
 from lmapps.errors import InputError
 from lmapps.plugin import Plugin
 from lmapps.server.api.bodies import DECODING
-from lmapps.server.api.connection import started, stream_response, while_connected
+from lmapps.server.api.connection import Events, started, while_connected
 from lmapps.server.api.protocol import NotFound, flag_of, model_of, read_json
 from lmapps.server.who import who
 
@@ -59,7 +59,7 @@ def app_routes(found: Found, models: Models) -> APIRouter:
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))
         first = await while_connected(request, started(_shown(events)))
-        return stream_response(_objects(first))
+        return Events(_objects(first))
 
     return routes
 
@@ -130,7 +130,9 @@ async def _shown(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, N
                 yield event
 
 
-async def _objects(events: AsyncGenerator[Event, None]) -> AsyncIterator[dict[str, Any]]:
+async def _objects(
+    events: AsyncGenerator[Event, None],
+) -> AsyncGenerator[dict[str, Any] | str, None]:
     """Events as objects with their name under "event"."""
     async with aclosing(events):
         async for event in events:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from lmapps.errors import LmappsError
 from lmapps.server.api.protocol import server_sent
@@ -20,10 +21,6 @@ class Disconnected(LmappsError):
     """The client has gone."""
 
     status = 499
-
-
-DISCONNECT_SECONDS = 0.1
-"""How often a request that does not stream is asked whether anybody still waits for it."""
 
 
 async def started(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -39,34 +36,56 @@ async def started(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     return again()
 
 
-def stream_response(events: AsyncIterator[dict[str, Any] | str]) -> StreamingResponse:
-    """Server-sent events, ended by the word that OpenAI's clients expect."""
+class Events(StreamingResponse):
+    """Server-sent events, ended by the word that OpenAI's clients expect.
 
-    async def lines() -> AsyncIterator[str]:
-        async for line in server_sent(events):
+    They are closed with the answer: Starlette leaves that to the garbage collector where somebody
+    goes who has not taken the last one.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[dict[str, Any] | str, None]) -> None:
+        self._lines = _lines(events)
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._lines, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._lines):
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(
+    events: AsyncGenerator[dict[str, Any] | str, None],
+) -> AsyncGenerator[str, None]:
+    async with aclosing(server_sent(events)) as lines:
+        async for line in lines:
             yield line
-        yield "data: [DONE]\n\n"
-
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+    yield "data: [DONE]\n\n"
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when nobody waits for it any more.
+    """The result of the work, which is cancelled at once when nobody waits for it any more.
 
-    Raises `Disconnected` then: an answer that nobody gets.
+    Raises `Disconnected` then: an answer that nobody gets. The body must have been read.
     """
-    task = asyncio.create_task(work)
+    task, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=DISCONNECT_SECONDS)
-            if not task.done() and await request.is_disconnected():
-                task.cancel()
-                await asyncio.wait({task})
-                raise Disconnected("nobody waits for the reply any more")
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait({task})
+        raise Disconnected("nobody waits for the reply any more")
     finally:
         task.cancel()
-    return await task
+        leaving.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Until the client has gone: after the body that is all that a server still tells."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def merged(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from lmapps.engine.request import Delta, Finish
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
 from lmapps.server.api.bodies import CHAT, COMPLETION, described
-from lmapps.server.api.connection import merged, started, stream_response, while_connected
+from lmapps.server.api.connection import Events, merged, started, while_connected
 from lmapps.server.api.protocol import (
     decoding_of,
     flag_of,
@@ -139,7 +139,7 @@ class Answer:
         if not self.streams:
             return JSONResponse(await while_connected(request, self._whole(deltas)))
         first = await while_connected(request, started(deltas))  # who leaves before is noticed too
-        return stream_response(self._chunks(first))
+        return Events(self._chunks(first))
 
     async def _held(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
@@ -172,7 +172,7 @@ class Answer:
 
     async def _chunks(
         self, deltas: AsyncGenerator[tuple[int, Delta], None]
-    ) -> AsyncIterator[dict[str, Any] | str]:
+    ) -> AsyncGenerator[dict[str, Any] | str, None]:
         count, reused, lengths, begun = 0, 0, [0] * self.replies, set[int]()
         prompt_tokens = len(self.prompt)
         async with aclosing(deltas):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request
@@ -177,14 +178,17 @@ def error_headers(error: LmappsError) -> dict[str, str]:
     return {"Retry-After": str(error.retry_after)} if error.retry_after else {}
 
 
-async def server_sent(events: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:
+async def server_sent(
+    events: AsyncGenerator[dict[str, Any] | str, None],
+) -> AsyncGenerator[str, None]:
     """Objects as server-sent events, and texts as comments, which clients skip. An error in the
     middle is the last event."""
     try:
-        async for event in events:
-            if isinstance(event, str):
-                yield f": {event}\n\n"
-                continue
-            yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, str):
+                    yield f": {event}\n\n"
+                    continue
+                yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
     except LmappsError as error:
         yield f"data: {json.dumps(error_body(error))}\n\n"
