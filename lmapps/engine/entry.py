@@ -10,6 +10,7 @@ from typing import Literal
 
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
+from lmapps.errors import EngineFailed
 from lmapps.sentence import Sentence
 
 ModelState = Literal["loaded", "loading", "not loaded"]
@@ -81,6 +82,15 @@ class Entry:
         """Whether it failed so often that it is not started again for now."""
         is_often = len(self._deaths) == MOST_DEATHS
         return is_often and self._deaths[0] > time.monotonic() - DEATH_SECONDS
+
+    @property
+    def given_up(self) -> EngineFailed:
+        """What those are told who ask for it where it `is_hopeless`."""
+        return EngineFailed(
+            "the model {name!r} failed {count} times within {seconds:g} seconds ({reason}): the "
+            "server's log says more", name=self.source.name, count=MOST_DEATHS,
+            seconds=DEATH_SECONDS, reason=self.failure,
+        )  # fmt: skip
 
     @property
     def waits(self) -> bool:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
-from lmapps.engine.entry import DEATH_SECONDS, MOST_DEATHS, Description, Entry
+from lmapps.engine.entry import Description, Entry
 from lmapps.engine.memory import give_back
 from lmapps.engine.room import who_leaves
 from lmapps.errors import (
     Busy,
-    EngineFailed,
     LmappsError,
     ModelInUse,
     NoSuchModel,
@@ -34,6 +33,7 @@ class Models:
     needs  a source -> the memory it will take, in bytes; may raise
     budget memory that all loaded models together may take, in bytes
     find   more models that may be asked for by name, as they are at that moment
+    fetch  brings a source's files here, before it is known what it needs; slow, and may raise
     """
 
     def __init__(
@@ -43,8 +43,10 @@ class Models:
         needs: Callable[[Source], int] = lambda _: 0,
         budget: float = float("inf"),
         find: Callable[[], dict[str, Source]] = dict,
+        fetch: Callable[[Source], None] = lambda _: None,
     ) -> None:
         self._open, self._needs, self.budget, self._find = open, needs, budget, find
+        self._fetch = fetch
         self._given: dict[str, Source] = {}
         self._entries: dict[str, Entry] = {}
         self._turn = threading.RLock()
@@ -96,7 +98,7 @@ class Models:
             if entry.opening:
                 return f"the model {self.default!r} is being loaded: try again in a moment"
             if entry.is_hopeless:
-                return str(_hopeless(entry))
+                return str(entry.given_up)
             return entry.backend.why_not_ready() if entry.backend else None
 
     def describe(self) -> list[Description]:
@@ -161,7 +163,7 @@ class Models:
     def hopeless(self) -> str | None:
         """Why the default model cannot be started again; None where it goes on."""
         entry = self._entries.get(self.default)
-        return str(_hopeless(entry)) if entry and entry.is_hopeless else None
+        return str(entry.given_up) if entry and entry.is_hopeless else None
 
     def add(self, source: Source) -> None:
         """Offer one more. Raises `SettingsError` where there is another one of its name."""
@@ -234,10 +236,9 @@ class Models:
             opening.set_result(entry.backend)
             return opening
         if entry.is_hopeless:
-            raise _hopeless(entry)
+            raise entry.given_up
         needed = self._needs(entry.source)
-        others = [other for other in self._entries.values() if other is not entry]
-        leaving = who_leaves(entry, needed, others, self.budget)
+        who_leaves(entry, needed, self._entries.values(), self.budget)  # else it is refused now
         name = entry.source.name
         loading = threading.Thread(
             target=self._load, args=[entry, opening], daemon=True, name=f"loading {name}"
@@ -249,8 +250,6 @@ class Models:
                 "the model {name!r} cannot be loaded now: {error}", 5, name=name, error=error
             ) from None
         entry.opening, entry.bytes = opening, needed
-        for other in leaving:
-            self._let_go(other)
         return opening
 
     def _load(self, entry: Entry, opening: Future[Backend]) -> None:
@@ -259,22 +258,33 @@ class Models:
         with self._turn:
             pass  # what there is to know of it is written down now
         try:
-            self._close_leaving()
+            self._fetch(entry.source)
+            self._make_room(entry, self._needs(entry.source))
             backend = self._open(entry.source)
+            self._make_room(entry, backend.bytes)
         except BaseException as error:
             failure = error
         with self._turn:
-            is_late = self._closed
-            entry.opening, entry.backend = None, None if is_late else backend
+            is_refused = self._closed or failure is not None
+            entry.opening, entry.backend = None, None if is_refused else backend
             entry.bytes = entry.backend.bytes if entry.backend else 0
             entry.came(failure)
-        if backend and is_late:
+        if backend and is_refused:
             backend.close()
-            failure = ShuttingDown()
+            failure = failure or ShuttingDown()
         if failure or backend is None:
             opening.set_exception(failure or AssertionError("opened, or failed"))
         else:
             opening.set_result(backend)
+
+    def _make_room(self, entry: Entry, needed: int) -> None:
+        """Once more is known of it: others leave, or it is refused."""
+        with self._turn:
+            leaving = who_leaves(entry, needed, self._entries.values(), self.budget)
+            entry.bytes = needed
+            for other in leaving:
+                self._let_go(other)
+        self._close_leaving()
 
     def _let_go(self, entry: Entry) -> None:
         if entry.backend:
@@ -288,11 +298,3 @@ class Models:
             while self._leaving:
                 self._leaving.pop().close()
                 give_back()
-
-
-def _hopeless(entry: Entry) -> EngineFailed:
-    return EngineFailed(
-        "the model {name!r} failed {count} times within {seconds:g} seconds ({reason}): the "
-        "server's log says more", name=entry.source.name, count=MOST_DEATHS,
-        seconds=DEATH_SECONDS, reason=entry.failure,
-    )  # fmt: skip

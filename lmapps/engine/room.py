@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from lmapps.engine.entry import Entry
 from lmapps.errors import Busy, ModelTooLarge
 
 
-def who_leaves(coming: Entry, needed: int, others: Sequence[Entry], budget: float) -> list[Entry]:
-    """Idle models, the one that was not used for longest first, until the rest and what is needed
-    (bytes) fit the budget. Raises `ModelTooLarge`, or `Busy` where others are in use."""
+def who_leaves(coming: Entry, needed: int, entries: Iterable[Entry], budget: float) -> list[Entry]:
+    """Idle ones of all models, the one that was not used for longest first, until the others and
+    what is needed (bytes) fit the budget. Raises `ModelTooLarge`, or `Busy` where they are in use.
+    """
     name, free = coming.source.name, budget - needed
     if free < 0:
         raise ModelTooLarge(
@@ -20,6 +21,7 @@ def who_leaves(coming: Entry, needed: int, others: Sequence[Entry], budget: floa
             needed=_gigabytes(needed),
             budget=_gigabytes(budget),
         )
+    others = [other for other in entries if other is not coming]
     taken = sum(other.bytes for other in others)
     idle = [other for other in others if other.backend and not other.users]
     leaving = []

@@ -16,9 +16,10 @@ from fastapi.responses import JSONResponse
 
 from lmapps import __version__
 from lmapps.discovery import Found, Library
+from lmapps.engine.backends.foreseen import foreseen_bytes
 from lmapps.engine.backends.source import (
     Opening,
-    foreseen_bytes,
+    fetch,
     found_sources,
     open_backend,
     source_of,
@@ -130,6 +131,7 @@ def models_of(settings: ServeSettings, access: Access) -> Models:
         lambda source: foreseen_bytes(source, opening),
         budget=budget_of(settings),
         find=found_sources,
+        fetch=fetch,
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from lmapps.engine.backends.foreseen import foreseen_bytes
 from lmapps.engine.backends.source import (
     Opening,
     Source,
-    foreseen_bytes,
     found_sources,
     open_backend,
     source_of,
@@ -221,6 +221,33 @@ def test_a_name_stands_for_one_place(opened: Opened) -> None:
         models.add(Source("d", "elsewhere"))
     with pytest.raises(SettingsError, match="two models are called 'a'"):
         Models([Source("a", "x"), Source("a", "y")], opened)
+
+
+def test_a_model_that_takes_more_than_was_foreseen_makes_room_or_is_refused(
+    opened: Opened,
+) -> None:
+    models = models_of(opened)
+    a, b = models.load("a"), models.load("b")
+    models.free("b")
+    models._open = lambda source: Larger(source.name)  # type: ignore[assignment, return-value]
+    assert models.load("c").bytes == 15 and a.closed  # type: ignore[attr-defined]
+    models.budget = 14
+    models.free("c")
+    with pytest.raises(ModelTooLarge, match="'b' takes about"):
+        models.load("b")
+    assert [one.state for one in models.describe()] == ["not loaded"] * 3
+    assert Larger.last.closed and b.closed  # type: ignore[attr-defined]
+
+
+class Larger(Fake):
+    """It takes 15 bytes, not 10."""
+
+    bytes = 15
+    last: Larger
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        Larger.last = self
 
 
 def test_closing_ends_every_model_and_a_loading_that_comes_late(opened: Opened) -> None:

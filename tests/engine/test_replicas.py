@@ -13,8 +13,9 @@ import torch
 
 from lmapps.decoding import Decoding
 from lmapps.engine import devices
+from lmapps.engine.backends.foreseen import foreseen_bytes
 from lmapps.engine.backends.replicas import NEAR, Replicas
-from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_backend
+from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
 from lmapps.messages import Message
 from lmapps.model.checkpoint import Checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,22 @@ from transformers import (
 from lmapps import Decoding, plugin
 from lmapps.engine.application import Application
 from lmapps.engine.backends.cache_rows import Part
-from lmapps.engine.backends.source import Opening, Source, foreseen_bytes, open_backend
+from lmapps.engine.backends.foreseen import foreseen_bytes
+from lmapps.engine.backends.source import (
+    USUAL,
+    Opening,
+    Source,
+    open_backend,
+    source_of,
+)
 from lmapps.engine.backends.transformers import ForeignCheckpoint, load
 from lmapps.engine.backends.transformers import _tensors as tensors_of
 from lmapps.engine.engine import Engine
+from lmapps.engine.models import Models
 from lmapps.engine.request import Request
 from lmapps.engine.scheduler import Scheduler
-from lmapps.engine.slots import Slots
-from lmapps.errors import CheckpointError, SettingsError
+from lmapps.engine.slots import Slots, most_prefix_bytes
+from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 
 SIZES: dict[str, Any] = {
@@ -164,11 +173,45 @@ def test_its_own_chat_template_renders_the_conversation(engine: Engine, folder: 
     assert engine.render(messages) == list(own["input_ids"])
 
 
-def test_memory_is_foreseen_from_the_files(engine: Engine, folder: Path) -> None:
-    foreseen = foreseen_bytes(Source("theirs", str(folder)), Opening())
-    weights = sum(part.nbytes for part in engine.checkpoint.model.parameters())
-    assert weights <= foreseen < 2 * weights
-    assert engine.bytes > weights
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_memory_is_foreseen_from_the_files(folder: Path, weights: str) -> None:
+    opening = Opening(slots=6, weights=weights)
+    foreseen = foreseen_bytes(Source("theirs", str(folder)), opening)
+    with open_backend(Source("theirs", str(folder)), opening) as engine:  # type: ignore[attr-defined]
+        slots = engine._scheduler.slots
+        state = slots.state.bytes()
+        parts = engine.bytes - slots.prefixes.most_bytes
+        assert state > 7 * 64 and parts > state
+        foreseen -= most_prefix_bytes(state)
+        assert parts <= foreseen < 1.1 * parts
+
+
+def test_a_model_of_the_hub_is_refused_for_its_size_before_it_is_loaded(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    source, opened, fetched = source_of("hf:some/model"), list[Source](), list[Source]()
+
+    def fetch(source: Source) -> None:
+        place = tmp_path / "cache" / "models--some--model"
+        (place / "refs").mkdir(parents=True, exist_ok=True)
+        (place / "refs" / "main").write_text("a" * 40)
+        fetched.append(source)
+        make("gpt2", place / "snapshots" / ("a" * 40), tiny_checkpoint("gru"))
+
+    def models(budget: float) -> Models:
+        needs = partial(foreseen_bytes, opening=USUAL)
+        return Models([source], lambda one: opened.append(one), needs, budget, fetch=fetch)
+
+    assert foreseen_bytes(source, USUAL) == 0, "nothing is known of it"
+    with pytest.raises(ModelTooLarge, match="the model 'model' takes about"):
+        models(2**20).load()
+    assert fetched and not opened
+    known = foreseen_bytes(source, USUAL)
+    assert known > 2**26
+    with pytest.raises(ModelTooLarge):
+        models(known - 1).load()
+    assert len(fetched) == 1, "what lies here already is not even fetched"
 
 
 def test_a_model_without_a_template_gets_a_plain_one(

@@ -197,33 +197,22 @@ def is_native(folder: Path) -> bool:
     return True
 
 
-def foreseen_bytes(source: Source, opening: Opening) -> int:
-    """Memory that a model will take, as far as its files tell. Raises `CheckpointError`."""
-    if source.folder is None:  # another server's takes none; what a download takes shows then
-        return 0
-    from lmapps.engine.slots import most_prefix_bytes
-    from lmapps.model.folder import read_json, understand
+def fetch(source: Source) -> None:
+    """Bring a model's files here, where it is one of the Hub. Raises `CheckpointError`."""
+    if source.is_hub:
+        _fetched(source)
 
-    folder = source.folder
-    stored = read_json(folder, "config.json")
-    if not is_native(folder):
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return size * (2 if "16" in str(stored.get("dtype", stored.get("torch_dtype"))) else 1)
-    config = understand(stored, folder)
-    kept = config.hidden_size * config.num_layers
-    if config.body == "transformer":
-        kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
-    weights = config.parameters
-    if on_gpu(opening.devices):  # int8 is a rounded copy there, with a head of its own
-        a_weight = {"bfloat16": 2, "float32": 4, "int8": 8}[opening.weights]
-        number = 2 if opening.weights == "bfloat16" else 4
-        weights += config.vocab_size * config.embed_size // 2 if opening.weights == "int8" else 0
-    else:
-        number = 4
-        a_weight = 4 + {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights]
-    state = kept * number * (opening.slots + 1)
-    one = weights * a_weight + state + most_prefix_bytes(state)
-    return one * len(opening.devices)
+
+def cached(source: Source) -> Path | None:
+    """The folder of a model of the Hub, as far as it was downloaded; None where nothing was."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = snapshot_download(source.place.removeprefix(HUB), local_files_only=True)
+    except (HFValidationError, OSError):
+        return None
+    return Path(found)
 
 
 def _fetched(source: Source) -> Path:

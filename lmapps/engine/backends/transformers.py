@@ -172,6 +172,7 @@ class TransformersStep:
             part.nbytes * (tokens if layer in growing else batch)
             for layer in layers
             for part in _tensors(layer)
+            if part.dim()  # else a count
         )
         return CacheRows(batch, capacity, self.divisible, self._model.config, size, tokens)
 
