@@ -39,13 +39,13 @@ def _of_ours(folder: Path, opening: Opening) -> tuple[int, int]:
         kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
     # Where there is another copy, the model that it is made from goes only afterwards.
     if on_gpu(opening.devices):
-        in_int8 = 1 if config.body == "transformer" else 4
+        in_int8 = 1 + 4 / config.hidden_size if config.body == "transformer" else 4  # and scales
         a_weight = {"bfloat16": 2, "float32": 4, "int8": 4 + in_int8}[opening.weights]
         number = 2 if opening.weights == "bfloat16" else 4
     else:
         number = 4
         a_weight = 4 + {"float32": 4, "bfloat16": 2, "int8": 1}[opening.weights]
-    return config.parameters * a_weight, kept * number * (opening.slots + 1)
+    return round(config.parameters * a_weight), kept * number * (opening.slots + 1)
 
 
 def _of_theirs(folder: Path, stored: dict[str, Any], opening: Opening) -> tuple[int, int]:
