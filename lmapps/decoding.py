@@ -49,7 +49,10 @@ class Decoding:
     stop: tuple[str, ...] = ()
     """The reply ends before the first of these strings."""
     seed: int | None = None
-    """The same seed gives the same text; None = a new one for each request."""
+    """The same seed gives the same text, whoever else is answered meanwhile; None = a new one for
+    each request. But for rounding: numbers of larger batches differ in their last bits, so that
+    another token may come, and another text after it, where two are as good as equal: two logits
+    within 1e-4 (in float32), or the draw and the boundary between two ids."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Added to the logits of these ids, from -100 to 100; a mapping is taken too."""
     logprobs: int | None = None

@@ -102,9 +102,11 @@ class Asked:
         self.stepped, self.at = stepped, stepped.now
         self.steps: list[float] = []
         self.last = Delta()
+        self.text = ""
 
     def deliver(self, delta: Delta) -> None:
         self.last = delta
+        self.text += delta.text
         if delta.ids:
             self.steps.append(self.stepped.now)
 
