@@ -53,6 +53,7 @@ def test_ci_installs_what_tests_need_and_there_nothing_of_it_is_skipped(
     ci = (ROOT / ".ci" / "run").read_text()
     assert set(re.findall(r"missing\+=\(([\w-]+)\)", ci)) == {
         "chromium",
+        "curl",
         "nginx-light",
         "postgresql",
         "systemd",

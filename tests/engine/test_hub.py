@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from lmapps.decoding import Decoding
-from lmapps.engine.backends.source import USUAL, foreseen_bytes, open_backend, source_of
+from lmapps.engine.backends.foreseen import foreseen_bytes
+from lmapps.engine.backends.source import USUAL, open_backend, source_of
 from lmapps.engine.engine import Engine
 from lmapps.errors import CheckpointError
 from lmapps.model.checkpoint import Checkpoint
