@@ -170,3 +170,40 @@ def test_the_document_is_made_once_for_each_name_it_is_asked_by() -> None:
     for number in range(KEPT):
         asked(f"name {number}")
     assert asked("here") != first, "not more than a few are kept"
+
+
+def test_an_update_that_waits_to_be_shown_is_not_changed_by_the_next(page: Any) -> None:
+    """The page's script keeps one value for each output, which it changes in its place: an update
+    that it has not shown by then must not lose what it says."""
+    (event,) = page.fns.values()
+    skip = gr.skip()
+    updates = [
+        [gr.update(interactive=False), "a", None],
+        [skip, "ab", None],
+        [gr.update(interactive=True), skip, None],
+        [skip, skip, None],
+    ]
+    first, *diffs = (
+        page.handle_streaming_diffs(event, list(update), "page", "run", False) for update in updates
+    )
+    known, waiting = list(first), [list(first)]
+    for edits in diffs:
+        known = [_edited(value, each) for value, each in zip(known, edits, strict=True)]
+        waiting.append(list(known))
+    assert waiting == updates
+    page.handle_streaming_diffs(event, [None] * 3, "page", "run", True)
+    assert not page.pending_diff_streams.get("page")
+
+
+def _edited(value: Any, edits: list[Any]) -> Any:
+    """As Gradio's script does it."""
+    for action, path, what in edits:
+        if not path:
+            value = what if action == "replace" else value + what
+            continue
+        (key,) = path
+        if action == "delete":
+            del value[key]
+        else:
+            value[key] = what
+    return value

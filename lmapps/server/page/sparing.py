@@ -98,6 +98,25 @@ class Page(gr.Blocks):
             return await super().handle_streaming_outputs(block_fn, data, *words, **named)
         return data
 
+    def handle_streaming_diffs(
+        self, block_fn: Any, data: list[Any], session_hash: str | None, run: str | None,
+        final: bool, simple_format: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        """What of each output is new. An update of a component is sent whole: the page's script
+        makes the next one out of the one before, in its place, also where that one still waits
+        to be shown. A button that may be pressed again would stay as it was."""
+        known = self.pending_diff_streams.get(session_hash or "", {})
+        is_first, told = run not in known, list(data)
+        sent = super().handle_streaming_diffs(
+            block_fn, data, session_hash, run, final, simple_format
+        )
+        if is_first or final or simple_format or run is None:
+            return sent
+        return [
+            [["replace", [], now]] if edits and isinstance(now, dict) else edits
+            for edits, now in zip(sent, told, strict=False)
+        ]
+
 
 class OpenPage(SessionState):
     """What is kept of one page: its state, and components that are not as they were built."""
