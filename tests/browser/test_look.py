@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.browser.hands import button, open_tab, serious, tabs
+from tests.browser.hands import (
+    button,
+    fill,
+    open_tab,
+    seen,
+    serious,
+    shown,
+    tabs,
+    wait_for,
+    wait_until_pressable,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -42,6 +52,41 @@ def test_axe_finds_nothing_serious_on_any_tab(
         page.wait_for_timeout(300)  # what is faint while it comes
         found += [f"{name}: {fault}" for fault in serious(page)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_axe_finds_nothing_serious_where_there_is_something_to_see(
+    visit: Callable[..., Any], width: int, scheme: str
+) -> None:
+    """A chat with versions of a reply, a form with one, and all that unfolds beside them."""
+    page, found = visit(width=width, scheme=scheme), list[str]()
+    fill(page, "#message", "Where is the cat?")
+    button(page, "Send").click()
+    page.locator("#chat-chat .bot.message").wait_for()
+    wait_until_pressable(page, "Retry")
+    button(page, "Retry").click()
+    seen(page, "#version").get_by_text("2 of 2").wait_for()
+    wait_until_pressable(page, "Send")
+    unfold_all(page)
+    seen(page, "#score").click()
+    seen(page, ".strip button").first.click()
+    seen(page, ".detail .row").first.wait_for()
+    found += [f"Chat: {fault}" for fault in serious(page)]
+    open_tab(page, "News")
+    fill(page, "#field-headline", "Rain falls")
+    button(page, "Write").click()
+    wait_for(page, lambda: shown(page, "#reply-news") != "")
+    wait_until_pressable(page, "Write")
+    unfold_all(page)
+    found += [f"News: {fault}" for fault in serious(page)]
+    assert not found, "\n".join(found)
+
+
+def unfold_all(page: Any) -> None:
+    folded = seen(page, "button.label-wrap:not(.open)")
+    while folded.count():
+        folded.first.click()
+        page.wait_for_timeout(300)
 
 
 def test_the_scheme_is_the_systems_until_another_is_chosen_and_that_is_remembered(
