@@ -183,9 +183,10 @@ def test_calls_in_order_come_one_after_the_other_though_the_first_is_the_slowest
 
 
 def test_calls_that_may_wait_are_made_together_each_in_its_order() -> None:
-    came = list[tuple[str, int]]()
+    came, seen = list[tuple[str, int]](), threading.Event()
 
     def note(what: str) -> None:
+        assert what != "new" or seen.wait(PATIENCE)
         came.append((what, threading.get_ident()))
 
     def fail() -> None:
@@ -201,10 +202,11 @@ def test_calls_that_may_wait_are_made_together_each_in_its_order() -> None:
         together.drop(dropped)
         while not one.is_busy:
             await asyncio.sleep(0.001)
+        seen.set()
         await one.end(lambda: note("end"))
         assert not other.is_busy
 
-    asyncio.run(several())
+    asyncio.run(asyncio.wait_for(several(), PATIENCE))
     assert [what for what, _ in came] == ["begin", "begun", "new", "other", "end"]
     assert came[2][1] == came[3][1], "in one thread"
 
