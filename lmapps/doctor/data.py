@@ -123,7 +123,7 @@ def _database(url: str) -> Finding:
 
     try:
         database = Database(url, as_it_is=True)
-        file = Path(str(database.url.database)) if database.is_sqlite else None
+        file = database.file
         folder = file.parent if url and file else existing(home())
         if file and not file.exists() and folder.is_dir():
             return Finding("database", "none yet: it is made when the server starts")

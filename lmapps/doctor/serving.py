@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 from lmapps.doctor.finding import Finding
 from lmapps.errors import LmappsError, SettingsError
@@ -66,7 +65,7 @@ def _has_accounts(url: str) -> bool:
 
     try:
         database = Database(url, as_it_is=True)
-        if database.is_sqlite and not Path(str(database.url.database)).exists():
+        if database.file and not database.file.exists():
             return False
         with closing(database), database.reading() as connection:
             return sql.inspect(connection).has_table("users") and Users(database).exist

@@ -67,7 +67,7 @@ class Prefixes:
         These are all ids of the prompt only where the logits after them are known too.
         """
         entry, spared = self._best(prompt_ids)
-        if entry is None or spared < AT_LEAST:
+        if entry is None:
             return None
         self._entries = [other for other in self._entries if other is not entry]
         self._entries.append(entry)
@@ -75,8 +75,7 @@ class Prefixes:
 
     def spared(self, prompt_ids: Sequence[int]) -> int:
         """How many ids `find` would spare; changes nothing, so that any thread may ask."""
-        spared = self._best(prompt_ids)[1]
-        return spared if spared >= AT_LEAST else 0
+        return self._best(prompt_ids)[1]
 
     def keep(
         self,
@@ -101,11 +100,13 @@ class Prefixes:
         self.bytes = 0
 
     def _best(self, prompt_ids: Sequence[int]) -> tuple[Prefix | None, int]:
+        """The entry that spares the most, and how much; None and 0 where that is not worth it."""
         wanted = np.array(prompt_ids, dtype=np.int32)
         start = wanted[:AT_LEAST].tobytes()
         alike = [entry for entry in list(self._entries) if entry.start == start]  # most are not
         spared = [(entry, self._spared(entry, wanted)) for entry in alike]
-        return max(spared, key=itemgetter(1), default=(None, 0))
+        worth = [(entry, count) for entry, count in spared if count >= AT_LEAST]
+        return max(worth, key=itemgetter(1), default=(None, 0))
 
     def _forget(self, entry: Prefix) -> None:
         self._entries = [other for other in self._entries if other is not entry]

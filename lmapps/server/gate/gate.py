@@ -225,7 +225,7 @@ class Visit:
         await self._send(message)
 
     async def _refuse(self, error: LmappsError) -> None:
-        from lmapps.server.api.protocol import error_body
+        from lmapps.server.api.protocol import error_body, error_headers
 
         body = json.dumps(error_body(error)).encode()
         headers = [
@@ -233,8 +233,8 @@ class Visit:
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),  # there may be more of its body than anybody will read
         ]
-        if error.retry_after:
-            headers.append((b"retry-after", str(error.retry_after).encode()))
+        told = error_headers(error).items()
+        headers += [(name.lower().encode(), value.encode()) for name, value in told]
         await self._start(
             {"type": "http.response.start", "status": error.status, "headers": headers},
             POLICY_OF_DATA,

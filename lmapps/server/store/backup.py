@@ -33,8 +33,8 @@ def back_up(database: Database, file: Path) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        if database.is_sqlite:
-            _copy(Path(str(database.url.database)), partial)
+        if database.file:
+            _copy(database.file, partial)
             _check(partial)
         else:
             _dump(database, partial)
@@ -50,9 +50,8 @@ def back_up(database: Database, file: Path) -> None:
 
 def _check_there(database: Database) -> None:
     nothing = "there is no database of lmapps in {place}: check LMAPPS_HOME and --database"
-    place = Path(str(database.url.database))
-    if database.is_sqlite and not place.is_file():
-        raise InputError(nothing.format(place=place))
+    if database.file and not database.file.is_file():
+        raise InputError(nothing.format(place=database.file))
     with database.reading() as connection:
         if not sql.inspect(connection).has_table("conversations"):
             raise InputError(nothing.format(place=database.place))

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from threading import Lock, local
 from typing import Any
 
@@ -64,6 +65,11 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def file(self) -> Path | None:
+        """Where it is a file."""
+        return Path(str(self.url.database)) if self.is_sqlite else None
 
     @property
     def trouble(self) -> str:
