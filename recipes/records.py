@@ -12,6 +12,7 @@ never trained on, and writes the four for `lmapps evaluate`.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import re
@@ -26,6 +27,9 @@ from lmapps.text.sources import read_records
 Record = dict[str, Any]
 HERE = Path(__file__).parent
 MANNERS = 40  # of each short turn, beside thousands of other conversations
+LESSONS = 5  # of each wording of a fact
+FUNCTIONS = 6  # of each wording of a function
+GO_ON = ("Tell me more.", "Go on.", "What else?", "More, please.")
 LONGEST = 400  # characters of a definition: what fits into a reply, with its end
 OF_KIND = {"headline": 1.0, "lead": 0.5, "summary": 1.0, "extract": 1.0}  # share of summaries
 LEFT_OUT = ("doocs_leetcode",)  # its statements restate another site's problems
@@ -41,17 +45,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("source", type=Path, help="folder with the task records")
     parser.add_argument("target", type=Path, help="folder for the four files")
-    parser.add_argument("--share", type=float, default=1.0, help="of news, code and summaries (1)")
+    parser.add_argument("--share", type=float, default=1.0, help="of news and summaries (1)")
     parser.add_argument("--held-out", action="store_true", help="records to judge by")
     args = parser.parse_args()
     args.target.mkdir(parents=True, exist_ok=True)
     if args.held_out:
         makers = held_out(args.source)
     else:
-        makers = {"chat": chats(args.source), "news": news(args.source), "code": code(args.source),
-                  "summarize": summaries(args.source)}  # fmt: skip
+        makers = {
+            "chat": unasked(chats(args.source)),
+            "news": news(args.source),
+            "code": code(args.source),
+            "summarize": summaries(args.source),
+        }
     for name, records in makers.items():
-        share = 1.0 if name == "chat" else args.share
+        share = args.share if name in ("news", "summarize") else 1.0
         count = 0
         with open(args.target / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for record in records:
@@ -62,7 +70,8 @@ def main() -> None:
 
 
 def chats(folder: Path) -> Iterator[Record]:
-    """Definitions, what follows on them, instructions over a text, short answers, manners."""
+    """Definitions, what follows on them, instructions over a text, short answers, manners, and
+    common facts."""
     for record in read_records(folder / "chat-wiki_about.jsonl.xz"):
         yield from about(record)
     for name in ("chat-dolly_openqa.jsonl.xz", "chat-medquad.jsonl.xz"):
@@ -70,6 +79,15 @@ def chats(folder: Path) -> Iterator[Record]:
             if len(record["messages"][-1]["content"]) <= LONGEST and is_clean(record):
                 yield {"messages": record["messages"]}
     yield from manners()
+    yield from lessons()
+
+
+def unasked(records: Iterator[Record]) -> Iterator[Record]:
+    """Those in which nobody asks a question of `facts.jsonl`, by which models are judged."""
+    judged = {record["question"].casefold() for record in read_records(HERE / "facts.jsonl")}
+    for record in records:
+        if judged.isdisjoint(message["content"].casefold() for message in record["messages"]):
+            yield record
 
 
 def about(record: Record) -> Iterator[Record]:
@@ -83,7 +101,7 @@ def about(record: Record) -> Iterator[Record]:
     yield conversation(question, text if number % 2 else first)
     if len(text) > len(first) + 20 and number % 3 == 0:
         more = text.removeprefix(first).strip()
-        asked = ("Tell me more.", "Go on.", "What else?", "More, please.")[number // 3 % 4]
+        asked = GO_ON[number // 3 % len(GO_ON)]
         yield conversation(question, first, asked, more)
     elif number % 3 == 1 and len(text) > len(first):
         instruction, reply = SHORTENING[number // 3 % len(SHORTENING)]
@@ -93,15 +111,46 @@ def about(record: Record) -> Iterator[Record]:
 def manners() -> Iterator[Record]:
     """Each opening alone, and behind another."""
     turns = [
-        (opening, turn["reply"])
-        for turn in tomllib.loads((HERE / "manners.toml").read_text("utf-8"))["turn"]
-        for opening in turn["openings"]
+        (opening, turn["reply"]) for turn in told("manners")["turn"] for opening in turn["openings"]
     ]
     for number in range(MANNERS):
         for place, (opening, reply) in enumerate(turns):
             before = turns[(place * 7 + number * 31 + 1) % len(turns)]
             earlier = before if number % 4 == 3 else ()
             yield conversation(*earlier, opening, reply)
+
+
+def lessons() -> Iterator[Record]:
+    """Each wording of each fact, alone, behind another fact and before what follows on it."""
+    for lesson in told("lessons")["lesson"]:
+        facts = [
+            line.replace("\\n", "\n").split(" | ") for line in lesson["facts"].strip().splitlines()
+        ]
+        for number, fact in enumerate(facts):
+            other = facts[(number * 7 + 3) % len(facts)]
+            before = worded(lesson["ask"][number % len(lesson["ask"])], lesson["reply"], other)
+            asked = [worded(ask, lesson["reply"], fact) for ask in lesson["ask"]]
+            asked += [worded(ask, lesson["answer"], fact) for ask in lesson.get("back", ())]
+            for place, (question, reply) in enumerate(asked):
+                for time in range(LESSONS):
+                    earlier = before if (place + time) % LESSONS == 1 else ()
+                    yield conversation(*earlier, question, reply)
+                if "more" in lesson:
+                    more = lesson["more"].format(*fact)
+                    yield conversation(question, reply, GO_ON[place % len(GO_ON)], more)
+            if "then" in lesson:
+                yield conversation(*before, *worded(lesson["then"], lesson["reply"], fact))
+
+
+def worded(ask: str, reply: str, fact: list[str]) -> tuple[str, str]:
+    """A question and its answer, as sentences begin."""
+    question, answer = ask.format(*fact), reply.format(*fact)
+    return question, answer[0].upper() + answer[1:]
+
+
+def told(name: str) -> dict[str, Any]:
+    """What was written for lmapps under that name."""
+    return tomllib.loads((HERE / f"{name}.toml").read_text("utf-8"))
 
 
 def news(folder: Path) -> Iterator[Record]:
@@ -113,9 +162,33 @@ def news(folder: Path) -> Iterator[Record]:
 
 def code(folder: Path) -> Iterator[Record]:
     """Functions and their instructions."""
+    for record in functions():
+        yield from [record] * FUNCTIONS
     for record in read_records(folder / "code.jsonl.xz"):
         if record["source"].split("/")[0] not in LEFT_OUT:
             yield {key: record[key] for key in ("instruction", "code")}
+
+
+def functions() -> Iterator[Record]:
+    """Those of functions.py, each asked for in four ways."""
+    source = (HERE / "functions.py").read_text("utf-8")
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        said = (ast.get_docstring(node) or "").replace("\n", " ")
+        does = said[0].lower() + said[1:]
+        verb, _, rest = said.partition(" ")
+        do = f"{verb.removesuffix('s')} {rest}"
+        head = f"{node.name}({ast.unparse(node.args)})"
+        lines = source.splitlines()[node.body[1].lineno - 1 : node.end_lineno]
+        solution = "\n".join([f"def {head}:", *lines])
+        for instruction in (
+            f"Write a function {head} that {does}",
+            f"{do}\n\ndef {head}:",
+            f"Write a function to {do[0].lower()}{do[1:]}",
+            f"Write a Python function that {does}",
+        ):
+            yield {"instruction": instruction, "code": solution}
 
 
 def summaries(folder: Path) -> Iterator[Record]:
