@@ -9,7 +9,7 @@ same is asked of the same engine without the page, in turn with it. Long replies
 has; with short ones messages come by the dozen a second, and all of them sending in the same moment
 is the hardest case. Then tabs are opened, used for one message, and closed, round after round: what
 a tab takes, and what is left of it. Last, a chat of 500 turns is opened and goes on, in chromium
-too where there is one.
+too where Playwright finds one.
 
 People have machines of their own: one core of this one is theirs, and the server has the others,
 with and without the page.
@@ -30,6 +30,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -298,7 +299,7 @@ def long_chats(url: str, store: Any, args: argparse.Namespace) -> dict[str, floa
     measured["bytes of an update, 2 turns"] = machine.median(short["bytes"])
     measured[f"bytes of an update, {LONG_TURNS} turns"] = machine.median(told["bytes"])
     measured[f"opened by the server, {LONG_TURNS} turns (s)"] = told["opened"]
-    if Path(CHROMIUM).exists():
+    if Path(CHROMIUM).exists() and find_spec("playwright"):
         measured |= browsed(url, name, conversation)
     return measured
 
