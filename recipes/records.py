@@ -137,7 +137,8 @@ def lessons() -> Iterator[Record]:
                     yield conversation(*earlier, question, reply)
                 if "more" in lesson:
                     more = lesson["more"].format(*fact)
-                    yield conversation(question, reply, GO_ON[place % len(GO_ON)], more)
+                    earlier = before if (number + place) % 3 == 0 else ()
+                    yield conversation(*earlier, question, reply, GO_ON[place % len(GO_ON)], more)
             if "then" in lesson:
                 yield conversation(*before, *worded(lesson["then"], lesson["reply"], fact))
 
