@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self, cast
 
 from lmapps.decoding import Decoding
-from lmapps.engine.admission import check_share, longest_reply, patience
+from lmapps.engine.admission import ANY, Lengths, check_share, longest_reply, patience
 from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
@@ -40,6 +40,7 @@ class Engine:
     weights the precision that the model is used in: float32, bfloat16 or int8
     name    what people call the model; the checkpoint's own name where it is left out
     step    what computes a step of a model that is not ours
+    lengths the longest prompt and reply, where they are shorter than the context
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Engine:
         weights: str = "float32",
         name: str | None = None,
         step: Step | None = None,
+        lengths: Lengths = ANY,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = name or checkpoint.name
-        self.queue = queue
+        self.queue, self.lengths = queue, lengths
         model = checkpoint.model
         step = step or choose_step(cast(LanguageModel, model), weights)
         rows = Slots(model, slots, step)
@@ -196,12 +198,13 @@ class Engine:
         user        who takes turns with others; None = the program itself, without limits
         constraint  of the decoding's regex or schema, where it was compiled already
 
-        A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
-        token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
-        schema, `Busy` where the queue is full, `EngineFailed` where nobody is answered.
+        A reply that would run out of the context is cut there. Raises `PromptTooLong` where the
+        prompt is longer than is taken or leaves no room for a token, `DecodingError` where a reply
+        cannot be held to the regex or schema, `Busy` where the queue is full, `EngineFailed` where
+        nobody is answered.
         """
         vocab_size = self.tokenizer.vocab_size
-        limit = longest_reply(prompt_ids, decoding, self.context, vocab_size)
+        limit = longest_reply(prompt_ids, decoding, self.context, vocab_size, self.lengths)
         constraint = constraint or self._grammars.constraint(decoding)
         request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
         with self._loop.turn:

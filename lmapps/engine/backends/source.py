@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from lmapps.engine.admission import ANY, Lengths
 from lmapps.engine.backends.fleet import urls_of
 from lmapps.engine.devices import on_gpu
 from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
@@ -64,6 +65,8 @@ class Opening:
     """The precision that it is used in: float32, bfloat16 or int8."""
     devices: tuple[str, ...] = ("cpu",)
     """Where; each of several GPUs has a copy of a model of ours."""
+    lengths: Lengths = ANY
+    """The longest prompt and reply, where they are shorter than the model's context."""
 
 
 USUAL = Opening()
@@ -146,7 +149,7 @@ def _opened(source: Source, opening: Opening) -> Backend:
 
         url, _, model = source.place.partition("#")
         key = os.environ.get(source.key_name, "")
-        return OpenAIBackend.connect(source.name, url, model, key, opening.queue)
+        return OpenAIBackend.connect(source.name, url, model, key, opening.queue, opening.lengths)
     folder = source.folder or _fetched(source)
     if is_native(folder):
         return _ours(folder, source.name, opening)
@@ -155,8 +158,9 @@ def _opened(source: Source, opening: Opening) -> Backend:
 
     foreign = load(folder, opening.devices[0], opening.weights)
     return Engine(
-        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step
-    )
+        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step,
+        lengths=opening.lengths,
+    )  # fmt: skip
 
 
 def _ours(folder: Path, name: str, opening: Opening) -> Backend:
@@ -176,8 +180,11 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
         for device in opening.devices:
             checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
             step = choose_step(checkpoint.model, opening.weights, served=True)
-            slots, queue = opening.slots, opening.queue
-            engines.append(Engine(checkpoint, slots=slots, queue=queue, name=name, step=step))
+            engine = Engine(
+                checkpoint, slots=opening.slots, queue=opening.queue, name=name, step=step,
+                lengths=opening.lengths,
+            )  # fmt: skip
+            engines.append(engine)
     except BaseException:
         for engine in engines:
             engine.close()
