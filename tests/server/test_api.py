@@ -107,6 +107,13 @@ def test_a_body_that_is_not_a_json_object_is_named(served: Any, body: str) -> No
 def test_a_body_that_is_too_large_is_refused(served: Any) -> None:
     response = httpx.post(f"{served.url}/apps/summarize", content=b" " * 10_000_001)
     assert response.status_code == 413
+    url = f"{served.url}/v1/chat/completions"
+    for part in ("[]", '""', '{"a": 1}'):  # each is read by itself, while nobody gets a token
+        many = httpx.post(url, content=f'{{"messages": [{part}{f",{part}" * 500_000}]}}'.encode())
+        assert many.status_code == 413 and "around its texts" in many.json()["error"]["message"]
+    text = 'the "cat" sat, [and] \\ {sat}\n' * 50_000  # as long, and read at once
+    asked = httpx.post(url, json={"messages": [{"role": "user", "content": text}]}, timeout=60)
+    assert "the prompt has" in asked.json()["error"]["message"]
 
 
 def test_an_overflowing_conversation_says_what_was_left_out(served: Any) -> None:
