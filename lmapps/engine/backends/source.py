@@ -17,6 +17,7 @@ from lmapps.paths import checkpoint_folders, find_checkpoint
 
 if TYPE_CHECKING:
     from lmapps.engine.backends.backend import Backend
+    from lmapps.model.config import ModelConfig
 
 HUB = "hf:"
 """Begins the name of a model on the Hugging Face Hub."""
@@ -151,7 +152,7 @@ def _opened(source: Source, opening: Opening) -> Backend:
         key = os.environ.get(source.key_name, "")
         return OpenAIBackend.connect(source.name, url, model, key, opening.queue, opening.lengths)
     folder = source.folder or _fetched(source)
-    if is_native(folder):
+    if native_config(folder):
         return _ours(folder, source.name, opening)
     from lmapps.engine.backends.transformers import load
     from lmapps.engine.engine import Engine
@@ -192,16 +193,16 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def is_native(folder: Path) -> bool:
-    """Whether our own model reads the folder. Raises `CheckpointError` where it is none."""
+def native_config(folder: Path) -> ModelConfig | None:
+    """The shape of a folder's model, where our own reads it; None where transformers has to. Raises
+    `CheckpointError` where it is no model's."""
     from lmapps.model.folder import read_json, understand
 
     stored = read_json(folder, "config.json")
     try:
-        understand(stored, folder)
+        return understand(stored, folder)
     except CheckpointError:
-        return False
-    return True
+        return None
 
 
 def fetch(source: Source) -> None:
