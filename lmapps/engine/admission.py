@@ -11,6 +11,7 @@ from lmapps.decoding import Decoding
 from lmapps.engine.counts import Counts
 from lmapps.engine.turns import User, owner_of, share
 from lmapps.errors import Busy, DecodingError, InputError, PromptTooLong
+from lmapps.sentence import Sentence
 
 LONGEST_PATIENCE = 60
 """The most seconds that somebody is told to wait before trying again."""
@@ -58,17 +59,25 @@ def longest_reply(
     return min(decoding.max_new_tokens, lengths.reply, context - len(prompt_ids))
 
 
-def check_share(user: User, waiting: Iterable[User], places: int, patience: int) -> None:
-    """Nobody fills a queue of so many places alone. Raises `Busy`."""
-    if user is None:
-        return
+def admit(
+    reason: str | None,
+    user: User,
+    waiting: Iterable[User],
+    places: int,
+    counts: Counts,
+    patience: int = 1,
+) -> None:
+    """Count one more request, or one that is refused: for that reason, or as nobody fills a queue
+    of so many places alone. Raises `Busy`."""
     mine = sum(owner_of(other) == owner_of(user) for other in waiting)
-    if mine >= share(places):
-        raise Busy(
-            "{count} of your requests are waiting already: try again in a moment",
-            patience,
-            count=mine,
+    if not reason and user is not None and mine >= share(places):
+        reason = Sentence(
+            "{count} of your requests are waiting already: try again in a moment", count=mine
         )
+    if reason:
+        counts.refused += 1
+        raise Busy(reason, patience)
+    counts.accepted += 1
 
 
 def patience(waiting: int, counts: Counts) -> int:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from lmapps.decoding import Decoding
-from lmapps.engine.admission import ANY, Lengths
+from lmapps.engine.admission import ANY, Lengths, admit
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
@@ -57,7 +57,7 @@ class OpenAIBackend:
     url    of its API, up to and with /v1; of several servers, with commas between them
     model  what the server calls the model
     key    sent as a bearer token; '' = none
-    queue  how many requests may be under way
+    queue  how many requests may be under way, half of them one person's
     lengths  the longest prompt, as estimated, and reply
     """
 
@@ -76,7 +76,9 @@ class OpenAIBackend:
     ) -> None:
         self.name, self.model, self.context, self.lengths = name, model, context_of({}), lengths
         self.fleet = Fleet(urls_of(url))
-        self.queue, self.counts, self.running = queue, Counts(), 0
+        self.queue, self.counts = queue, Counts()
+        self._under_way: list[User] = []
+        """Whose each of the requests is."""
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._trusted = ssl.create_default_context() if "https://" in url else False
         self._closed = False
@@ -101,6 +103,10 @@ class OpenAIBackend:
         if not answered:
             raise gone
         return client
+
+    @property
+    def running(self) -> int:
+        return len(self._under_way)
 
     @property
     def url(self) -> str:
@@ -159,19 +165,19 @@ class OpenAIBackend:
         Raises `Busy` or `ModelServerError` where the server goes on refusing, and `InputError`
         where the request is wrong, here or by what the server says.
         """
-        if reason := self._why_not():
-            self.counts.refused += not self._closed
-            raise ShuttingDown(reason) if self._closed else Busy(reason)
+        if self._closed:
+            raise ShuttingDown()
         url = self.fleet.servers[0].url
         body = body_of(url, self.model, prompt, decoding, user, self.context, self.lengths)
-        self.counts.accepted += 1
-        self.running += 1
+        admit(self._why_not(), user, self._under_way, self.queue, self.counts)
+        self._under_way.append(user)
         finish = "cancelled"
         try:
             async with aclosing(self._tried(prompt, body, user)) as deltas:
                 async for delta in deltas:
                     finish = delta.finish or finish
-                    self._count(delta)
+                    if delta.usage:
+                        self.counts.add(delta.usage)
                     yield delta
         except LmappsError as error:
             finish = "error"
@@ -179,7 +185,7 @@ class OpenAIBackend:
                 self.counts.trouble = time.monotonic(), str(error)
             raise
         finally:
-            self.running -= 1
+            self._under_way.remove(user)
             self.counts.end(finish, time.monotonic())
 
     async def complete(self, prompt: RemotePrompt, decoding: Decoding, user: User = None) -> Reply:
@@ -291,10 +297,3 @@ class OpenAIBackend:
             "the server of the model {name!r} at {url} does not answer ({reason}): is it running?",
             name=self.name, url=server.url, reason=str(error) or type(error).__name__,
         )  # fmt: skip
-
-    def _count(self, delta: Delta) -> None:
-        if delta.usage:
-            self.counts.prompt_tokens += delta.usage.prompt_tokens
-            self.counts.reused_tokens += delta.usage.reused
-            self.counts.read_tokens += delta.usage.prompt_tokens - delta.usage.reused
-            self.counts.generated_tokens += delta.usage.completion_tokens
