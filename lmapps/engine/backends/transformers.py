@@ -23,7 +23,7 @@ from lmapps.model.folder import read_json
 from lmapps.model.state import State
 from lmapps.native.shapes import Shapes
 from lmapps.text.template import Template
-from lmapps.text.tokenizer import Tokenizer
+from lmapps.text.tokenizer import Tokenizer, bounded
 
 LONGEST_SERVED = 8192
 """Models of today name contexts whose caches would fill any memory: ours is not longer."""
@@ -122,6 +122,8 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
             f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
             "model of it, or only with code of its own, which is never run"
         )
+    for file in folder.glob("*.json"):
+        bounded(file)
     options: dict[str, Any] = {"device_map": "auto"} if device.startswith("cuda") else {}
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
