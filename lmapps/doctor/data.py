@@ -93,14 +93,13 @@ def _model(word: str) -> Finding:
 
 def _checkpoint(folder: Path) -> Finding:
     """What `lmapps serve` opens."""
-    from lmapps.engine.backends.source import is_native
+    from lmapps.engine.backends.source import native_config
     from lmapps.model.checkpoint import Checkpoint
-    from lmapps.model.folder import read_json, understand
 
     try:
-        if not is_native(folder):
+        config = native_config(folder)
+        if not config:
             return Finding("checkpoint", f"{folder}: served through transformers")
-        config = understand(read_json(folder, "config.json"), folder)
         told = (
             f"{folder}: {config.body}, {config.parameters / 1e6:.2f}M parameters, "
             f"context {config.context}"

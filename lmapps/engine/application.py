@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from lmapps.decoding import Decoding
 from lmapps.engine.backends.backend import Backend, Prompt
-from lmapps.engine.context import cut, fit_conversation, fit_prompt, length_of, reply_room
+from lmapps.engine.context import cut, fit_conversation, fit_prompt, length_of, prompt_room
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply, joined
 from lmapps.engine.request import Finish
@@ -187,9 +187,10 @@ class Application:
         except ReplyError as error:
             if done.finish != "length":
                 raise
+            most = min(decoding.max_new_tokens, self.backend.lengths.reply)
             raise ReplyError(
                 "{error}: it was cut at {tokens} tokens or the end of the context; allow more with "
-                "max_new_tokens", error=error, tokens=decoding.max_new_tokens,
+                "max_new_tokens, as far as the server does", error=error, tokens=most,
             ) from None  # fmt: skip
 
     def _step(self, asked: Messages | list[Messages], decoding: Decoding) -> _Events:
@@ -204,8 +205,8 @@ class Application:
         yield Asked(kept, decoding, self.backend)
         if lost := len(messages) - len(kept):
             yield Notice(Sentence(
-                "The conversation is longer than the model's context of {context} tokens: its "
-                "oldest {count} messages are left out.", context=self.backend.context, count=lost,
+                "The conversation is longer than the {most} tokens of a prompt: its oldest {count} "
+                "messages are left out.", most=prompt_room(self.backend, decoding), count=lost,
             ))  # fmt: skip
         told = []
         async with aclosing(self.backend.stream(prompt, decoding, self.user)) as deltas:
@@ -270,11 +271,10 @@ class Application:
         steps = self.plugin.steps({**arguments, **short})
         asked: Any = next(steps)
         steps.close()
-        backend = self.backend
-        frame = backend.render(asked[0] if _is_several(asked) else asked)
-        room = backend.context - reply_room(backend.context, decoding) - len(frame)
-        budget = max(MARGIN, room // len(names) - MARGIN)
-        measured = {name: Passage(arguments[name], backend.measure, budget) for name in names}
+        frame = self.backend.render(asked[0] if _is_several(asked) else asked)
+        room = prompt_room(self.backend, decoding) - len(frame)
+        budget, measure = max(MARGIN, room // len(names) - MARGIN), self.backend.measure
+        measured = {name: Passage(arguments[name], measure, budget) for name in names}
         return {**arguments, **measured}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lmapps.decoding import Decoding
-from lmapps.errors import PromptTooLong
+from lmapps.engine.admission import Lengths
 from lmapps.messages import Message
 
 T = TypeVar("T")
@@ -33,25 +33,28 @@ class Reader(Protocol):
     @property
     def context(self) -> int: ...
 
+    @property
+    def lengths(self) -> Lengths: ...
+
     def render(self, messages: Sequence[Message]) -> Any: ...
 
 
-def reply_room(context: int, decoding: Decoding) -> int:
-    """Tokens kept free for the reply: as many as were asked for, at most a quarter."""
-    return min(decoding.max_new_tokens, context // 4)
+def prompt_room(reader: Reader, decoding: Decoding) -> int:
+    """The most tokens of a prompt. Kept free for the reply are as many as it may have, at most a
+    quarter of the context."""
+    return min(reader.lengths.prompt, _room(reader, decoding))
+
+
+def _room(reader: Reader, decoding: Decoding) -> int:
+    """What the context has for the prompt."""
+    reply = min(decoding.max_new_tokens, reader.lengths.reply, reader.context // 4)
+    return reader.context - reply
 
 
 def fit_prompt(messages: Sequence[Message], reader: Reader, decoding: Decoding) -> Any:
     """The prompt of a conversation. Raises `PromptTooLong` with the length and the limit."""
     prompt = reader.render(messages)
-    limit = reader.context - reply_room(reader.context, decoding)
-    if len(prompt) > limit:
-        raise PromptTooLong(
-            "the prompt has {tokens} tokens, the model takes at most {most} beside its reply: "
-            "shorten it",
-            tokens=len(prompt),
-            most=limit,
-        )
+    reader.lengths.check_prompt(len(prompt), _room(reader, decoding))
     return prompt
 
 
@@ -63,7 +66,7 @@ def fit_conversation(
     The system prompt stays, and what is left begins with a turn of the user's. Raises
     `PromptTooLong` where the last message alone does not fit.
     """
-    limit = reader.context - reply_room(reader.context, decoding)
+    limit = prompt_room(reader, decoding)
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system) :])
     starts = [number for number, turn in enumerate(turns) if turn["role"] == "user"]

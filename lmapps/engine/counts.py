@@ -5,6 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmapps.engine.request import Usage
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds of the histogram's classes; one more class takes what is slower."""
@@ -70,6 +74,13 @@ class Counts:
         total.trouble = max((one.trouble for one in several if one.trouble), default=None)
         total.seconds_between_ends = 1 / sum(1 / gap for gap in gaps) if gaps else 0.0
         return total
+
+    def add(self, usage: Usage) -> None:
+        """Count what another server counted of a request."""
+        self.prompt_tokens += usage.prompt_tokens
+        self.reused_tokens += usage.reused
+        self.read_tokens += usage.prompt_tokens - usage.reused
+        self.generated_tokens += usage.completion_tokens
 
     def end(self, finish: str, now: float) -> None:
         """Count a request that ended at that time, in seconds."""

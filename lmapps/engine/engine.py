@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self, cast
 
 from lmapps.decoding import Decoding
-from lmapps.engine.admission import check_share, longest_reply, patience
+from lmapps.engine.admission import ANY, Lengths, admit, longest_reply, patience
 from lmapps.engine.compiling import in_time
 from lmapps.engine.constraint import Constraint, Grammars
 from lmapps.engine.counts import Counts
@@ -24,7 +24,7 @@ from lmapps.engine.scoring import Score, scored
 from lmapps.engine.served import Served
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User
-from lmapps.errors import Busy, InputError, ShuttingDown
+from lmapps.errors import InputError, ShuttingDown
 from lmapps.messages import Message
 from lmapps.model.language_model import LanguageModel
 from lmapps.native.step import Step, choose_step
@@ -40,6 +40,7 @@ class Engine:
     weights the precision that the model is used in: float32, bfloat16 or int8
     name    what people call the model; the checkpoint's own name where it is left out
     step    what computes a step of a model that is not ours
+    lengths the longest prompt and reply, where they are shorter than the context
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Engine:
         weights: str = "float32",
         name: str | None = None,
         step: Step | None = None,
+        lengths: Lengths = ANY,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = name or checkpoint.name
-        self.queue = queue
+        self.queue, self.lengths = queue, lengths
         model = checkpoint.model
         step = step or choose_step(cast(LanguageModel, model), weights)
         rows = Slots(model, slots, step)
@@ -196,17 +198,17 @@ class Engine:
         user        who takes turns with others; None = the program itself, without limits
         constraint  of the decoding's regex or schema, where it was compiled already
 
-        A reply that would run out of the context is cut there. Raises `PromptTooLong` where no
-        token fits after the prompt, `DecodingError` where a reply cannot be held to the regex or
-        schema, `Busy` where the queue is full, `EngineFailed` where nobody is answered.
+        A reply that would run out of the context is cut there. Raises `PromptTooLong` where the
+        prompt is longer than is taken or leaves no room for a token, `DecodingError` where a reply
+        cannot be held to the regex or schema, `Busy` where the queue is full, `EngineFailed` where
+        nobody is answered.
         """
         vocab_size = self.tokenizer.vocab_size
-        limit = longest_reply(prompt_ids, decoding, self.context, vocab_size)
+        limit = longest_reply(prompt_ids, decoding, self.context, vocab_size, self.lengths)
         constraint = constraint or self._grammars.constraint(decoding)
         request = Request(prompt_ids, decoding, limit, self.tokenizer, deliver, constraint, user)
         with self._loop.turn:
-            self._check(user)
-            self.counts.accepted += 1
+            self._admit(user)
             self._loop.put(request)
         return request
 
@@ -253,19 +255,13 @@ class Engine:
             raise deltas[-1].error
         return joined(deltas)
 
-    def _check(self, user: User) -> None:
-        """Raises `ShuttingDown`, `EngineFailed`, or `Busy` where too many wait, or too many of one
-        person."""
+    def _admit(self, user: User) -> None:
+        """Count one more. Raises `ShuttingDown`, `EngineFailed`, or `Busy` where too many wait, or
+        too many of one person."""
         if self._loop.is_closed:
             raise ShuttingDown()
         if broken := self.broken:
             raise engine_failed(broken)
-        reason, wait = self._refusal(), patience(self.waiting, self.counts)
-        try:
-            if reason:
-                raise Busy(reason, wait)
-            queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
-            check_share(user, (request.user for request in queued), self.queue, wait)
-        except Busy:
-            self.counts.refused += 1
-            raise
+        queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
+        users, wait = [request.user for request in queued], patience(self.waiting, self.counts)
+        admit(self._refusal(), user, users, self.queue, self.counts, wait)

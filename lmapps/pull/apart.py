@@ -18,6 +18,7 @@ from pathlib import Path
 from lmapps.errors import DownloadError, LmappsError
 from lmapps.pull.hub import fetch_folder
 from lmapps.pull.known import OnProgress, Progress
+from lmapps.sentence import Sentence
 
 OFFLINE = "HF_HUB_OFFLINE"
 GIVEN = os.environ.get(OFFLINE)
@@ -48,7 +49,8 @@ def fetch_apart(name: str, folder: Path, licence: str, on_progress: OnProgress) 
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout
-    progress, said = Progress("downloading", 0, 0), ""
+    progress = Progress("downloading", 0, 0)
+    error = DownloadError("{name} cannot be downloaded: see the log of the server", name=name)
     try:
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)
@@ -60,10 +62,12 @@ def fetch_apart(name: str, folder: Path, licence: str, on_progress: OnProgress) 
                 if not told.endswith(b"\n"):  # it has ended
                     break
                 news = json.loads(told)
-                said = news.get("error", "")
-                progress = progress if said else Progress(**news)
+                if template := news.get("error"):
+                    error = DownloadError(Sentence(template, **news["values"]))
+                else:
+                    progress = Progress(**news)
         if process.wait():
-            raise DownloadError(said or f"{name} cannot be downloaded: see the log of the server")
+            raise error
     finally:
         process.kill()
         process.wait()
@@ -80,12 +84,14 @@ def main() -> int:
     name, folder, licence = sys.argv[1:]
 
     def tell(news: dict[str, object]) -> None:
-        print(json.dumps(news), flush=True)
+        print(json.dumps(news, default=str), flush=True)
 
     try:
         fetch_folder(name, Path(folder), licence, lambda progress: tell(asdict(progress)))
     except LmappsError as error:
-        tell({"error": str(error)})
+        told = error.args[0]
+        sentence = told if isinstance(told, Sentence) else Sentence(told)
+        tell({"error": sentence.template, "values": sentence.values})
         return error.exit_code
     return 0
 

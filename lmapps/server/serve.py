@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 
 from lmapps import __version__
 from lmapps.discovery import Found, Library
+from lmapps.engine.admission import ANY, Lengths
 from lmapps.engine.backends.foreseen import foreseen_bytes
 from lmapps.engine.backends.source import (
     Opening,
@@ -124,7 +125,8 @@ def models_of(settings: ServeSettings, access: Access) -> Models:
     """The models that were named, and those that lie in the checkpoint folders."""
     devices = serving_devices()
     weights = precision(settings.weights, devices)
-    opening = Opening(settings.slots, settings.queue, weights, devices)
+    lengths = Lengths(settings.longest_prompt or ANY.prompt, settings.longest_reply or ANY.reply)
+    opening = Opening(settings.slots, settings.queue, weights, devices, lengths)
     return Models(
         [source_of(word) for word in settings.checkpoint],
         lambda source: access.metered(open_backend(source, opening)),

@@ -81,6 +81,14 @@ class ServeSettings:
     queue: int = setting(
         256, "requests that may wait before others are refused", low=0, high=100_000
     )
+    longest_prompt: int = setting(
+        0, "tokens of a prompt; a conversation's oldest turns are left out to fit; 0 = as many as "
+        "the model's context has room for", low=0, high=2**31 - 1,
+    )  # fmt: skip
+    longest_reply: int = setting(
+        0, "tokens of a reply, whatever is asked for; 0 = as many as the model's context has room "
+        "for", low=0, high=2**31 - 1,
+    )  # fmt: skip
     weights: str = setting(
         AUTO, f"precision of the models: {', '.join(WEIGHTS)} (smaller is faster), or {AUTO}: "
         "bfloat16 on a GPU, else float32", among=(AUTO, *WEIGHTS),

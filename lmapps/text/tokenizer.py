@@ -25,7 +25,10 @@ END = "<|end|>"
 CONTROL_TOKENS = (END_OF_TEXT, END, "<|system|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
 MAX_BYTES = 100_000_000
-"""The largest tokenizer.json; those that are known have a third of it at most."""
+"""The largest file of a tokenizer; those that are known have a third of it at most."""
+MAX_VALUES = 5_000_000
+"""The most values in one. Each takes some 90 bytes while it is read; those that are known have a
+quarter of it at most."""
 
 # A Chinese or Japanese character is a word of its own; other words keep the space before them,
 # so that joining the tokens gives the text back.
@@ -189,15 +192,25 @@ class Tokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{folder} has no tokenizer.json: it is not a whole checkpoint")
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
+        data = bounded(file)
         try:
-            return cls(RawTokenizer.from_file(str(file)))
+            return cls(RawTokenizer.from_buffer(data))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises plain Exception, or panics
             raise CheckpointError(f"{file} cannot be read: {error}") from None
+
+
+def bounded(file: Path) -> bytes:
+    """A file of a tokenizer whose JSON can be read in bounded memory. Raises `CheckpointError` for
+    another."""
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
+    data = file.read_bytes()
+    if data.count(b",") > MAX_VALUES:
+        raise CheckpointError(f"{file} has more than {MAX_VALUES:,} values: it is no tokenizer's")
+    return data
 
 
 class DecodeStream:

@@ -11,8 +11,9 @@ import pytest
 
 from lmapps import Decoding, Messages, Passage, plugin
 from lmapps.discovery import discover
+from lmapps.engine.admission import ANY, Lengths
 from lmapps.engine.application import Application, Asked, Clear, Done, Event, Notice, Progress, Text
-from lmapps.engine.context import fit_conversation
+from lmapps.engine.context import fit_conversation, prompt_room
 from lmapps.engine.engine import Engine
 from lmapps.errors import FieldError, PluginError, PromptTooLong
 from lmapps.evaluation.tasks import score
@@ -106,6 +107,22 @@ def test_what_is_left_of_a_conversation_keeps_the_system_prompt_and_begins_with_
     assert left_out > 0 and left_out % 2 == 0
     assert ids == engine.render([*system, *messages[1 + left_out :]])
     assert fit_conversation(turns(1), engine, SHORT)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "lengths", "room"),
+    [
+        (12, ANY, 116), (1000, ANY, 96), (12, Lengths(prompt=60), 60),
+        (12, Lengths(prompt=999), 116), (1000, Lengths(reply=5), 123),
+        (12, Lengths(reply=999), 116),
+    ],
+)  # fmt: skip
+def test_a_prompt_has_the_room_that_its_reply_cannot_have(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, asked: int, lengths: Lengths, room: int
+) -> None:
+    monkeypatch.setattr(engine, "lengths", lengths)
+    assert engine.context == 128
+    assert prompt_room(engine, Decoding(max_new_tokens=asked)) == room
 
 
 def test_anything_else_that_overflows_is_refused_with_the_length_and_the_limit(

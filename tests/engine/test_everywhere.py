@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 
 from lmapps.decoding import Decoding
 from lmapps.discovery import discover
+from lmapps.engine.admission import Lengths
 from lmapps.engine.application import Application, Done, Event, Notice, Progress, Text
-from lmapps.engine.backends.source import Source, open_backend
+from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
+from lmapps.errors import PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 from tests.engine.test_transformers import make
 
@@ -49,9 +52,9 @@ def theirs(
     backend.close()
 
 
-def events(name: str, backend: Any) -> list[Event]:
+def events(name: str, backend: Any, fields: dict[str, Any] | None = None) -> list[Event]:
     async def read() -> list[Event]:
-        asked = Application(FOUND.plugins[name], backend).events(FIELDS[name], SHORT)
+        asked = Application(FOUND.plugins[name], backend).events(fields or FIELDS[name], SHORT)
         return [event async for event in asked]
 
     return asyncio.run(read())
@@ -83,3 +86,29 @@ def test_the_same_model_gives_the_same_reply_here_and_there(
     here, there = events(name, ours)[-1], events(name, far)[-1]
     assert isinstance(here, Done) and isinstance(there, Done)
     assert (here.reply, here.finish) == (there.reply, there.finish)
+
+
+@pytest.mark.parametrize("place", ["ours", "theirs", "far"])
+def test_no_prompt_and_no_reply_is_longer_than_the_server_takes_and_gives(
+    place: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    known = request.getfixturevalue(place)
+    if place == "ours":
+        known.checkpoint.save(tmp_path)
+    where = known.url if place == "far" else str(known.folder or tmp_path)
+    backend = open_backend(Source("it", where), Opening(lengths=Lengths(prompt=70, reply=5)))
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "the cat sat"} for n in range(21)]
+    with closing(backend):
+        seen = events("chat", backend, {"messages": turns})
+        (notice,) = [event.text for event in seen if isinstance(event, Notice)]
+        assert "longer than the 70 tokens of a prompt: its oldest" in notice
+        done = seen[-1]
+        assert isinstance(done, Done) and done.prompt_tokens <= 70
+        assert (done.completion_tokens, done.finish) == (5, "length")
+        assert isinstance(events("summarize", backend)[-1], Done), "its parts are shorter"
+        told = r"the prompt has \d+ tokens, this server takes at most 70: shorten it"
+        with pytest.raises(PromptTooLong, match=told):
+            events("news", backend, {"headline": "the cat sat " * 10, "topic": "weather"})
+        with pytest.raises(PromptTooLong, match=told):
+            asyncio.run(backend.complete(backend.read([5] * 71), SHORT))
+        assert asyncio.run(backend.complete(backend.read([5] * 70), SHORT)).tokens == 5

@@ -305,6 +305,35 @@ def test_the_key_comes_from_the_environment_and_who_asks_stays_here(
     assert "192" not in body["user"] and len(body["user"]) == 16
 
 
+def test_nobody_takes_all_places_of_what_may_be_under_way_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = OpenAIBackend("far", "http://far.example/v1", "m", queue=4)
+
+    async def goes_on(*_: Any) -> AsyncIterator[Delta]:
+        while True:
+            yield Delta("more")
+
+    async def begun(user: str | None) -> Any:
+        stream = far.stream(far.render(HELLO), SHORT, user)
+        await anext(stream)
+        return stream
+
+    async def ask() -> None:
+        first, _ = [await begun("flood"), await begun("flood")]
+        with pytest.raises(Busy, match="2 of your requests are waiting already"):
+            await begun("flood")
+        others = [await begun("person"), await begun(None)]
+        with pytest.raises(Busy, match="4 requests are under way already"):
+            await begun("person")
+        await first.aclose()
+        assert (far.running, len(others)) == (3, 2) and await begun("flood")
+        assert (far.counts.accepted, far.counts.refused) == (5, 2)
+
+    monkeypatch.setattr(far, "_tried", goes_on)
+    asyncio.run(ask())
+
+
 def test_an_estimate_is_rather_too_high() -> None:
     from lmapps.text.tokenizer import Tokenizer
 

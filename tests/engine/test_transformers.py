@@ -41,6 +41,7 @@ from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots, most_prefix_bytes
 from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.text.tokenizer import MAX_VALUES
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -282,6 +283,11 @@ def test_a_folder_that_is_not_whole_or_lies_is_refused_with_a_sentence(
     with pytest.raises(CheckpointError, match=r"cannot be read with transformers: .*header"):
         open_backend(Source("x", str(folder)))
     weights.write_bytes(whole)
+    vocabulary = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(f'{{"x": [0{",0" * MAX_VALUES}], {vocabulary[1:]}')
+    with pytest.raises(CheckpointError, match="has more than 5,000,000 values"):
+        open_backend(Source("x", str(folder)))
+    (folder / "tokenizer.json").write_text(vocabulary)
     for wrong in ({"n_embd": "wide"}, {"model_type": ["gpt2"]}):
         config.write_text(json.dumps(told | wrong))
         with pytest.raises(CheckpointError):

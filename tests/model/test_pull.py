@@ -280,8 +280,10 @@ def test_a_download_apart_that_fails_or_is_stopped_leaves_nothing(
 ) -> None:
     served_hub[0].licence = "llama3.2"
     target = tmp_path / "home" / "got"
-    with pytest.raises(DownloadError, match=r"is 'llama3\.2': read it"):
+    with pytest.raises(DownloadError, match=r"is 'llama3\.2': read it") as refused:
         pull.pull("some/model", target, fetch=apart.fetch_apart)
+    said = refused.value.args[0]
+    assert "{licence!r}: read it" in said.template and said.values["licence"] == "llama3.2"
     processes = list[subprocess.Popen[bytes]]()
     popen = subprocess.Popen
 

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from lmapps.discovery import discover
+from lmapps.engine.admission import Lengths
 
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 
@@ -106,6 +107,13 @@ def test_a_body_that_is_not_a_json_object_is_named(served: Any, body: str) -> No
 def test_a_body_that_is_too_large_is_refused(served: Any) -> None:
     response = httpx.post(f"{served.url}/apps/summarize", content=b" " * 10_000_001)
     assert response.status_code == 413
+    url = f"{served.url}/v1/chat/completions"
+    for part in ("[]", '""', '{"a": 1}'):  # each is read by itself, while nobody gets a token
+        many = httpx.post(url, content=f'{{"messages": [{part}{f",{part}" * 500_000}]}}'.encode())
+        assert many.status_code == 413 and "around its texts" in many.json()["error"]["message"]
+    text = 'the "cat" sat, [and] \\ {sat}\n' * 50_000  # as long, and read at once
+    asked = httpx.post(url, json={"messages": [{"role": "user", "content": text}]}, timeout=60)
+    assert "the prompt has" in asked.json()["error"]["message"]
 
 
 def test_an_overflowing_conversation_says_what_was_left_out(served: Any) -> None:
@@ -116,6 +124,28 @@ def test_an_overflowing_conversation_says_what_was_left_out(served: Any) -> None
     response = httpx.post(f"{served.url}/v1/chat/completions", json=body)
     assert response.status_code == 200
     assert "oldest" in response.headers["x-lmapps-notice"]
+
+
+def test_a_prompt_longer_than_the_server_takes_is_413_and_a_reply_is_cut_at_what_it_gives(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.engine, "lengths", Lengths(prompt=60, reply=5))
+
+    def ask(where: str, **more: Any) -> Any:
+        return httpx.post(f"{served.url}/v1/{where}", json={"max_tokens": 9, "seed": 1} | more)
+
+    told = {"message": "the prompt has 61 tokens, this server takes at most 60: shorten it",
+            "type": "invalid_request_error", "code": "PromptTooLong"}  # fmt: skip
+    refused = ask("completions", prompt=[5] * 61)
+    assert refused.status_code == 413 and refused.json()["error"].items() >= told.items()
+    for answer in (ask("completions", prompt=[5] * 60), ask("chat/completions", messages=ASK)):
+        body = answer.json()
+        assert body["choices"][0]["finish_reason"] == "length"
+        assert body["usage"]["completion_tokens"] == 5
+    long = [{"role": "user", "content": "word " * 30}]
+    assert ask("chat/completions", messages=long).status_code == 413
+    body = {"headline": "word " * 30, "topic": "weather"}
+    assert httpx.post(f"{served.url}/apps/news", json=body).status_code == 413
 
 
 def test_every_plugin_answers_without_a_content_type_as_curl_sends(served: Any) -> None:

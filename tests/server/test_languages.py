@@ -324,7 +324,7 @@ def test_a_visitor_is_told_in_their_language_that_a_conversation_is_too_long(
     with Engine(endless_checkpoint("gru")) as engine:
         lines = asyncio.run(shown(load_chat(), {"messages": [*LONG, LONG[0]]}, engine))
     assert any(
-        re.fullmatch(r"对话超出了模型 128 个词元的上下文：已略去最早的 \d+ 条消息。", each)
+        re.fullmatch(r"对话超出了提示可有的 \d+ 个词元：已略去最早的 \d+ 条消息。", each)
         for each in lines
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import httpx
 import pytest
 
 from lmapps.discovery import discover
+from lmapps.engine.admission import ANY, Lengths
 from lmapps.engine.backends.source import Source, open_backend
 from lmapps.engine.models import Models
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.server.serve import create_app
+from lmapps.server.accounts.access import Access
+from lmapps.server.serve import create_app, models_of
+from lmapps.server.settings import ServeSettings
 from lmapps.server.store.store import Store
 
 ASK = [{"role": "user", "content": "Where is the cat?"}]
@@ -99,3 +103,20 @@ def test_tools_are_refused_with_a_clear_error(models: Models, tmp_path: Path) ->
     )
     assert refused.status_code == 400
     assert refused.json()["error"]["message"].startswith("tools is not supported: leave it out")
+
+
+@pytest.mark.parametrize(
+    ("more", "lengths"),
+    [
+        ({}, ANY),
+        ({"longest_prompt": 70}, Lengths(prompt=70)),
+        ({"longest_reply": 5}, Lengths(reply=5)),
+    ],
+)
+def test_the_settings_say_how_long_a_prompt_and_a_reply_may_be(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint], more: Any, lengths: Lengths
+) -> None:
+    tiny_checkpoint("gru").save(tmp_path)
+    settings = ServeSettings(checkpoint=(str(tmp_path),), **more)
+    with closing(models_of(settings, Access())) as models:
+        assert models.load().lengths == lengths

@@ -34,6 +34,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "database": ("sqlite:///x.db", "sqlite:///x.db"),
     "slots": ("3", 3),
     "queue": ("0", 0),
+    "longest_prompt": ("4000", 4000),
+    "longest_reply": ("500", 500),
     "weights": ("int8", "int8"),
     "memory": ("2.5", 2.5),
     "requests_a_minute": ("30", 30),

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from lmapps.text.batches import IGNORED, ExampleBatches, PackedBatches, shuffled
 from lmapps.text.corpus import _split_documents, build_corpus
 from lmapps.text.sources import read_documents, read_records
 from lmapps.text.template import Template
-from lmapps.text.tokenizer import CONTROL_TOKENS, Tokenizer, TokenizerKind
+from lmapps.text.tokenizer import (
+    CONTROL_TOKENS,
+    MAX_BYTES,
+    MAX_VALUES,
+    Tokenizer,
+    TokenizerKind,
+)
 
 ENGLISH = "The cat sat on the mat. It's 42 degrees, isn't it?\n\n\tA new line -- and more.\n"
 CHINESE = "今天天气很好，我们去公园散步。你喜欢音乐吗？\n第二行：好的。"
@@ -128,6 +135,17 @@ def test_a_tokenizer_is_saved_and_loaded_whole(tokenizer: Tokenizer, tmp_path: P
     )  # fmt: skip
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path / "nowhere")
+
+
+def test_a_tokenizers_file_is_read_in_bounded_memory(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(f'{{"x": [0{",0" * MAX_VALUES}], {file.read_text()[1:]}')
+    with pytest.raises(CheckpointError, match=r"has more than 5,000,000 values: it is no tokeniz"):
+        Tokenizer.load(tmp_path)
+    os.truncate(file, MAX_BYTES + 1)
+    with pytest.raises(CheckpointError, match=r"has 100,000,001 bytes, more than 100,000,000"):
+        Tokenizer.load(tmp_path)
 
 
 def test_the_vocabulary_report_counts(tokenizer: Tokenizer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmapps.decoding import Decoding
+from lmapps.engine.admission import Lengths
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply
@@ -40,6 +41,10 @@ class Backend(Protocol):
     @property
     def context(self) -> int:
         """The longest prompt and reply together, in tokens."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """The longest prompt and reply each, where they are shorter."""
 
     @property
     def folder(self) -> Path | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmapps.engine.backends.source import Opening, Source, cached, is_native
+from lmapps.engine.backends.source import Opening, Source, cached, native_config
 from lmapps.engine.devices import on_gpu
+
+if TYPE_CHECKING:
+    from lmapps.model.config import ModelConfig
 
 
 def foreseen_bytes(source: Source, opening: Opening) -> int:
@@ -20,8 +23,8 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
     folder = cached(source) if source.is_hub else source.folder
     if folder is None or (source.is_hub and not (folder / "config.json").is_file()):
         return 0
-    if is_native(folder):
-        weights, state = _of_ours(folder, opening)
+    if config := native_config(folder):
+        weights, state = _of_ours(config, opening)
         copies = len(opening.devices)
     else:
         weights, state = _of_theirs(folder, read_json(folder, "config.json"), opening)
@@ -29,11 +32,8 @@ def foreseen_bytes(source: Source, opening: Opening) -> int:
     return (weights + state + most_prefix_bytes(state)) * copies
 
 
-def _of_ours(folder: Path, opening: Opening) -> tuple[int, int]:
+def _of_ours(config: ModelConfig, opening: Opening) -> tuple[int, int]:
     """Bytes of weights and of all slots."""
-    from lmapps.model.folder import read_json, understand
-
-    config = understand(read_json(folder, "config.json"), folder)
     kept = config.hidden_size * config.num_layers
     if config.body == "transformer":
         kept = 2 * config.num_layers * config.num_kv_heads * config.head_size * config.context
@@ -50,7 +50,7 @@ def _of_ours(folder: Path, opening: Opening) -> tuple[int, int]:
 
 def _of_theirs(folder: Path, stored: dict[str, Any], opening: Opening) -> tuple[int, int]:
     """The same of a model that runs through transformers."""
-    from lmapps.engine.backends.transformers import LONGEST_CONTEXT, TOKENS_COUNTED
+    from lmapps.engine.backends.transformers import LONGEST_SERVED, TOKENS_COUNTED
 
     text = stored.get("text_config")
     told = {**stored, **text} if isinstance(text, dict) else stored
@@ -65,8 +65,8 @@ def _of_theirs(folder: Path, stored: dict[str, Any], opening: Opening) -> tuple[
     layers, rows = number("num_hidden_layers", "n_layer", "num_layers"), opening.slots + 1
     wide = number("hidden_size", "n_embd", "d_model")
     heads = number("num_attention_heads", "n_head", "num_heads")
-    context = number("max_position_embeddings", "n_positions") or LONGEST_CONTEXT
-    tokens = min(rows * min(context, LONGEST_CONTEXT), TOKENS_COUNTED)
+    context = number("max_position_embeddings", "n_positions") or LONGEST_SERVED
+    tokens = min(rows * min(context, LONGEST_SERVED), TOKENS_COUNTED)
     head = number("head_dim") or wide // max(1, heads)
     keys = (number("num_key_value_heads") or heads) * head * tokens
     vectors = (number("intermediate_size") or 2 * wide) * rows if number("state_size") else 0

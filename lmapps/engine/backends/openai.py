@@ -10,16 +10,17 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from lmapps.decoding import Decoding
+from lmapps.engine.admission import ANY, Lengths, admit
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
     RETRIED,
-    USUAL_CONTEXT,
     RemotePrompt,
     Temporary,
     body_of,
     context_of,
     deltas_of,
+    models_in,
     refusal,
     seconds_to_wait,
 )
@@ -56,7 +57,8 @@ class OpenAIBackend:
     url    of its API, up to and with /v1; of several servers, with commas between them
     model  what the server calls the model
     key    sent as a bearer token; '' = none
-    queue  how many requests may be under way
+    queue  how many requests may be under way, half of them one person's
+    lengths  the longest prompt, as estimated, and reply
     """
 
     tokenizer = folder = broken = None
@@ -68,26 +70,29 @@ class OpenAIBackend:
         url: str,
         model: str,
         *,
-        context: int = USUAL_CONTEXT,
         key: str = "",
         queue: int = 256,
+        lengths: Lengths = ANY,
     ) -> None:
-        self.name, self.model, self.context = name, model, context
+        self.name, self.model, self.context, self.lengths = name, model, context_of({}), lengths
         self.fleet = Fleet(urls_of(url))
-        self.queue, self.counts, self.running = queue, Counts(), 0
+        self.queue, self.counts = queue, Counts()
+        self._under_way: list[User] = []
+        """Whose each of the requests is."""
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._trusted = ssl.create_default_context() if "https://" in url else False
         self._closed = False
 
     @classmethod
     def connect(
-        cls, name: str, url: str, model: str = "", key: str = "", queue: int = 256
-    ) -> OpenAIBackend:
+        cls, name: str, url: str, model: str = "", key: str = "", queue: int = 256,
+        lengths: Lengths = ANY,
+    ) -> OpenAIBackend:  # fmt: skip
         """Ask the servers for their models; without a name the first one's first is taken.
 
         Raises `ModelServerError` where none answers, and where one that does has no such model.
         """
-        client, answered = cls(name, url, model, key=key, queue=queue), 0
+        client, answered = cls(name, url, model, key=key, queue=queue, lengths=lengths), 0
         for server in client.fleet.servers:
             try:
                 client._learn(server, is_first=not answered)
@@ -98,6 +103,10 @@ class OpenAIBackend:
         if not answered:
             raise gone
         return client
+
+    @property
+    def running(self) -> int:
+        return len(self._under_way)
 
     @property
     def url(self) -> str:
@@ -154,21 +163,21 @@ class OpenAIBackend:
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels.
 
         Raises `Busy` or `ModelServerError` where the server goes on refusing, and `InputError`
-        where it says that the request is wrong.
+        where the request is wrong, here or by what the server says.
         """
-        if reason := self._why_not():
-            self.counts.refused += not self._closed
-            raise ShuttingDown(reason) if self._closed else Busy(reason)
+        if self._closed:
+            raise ShuttingDown()
         url = self.fleet.servers[0].url
-        body = body_of(url, self.model, prompt, decoding, user, self.context)
-        self.counts.accepted += 1
-        self.running += 1
+        body = body_of(url, self.model, prompt, decoding, user, self.context, self.lengths)
+        admit(self._why_not(), user, self._under_way, self.queue, self.counts)
+        self._under_way.append(user)
         finish = "cancelled"
         try:
             async with aclosing(self._tried(prompt, body, user)) as deltas:
                 async for delta in deltas:
                     finish = delta.finish or finish
-                    self._count(delta)
+                    if delta.usage:
+                        self.counts.add(delta.usage)
                     yield delta
         except LmappsError as error:
             finish = "error"
@@ -176,7 +185,7 @@ class OpenAIBackend:
                 self.counts.trouble = time.monotonic(), str(error)
             raise
         finally:
-            self.running -= 1
+            self._under_way.remove(user)
             self.counts.end(finish, time.monotonic())
 
     async def complete(self, prompt: RemotePrompt, decoding: Decoding, user: User = None) -> Reply:
@@ -199,15 +208,12 @@ class OpenAIBackend:
         """Which model a server has, and what its context is."""
         import httpx
 
+        asked = f"{server.url}/models"
         try:
-            asked = f"{server.url}/models"
             response = httpx.get(asked, headers=self._headers, timeout=CONNECT_SECONDS)
-            listed = response.json()["data"] if response.status_code == 200 else []
-            known = {str(one["id"]): one for one in listed}
         except httpx.RequestError as error:
             raise Temporary(self._unreachable(server, error)) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            known = {}
+        known = models_in(response.text) if response.status_code == 200 else {}
         if response.status_code not in (200, 404):
             raise refusal(self.name, response.status_code, response.text, {})
         if not (known or self.model):
@@ -291,10 +297,3 @@ class OpenAIBackend:
             "the server of the model {name!r} at {url} does not answer ({reason}): is it running?",
             name=self.name, url=server.url, reason=str(error) or type(error).__name__,
         )  # fmt: skip
-
-    def _count(self, delta: Delta) -> None:
-        if delta.usage:
-            self.counts.prompt_tokens += delta.usage.prompt_tokens
-            self.counts.reused_tokens += delta.usage.reused
-            self.counts.read_tokens += delta.usage.prompt_tokens - delta.usage.reused
-            self.counts.generated_tokens += delta.usage.completion_tokens

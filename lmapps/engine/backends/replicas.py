@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from lmapps.decoding import Decoding
+from lmapps.engine.admission import Lengths
 from lmapps.engine.counts import Counts
 from lmapps.engine.engine import Engine
 from lmapps.engine.explanation import Explanation
@@ -57,6 +58,10 @@ class Replicas:
     @property
     def context(self) -> int:
         return self._first.context
+
+    @property
+    def lengths(self) -> Lengths:
+        return self._first.lengths
 
     @property
     def folder(self) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from lmapps.engine.admission import ANY, Lengths
 from lmapps.engine.backends.fleet import urls_of
 from lmapps.engine.devices import on_gpu
 from lmapps.errors import CheckpointError, ModelTooLarge, SettingsError
@@ -16,6 +17,7 @@ from lmapps.paths import checkpoint_folders, find_checkpoint
 
 if TYPE_CHECKING:
     from lmapps.engine.backends.backend import Backend
+    from lmapps.model.config import ModelConfig
 
 HUB = "hf:"
 """Begins the name of a model on the Hugging Face Hub."""
@@ -64,6 +66,8 @@ class Opening:
     """The precision that it is used in: float32, bfloat16 or int8."""
     devices: tuple[str, ...] = ("cpu",)
     """Where; each of several GPUs has a copy of a model of ours."""
+    lengths: Lengths = ANY
+    """The longest prompt and reply, where they are shorter than the model's context."""
 
 
 USUAL = Opening()
@@ -146,17 +150,18 @@ def _opened(source: Source, opening: Opening) -> Backend:
 
         url, _, model = source.place.partition("#")
         key = os.environ.get(source.key_name, "")
-        return OpenAIBackend.connect(source.name, url, model, key, opening.queue)
+        return OpenAIBackend.connect(source.name, url, model, key, opening.queue, opening.lengths)
     folder = source.folder or _fetched(source)
-    if is_native(folder):
+    if native_config(folder):
         return _ours(folder, source.name, opening)
     from lmapps.engine.backends.transformers import load
     from lmapps.engine.engine import Engine
 
     foreign = load(folder, opening.devices[0], opening.weights)
     return Engine(
-        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step
-    )
+        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step,
+        lengths=opening.lengths,
+    )  # fmt: skip
 
 
 def _ours(folder: Path, name: str, opening: Opening) -> Backend:
@@ -176,8 +181,11 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
         for device in opening.devices:
             checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
             step = choose_step(checkpoint.model, opening.weights, served=True)
-            slots, queue = opening.slots, opening.queue
-            engines.append(Engine(checkpoint, slots=slots, queue=queue, name=name, step=step))
+            engine = Engine(
+                checkpoint, slots=opening.slots, queue=opening.queue, name=name, step=step,
+                lengths=opening.lengths,
+            )  # fmt: skip
+            engines.append(engine)
     except BaseException:
         for engine in engines:
             engine.close()
@@ -185,16 +193,16 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def is_native(folder: Path) -> bool:
-    """Whether our own model reads the folder. Raises `CheckpointError` where it is none."""
+def native_config(folder: Path) -> ModelConfig | None:
+    """The shape of a folder's model, where our own reads it; None where transformers has to. Raises
+    `CheckpointError` where it is no model's."""
     from lmapps.model.folder import read_json, understand
 
     stored = read_json(folder, "config.json")
     try:
-        understand(stored, folder)
+        return understand(stored, folder)
     except CheckpointError:
-        return False
-    return True
+        return None
 
 
 def fetch(source: Source) -> None:

@@ -23,11 +23,11 @@ from lmapps.model.folder import read_json
 from lmapps.model.state import State
 from lmapps.native.shapes import Shapes
 from lmapps.text.template import Template
-from lmapps.text.tokenizer import Tokenizer
+from lmapps.text.tokenizer import Tokenizer, bounded
 
-LONGEST_CONTEXT = 8192
+LONGEST_SERVED = 8192
 """Models of today name contexts whose caches would fill any memory: ours is not longer."""
-TOKENS_COUNTED = 4 * LONGEST_CONTEXT
+TOKENS_COUNTED = 4 * LONGEST_SERVED
 """Caches grow as needed: of all slots together so many tokens are counted as the model's memory,
 and whoever would need more waits."""
 PLAIN = (
@@ -56,9 +56,9 @@ class ForeignModel:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         text = inner.config.get_text_config()
-        told = getattr(text, "max_position_embeddings", None) or LONGEST_CONTEXT
+        told = getattr(text, "max_position_embeddings", None) or LONGEST_SERVED
         count = sum(part.numel() for part in inner.parameters())
-        self.config = ForeignShape(inner.config.model_type, count, min(told, LONGEST_CONTEXT))
+        self.config = ForeignShape(inner.config.model_type, count, min(told, LONGEST_SERVED))
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +122,8 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
             f"{folder}: models of type {kind!r} are not supported: transformers knows no causal "
             "model of it, or only with code of its own, which is never run"
         )
+    for file in folder.glob("*.json"):
+        bounded(file)
     options: dict[str, Any] = {"device_map": "auto"} if device.startswith("cuda") else {}
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     loaded: Any = AutoModelForCausalLM.from_pretrained(

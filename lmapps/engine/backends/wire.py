@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmapps.decoding import Decoding
+from lmapps.engine.admission import Lengths
 from lmapps.engine.request import Delta, Finish, Usage
 from lmapps.engine.turns import User
 from lmapps.errors import Busy, InputError, LmappsError, ModelServerError, PromptTooLong
@@ -56,9 +58,14 @@ class Temporary(Exception):
 
 
 def body_of(
-    url: str, model: str, prompt: RemotePrompt, decoding: Decoding, user: User, context: int
-) -> dict[str, Any]:
-    """The request. Raises `InputError` for what cannot be asked for through this API."""
+    url: str, model: str, prompt: RemotePrompt, decoding: Decoding, user: User, context: int,
+    lengths: Lengths,
+) -> dict[str, Any]:  # fmt: skip
+    """The request. Raises `InputError` for what cannot be asked for through this API, and
+    `PromptTooLong`."""
+    lengths.check_prompt(
+        len(prompt), sys.maxsize
+    )  # the server counts what the context has room for
     if decoding.logprobs is not None:
         raise InputError(f"logprobs are not known of the model {model!r}: leave logprobs out")
     limit = "max_completion_tokens" if "://api.openai.com/" in f"{url}/" else "max_tokens"
@@ -68,7 +75,7 @@ def body_of(
         "prompt" if prompt.is_text else "messages": prompt.asked,
         "stream": True,
         "stream_options": {"include_usage": True},
-        limit: min(decoding.max_new_tokens, room),
+        limit: min(decoding.max_new_tokens, lengths.reply, room),
         "temperature": decoding.temperature,
     }
     for name in ("top_p", "presence_penalty", "frequency_penalty", "seed", *_EXTRA):
@@ -137,6 +144,14 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
         for line in lines:
             yield line.decode(errors="replace").rstrip("\r")
     yield rest.decode(errors="replace")
+
+
+def models_in(text: str) -> dict[str, Any]:
+    """What a server tells of each of its models, by name; empty where that is no such list."""
+    try:
+        return {str(one["id"]): one for one in json.loads(text)["data"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def context_of(told: dict[str, Any]) -> int:

@@ -67,7 +67,7 @@ def openai_routes(models: Models) -> APIRouter:
             response = await answer.response(request)
         if left_out:
             response.headers["x-lmapps-notice"] = (
-                f"the oldest {left_out} messages were left out to fit the context"
+                f"the oldest {left_out} messages were left out to fit"
             )
         return response
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +19,12 @@ from lmapps.server.gate.log import REQUEST
 
 MAX_BODY = 10_000_000
 """The largest request, in bytes."""
+MAX_STRUCTURE = 1_000_000
+"""How many of them may stand outside of texts. JSON is read between everybody's tokens: ten million
+bytes of text in 15 ms, as many of `[],[],` in a second."""
+MAX_TEXTS = 100_000
+"""How many texts are looked for in a large request; more of them count as being outside."""
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 # Of OpenAI's parameters: our name for each that sets decoding.
 _DECODING = {
@@ -54,6 +61,7 @@ async def read_body(request: Request, most: int = MAX_BODY) -> bytes:
 async def read_json(request: Request) -> dict[str, Any]:
     """The JSON object of a request's body, whatever its content type says."""
     body = await read_body(request)
+    _check_structure(body)
     try:
         values = json.loads(body or b"{}")
         if b"\\u" in body:  # half a surrogate pair is JSON, but no text
@@ -63,6 +71,14 @@ async def read_json(request: Request) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"the request's body must be a JSON object, got {str(values)[:60]!r}")
     return values
+
+
+def _check_structure(body: bytes) -> None:
+    """Raises `TooLarge` where reading the JSON would take long."""
+    if len(body) > MAX_STRUCTURE and len(_TEXT.sub(b"", body, MAX_TEXTS)) > MAX_STRUCTURE:
+        raise TooLarge(
+            f"the request has more than {MAX_STRUCTURE:,} bytes around its texts: shorten it"
+        )
 
 
 def decoding_of(values: Mapping[str, Any], start: Decoding) -> Decoding:
