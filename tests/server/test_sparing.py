@@ -103,7 +103,8 @@ def test_a_tab_says_itself_where_it_stands_but_not_whose_it_is() -> None:
     assert "ann" not in place.as_text()
     assert place_from(place.as_text(), "bob") == Place("bob", "a conversation", "a turn", 120)
     assert place_from(place.as_text(), "bob", True).looks
-    assert place_from(Place("ann", listed=600).as_text(), "bob") == Place("bob", listed=600)
+    listed = Place("ann", listed=600, search="cats")
+    assert place_from(listed.as_text(), "bob") == Place("bob", listed=600, search="cats")
 
 
 @pytest.mark.parametrize(
