@@ -28,9 +28,9 @@ STORM = ("Storm closes airport for two days", "weather", "news report", "one par
 HINT = "Fill in the form and press Write"
 
 
-@pytest.fixture
-def page(visit: Callable[..., Any]) -> Iterator[Any]:
-    page = visit()
+@pytest.fixture(params=[1280, pytest.param(390, marks=pytest.mark.long)])
+def page(visit: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Any]:
+    page = visit(width=request.param)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     return page
 
