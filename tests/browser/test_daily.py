@@ -197,12 +197,14 @@ def test_a_form_stands_beside_its_reply_or_above_it_on_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) -> None:
+def test_shift_enter_is_a_new_line_that_stays_as_it_is_and_the_box_keeps_the_cursor(
+    visit: Visit,
+) -> None:
     page = visit()
     page.fill("#message textarea", "one")
     page.press("#message textarea", "Shift+Enter")
-    page.keyboard.type("two")
-    assert page.input_value("#message textarea") == "one\ntwo"
+    page.keyboard.type("    two")
+    assert page.input_value("#message textarea") == "one\n    two"
     page.keyboard.press("Enter")
     wait_until_pressable(page, "Stop")
     wait_until_pressable(page, "Send")
@@ -210,6 +212,10 @@ def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) ->
     page.wait_for_timeout(200)
     page.keyboard.type("next")
     assert page.input_value("#message textarea") == "next"
+    page.locator("#chat-chat .user.message").first.hover()
+    page.locator("#chat-chat").get_by_label("Edit").first.click()
+    wait_for(page, lambda: page.locator("#chat-chat textarea").count() > 0)
+    assert page.locator("#chat-chat textarea").first.input_value() == "one\n    two"
 
 
 def test_after_send_the_cursor_is_in_the_box_again(visit: Visit) -> None:

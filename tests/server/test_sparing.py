@@ -11,12 +11,15 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from lmapps.discovery import discover
 from lmapps.server.accounts.users import Account
+from lmapps.server.page.chat.dialogue import Dialogue
 from lmapps.server.page.chat.saved import LISTED, MOST_SHOWN, SHOWN_TURNS, Place, place_from
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.document import KEPT, Document
 from lmapps.server.page.sparing import CLOSED_PAGES, OpenPage, OpenPages, Page
 from lmapps.server.page.visitor import Visitor
-from lmapps.server.store.store import Store
+from lmapps.server.store.store import Store, new_turn
 from lmapps.server.who import ACCOUNT
 
 NAME = "0123456789abcdef" * 2
@@ -60,6 +63,19 @@ def test_a_conversation_is_sent_as_gradio_sends_it(page: Any) -> None:
     ours = asyncio.run(talking.postprocess_data(event, {talk: said}, state))
     theirs = asyncio.run(gr.Blocks.postprocess_data(talking, event, [said, "x"], state))
     assert ours[0] == theirs[0].model_dump() if hasattr(theirs[0], "model_dump") else theirs[0]
+
+
+def test_what_was_written_is_shown_with_its_indentation(page: Any) -> None:
+    """A program's, a list's within a list: else it means something else, and so does an edit."""
+    written = "Like this:\n    if one:\n        two()"
+    assert told(page, {page.line: written}, OpenPage(page))[1] == written
+    with Page():
+        dialogue = Dialogue(discover().get("chat"))
+    turns = [new_turn(None, "user", written, "person")]
+    for busy in (True, False):
+        shown = dialogue.update(Seen(Place(), turns=turns, busy=busy))[dialogue.chatbot]
+        (sent,) = dialogue.chatbot.postprocess(shown if busy else shown["value"]).root
+        assert sent.content[0].text == written
 
 
 def test_an_event_is_given_what_gradio_would_give_it_and_the_same_is_refused() -> None:
