@@ -1,6 +1,7 @@
 """The real product with its default checkpoint -> pictures of each tab for README and docs.
 
-    ./dev screenshots
+    ./dev screenshots              all of them
+    ./dev screenshots chat models  those of some tabs
 
 Each tab in light and in dark, on a desk and on a phone, after somebody has used it.
 """
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from tests.browser.hands import button, fill, open_tab, tabs  # noqa: E402
+from tests.browser.hands import button, fill, open_tab, seen, tabs, unfold  # noqa: E402
 
-IMAGES = ROOT / "docs" / "images"
+DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SIZES = {"": (1280, 800), "-phone": (390, 844)}
@@ -69,11 +71,36 @@ def compared(page: Any) -> None:
     button(page, "None is better").wait_for(timeout=120_000)
 
 
+def looked_into(page: Any) -> None:
+    """The tokens of the chat's last reply, and what else might have come in one's place."""
+    unfold(page, "Inside the reply")
+    seen(page, "#score").click()
+    seen(page, ".strip :is(.less, .unlikely, .surprising)").first.click()
+    seen(page, ".detail .row").first.wait_for()
+    seen(page, ".saw").first.evaluate("panel => panel.scrollIntoView()")
+
+
+def trained(page: Any) -> None:
+    """A small model that has read these pages for a minute, with its curves and samples."""
+    told = page.locator("#run-view")
+    told.get_by_text("There is no run yet").or_(told.get_by_text("Finished")).wait_for()
+    if told.get_by_text("Finished").count():  # by an earlier visitor
+        return
+    fill(page, "#pasted", "\n\n".join(file.read_text() for file in sorted(DOCS.glob("*.md"))))
+    fill(page, "#minutes", "1")
+    fill(page, "#run-name", "docs")
+    button(page, "Start").click()
+    told.get_by_text("Finished").wait_for(timeout=300_000)
+    page.evaluate("scrollTo(0, 0)")
+
+
 USES: dict[str, Callable[[Any], None]] = {
     "Chat": chatted, "Code": written, "News": written, "Summarize": written,
-    "Compare": compared,
+    "Compare": compared, "Training": trained,
 }  # fmt: skip
 """What is done in a tab before it is pictured; the others are only opened."""
+MORE: dict[str, dict[str, Callable[[Any], None]]] = {"Chat": {"inside": looked_into}}
+"""What is done after that in a tab, for further pictures of it by these names."""
 
 
 def ended(page: Any, name: str) -> None:
@@ -114,23 +141,32 @@ def _answers(url: str) -> bool:
         return False
 
 
-def pictures(browser: Any, url: str) -> Iterator[tuple[str, bytes]]:
-    """File names and PNG images."""
+def pictures(browser: Any, url: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """File names and PNG images, of some tabs or, if none is named, of all."""
     for ending in SIZES:
         for scheme in ("light", "dark"):
             visitor = browser.new_context(viewport=_size(ending), color_scheme=scheme)
             page = visitor.new_page()
             page.goto(url)
             page.wait_for_selector("#send:not([disabled])")
-            for name in tabs(page):
-                open_tab(page, name)
+            for tab in tabs(page):
+                if wanted and tab.lower() not in wanted:
+                    continue
+                open_tab(page, tab)
                 page.wait_for_timeout(300)
-                USES.get(name, lambda _: None)(page)
-                page.mouse.move(0, 0)
-                page.wait_for_timeout(600)
-                page.evaluate(UNNAMED, str(ROOT))
-                yield f"{name.lower()}-{scheme}{ending}", page.screenshot()
+                uses = {tab.lower(): USES.get(tab, lambda _: None), **MORE.get(tab, {})}
+                for name, use in uses.items():
+                    use(page)
+                    yield f"{name}-{scheme}{ending}", pictured(page)
             visitor.close()
+
+
+def pictured(page: Any) -> bytes:
+    """What is to be seen once it has settled."""
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(600)
+    page.evaluate(UNNAMED, str(ROOT))
+    return bytes(page.screenshot())
 
 
 def _size(ending: str) -> dict[str, int]:
@@ -140,15 +176,14 @@ def _size(ending: str) -> dict[str, int]:
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
-    total = 0
     with serving() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for name, png in pictures(browser, url):
+        for name, png in pictures(browser, url, sys.argv[1:]):
             file = IMAGES / f"{name}.webp"
             Image.open(io.BytesIO(png)).save(file, quality=QUALITY, method=6)
-            total += file.stat().st_size
             print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
+    total = sum(file.stat().st_size for file in IMAGES.iterdir())
     print(f"{total / 1000:.0f} kB in all")
     if total > LIMIT:
         sys.exit(f"more than {LIMIT / 1000:.0f} kB: lower QUALITY")

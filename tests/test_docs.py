@@ -46,6 +46,22 @@ def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_tab_is_shown_in_a_picture_light_and_dark_on_a_desk_and_on_a_phone() -> None:
+    """And there is none that nobody sees."""
+    pages = [*DOCS.glob("*.md"), *DOCS.parent.glob("README*.md")]
+    sources = re.compile(r'(?:src|srcset)="(?:docs/)?images/([^"]+)"')
+    shown = {name for page in pages for name in sources.findall(page.read_text())}
+    tabs = {file.stem for file in (DOCS.parent / "plugins").glob("[!_]*.py")}
+    tabs |= {"compare", "models", "training", "plugins"}
+    wanted = {
+        f"{tab}-{scheme}{width}.webp"
+        for tab in tabs
+        for scheme in ("light", "dark")
+        for width in ("", "-phone")
+    }
+    assert wanted <= shown == {file.name for file in (DOCS / "images").iterdir()}
+
+
 PLUGINS = (DOCS / "plugins.md").read_text()
 
 

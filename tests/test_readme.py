@@ -24,6 +24,10 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in found]
 
 
+def pictures(text: str) -> list[str]:
+    return re.findall(r'(?:src|srcset)="([^"]+)"', text)
+
+
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [(page.name, words) for page in PAGES for words in commands(page.read_text())]
 
@@ -70,7 +74,7 @@ def test_ci_installs_what_tests_need_and_there_nothing_of_it_is_skipped(
 @pytest.mark.parametrize("text", [README, CHINESE], ids=["English", "Chinese"])
 def test_the_readme_stays_short_and_its_links_lead_somewhere(text: str) -> None:
     assert len(text.splitlines()) <= 200
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text) + pictures(text):
         assert (ROOT / target).exists(), target
 
 
@@ -85,7 +89,8 @@ def test_the_readme_in_chinese_has_the_same_code_and_links_and_names_the_same_tr
         return re.findall(r"```(?:python)?\n(.*?)```", text, re.S)
 
     def links(text: str) -> set[str]:
-        return set(re.findall(r"\]\(([^)#]+)", text)) - {"README.md", "README.zh.md"}
+        found = re.findall(r"\]\(([^)#]+)", text) + pictures(text)
+        return set(found) - {"README.md", "README.zh.md"}
 
     *english, tree = code(README)
     *chinese, same_tree = code(CHINESE)

@@ -10,7 +10,7 @@ Points = Sequence[tuple[float, float]]
 Place = Callable[[float, float], tuple[float, float]]
 
 WIDTH, HEIGHT = 480, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 12, 34
 BAR_NAMES = 190
 SMALLEST = 1e-300
 """No step of an axis is finer: numbers end there."""

@@ -10,7 +10,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.server.accounts.users import Users
-from tests.browser.hands import button, fill, open_tab, seen
+from tests.browser.hands import button, fill, open_tab, seen, tabs
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse"
@@ -19,8 +19,8 @@ PASSWORD = "correct horse"
 class Person:
     """Somebody at a browser of their own."""
 
-    def __init__(self, browser: Any, url: str) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+    def __init__(self, browser: Any, url: str, width: int = 1280) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900})
         self.page, self.url = self.context.new_page(), url
 
     def log_in(self, name: str, password: str = PASSWORD) -> None:
@@ -48,7 +48,7 @@ class Person:
         ]
 
     def tabs(self) -> list[str]:
-        return [text.strip() for text in self.page.get_by_role("tab").all_inner_texts()]
+        return tabs(self.page)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def shared(serve: Callable[..., Any]) -> Iterator[Any]:
 
 
 def test_two_people_log_in_and_see_what_is_theirs(browser: Any, shared: Any) -> None:
-    ann, bob = Person(browser, shared.url), Person(browser, shared.url)
+    ann, bob = Person(browser, shared.url), Person(browser, shared.url, width=390)
     ann.log_in("ann", "wrong one")
     ann.page.get_by_text("The name or the password is not right.").wait_for()
     assert ann.page.input_value("input[name=name]") == "ann"
@@ -74,7 +74,8 @@ def test_two_people_log_in_and_see_what_is_theirs(browser: Any, shared: Any) -> 
     ann.arrive()
     bob.log_in("bob")
     bob.arrive()
-    assert "Plugins" in ann.tabs() and "Plugins" not in bob.tabs()
+    assert {"Plugins", "Summarize"} < {*ann.tabs()}
+    assert "Plugins" not in bob.tabs() and "Summarize" in bob.tabs()
     ann.say("a secret of Ann's")
     bob.say("a secret of Bob's")
     assert ann.listed() == ["a secret of Ann's"] and bob.listed() == ["a secret of Bob's"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,18 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.server.store.store import new_turn
+from tests.browser.hands import button, fill, seen, unfold
 
 pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parents[2]
+BOTH = pytest.mark.parametrize("page", [1280, 390], indirect=True)
+"""Also a phone in the short tier."""
 
 
-@pytest.fixture
-def page(browser: Any, served: Any) -> Iterator[Any]:
-    """A fresh visitor."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+@pytest.fixture(params=[1280, pytest.param(390, marks=pytest.mark.long)])
+def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A fresh visitor at a desk, or with a phone."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
     yield opened(context.new_page(), served.url)
     context.close()
     served.wait_until_idle()
@@ -29,10 +35,6 @@ def opened(page: Any, url: str) -> Any:
     page.goto(url)
     page.wait_for_selector("#send:not([disabled])")
     return page
-
-
-def button(page: Any, name: str) -> Any:
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
 
 
 def said(page: Any) -> list[str]:
@@ -46,6 +48,30 @@ def said(page: Any) -> list[str]:
 
 def listed(page: Any) -> list[str]:
     return [text.strip() for text in page.locator("#conversations label").all_inner_texts()]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
+def unfold_list(page: Any) -> None:
+    """On a phone it is folded away above the chat."""
+    if not seen(page, "#search").count():
+        button(page, "Conversations").click()
+
+
+def choose_from_list(page: Any, title: str) -> None:
+    unfold_list(page)
+    seen(page, "#conversations label").filter(has_text=title).click()
+    if page.viewport_size["width"] < 720:
+        wait_for(page, lambda: not seen(page, "#conversations").count())  # folded away again
 
 
 def send(page: Any, text: str) -> None:
@@ -80,17 +106,25 @@ def wait_for(page: Any, check: Callable[[], bool]) -> None:
     raise AssertionError(f"said: {said(page)}, listed: {listed(page)}")
 
 
-def test_conversations_are_listed_and_opened_again(page: Any) -> None:
+@BOTH
+def test_conversations_are_listed_searched_and_opened_again(page: Any) -> None:
+    unfold_list(page)
+    page.get_by_text("What you talk about is kept in this list.").wait_for()
     send(page, "The first one")
     first = said(page)
     button(page, "New chat").click()
     wait_for(page, lambda: said(page) == [])
     send(page, "The second one")
     assert listed(page) == ["The second one", "The first one"]
-    page.locator("#conversations label", has_text="The first one").click()
+    choose_from_list(page, "The first one")
     wait_for(page, lambda: said(page) == first)
-    page.fill("#search textarea, #search input", "second")
+    unfold_list(page)
+    fill(page, "#search", "second")
     wait_for(page, lambda: listed(page) == ["The second one"])
+    send(page, "One more")
+    assert listed(page) == ["The second one"], "what stands in the box is what is listed"
+    fill(page, "#search", "")
+    wait_for(page, lambda: listed(page) == ["The first one", "The second one"])
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -180,13 +214,15 @@ def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written
     button(page, "New chat").click()
     served.wait_until_idle()
     wait_for(page, lambda: said(page) == [])
-    page.locator("#conversations label", has_text="Tell me everything").click()
+    choose_from_list(page, "Tell me everything")
     wait_for(page, lambda: len(said(page)) == 2 and said(page)[1] != "")
 
 
+@BOTH
 def test_deleting_can_be_taken_back_and_a_title_is_changed(page: Any) -> None:
     send(page, "To be deleted")
-    page.get_by_text("This conversation").locator("visible=true").click()
+    unfold_list(page)
+    unfold(page, "This conversation")
     page.locator("#title textarea, #title input").fill("<b onclick='x'>My title</b>")
     button(page, "Rename").click()
     wait_for(page, lambda: listed(page) == ["<b onclick='x'>My title</b>"])
@@ -197,10 +233,12 @@ def test_deleting_can_be_taken_back_and_a_title_is_changed(page: Any) -> None:
     wait_for(page, lambda: len(listed(page)) == 1 and len(said(page)) == 2)
 
 
+@BOTH
 def test_a_conversation_goes_out_as_a_file_and_comes_back(page: Any, tmp_path: Path) -> None:
     send(page, "Take me along")
     before = said(page)
-    page.get_by_text("This conversation").locator("visible=true").click()
+    unfold_list(page)
+    unfold(page, "This conversation")
     button(page, "Export").click()
     links = page.locator("#exported a")
     links.first.wait_for()
@@ -215,8 +253,12 @@ def test_a_conversation_goes_out_as_a_file_and_comes_back(page: Any, tmp_path: P
     assert json.loads(files[".json"].read_text())["lmapps"] == "conversation"
     button(page, "New chat").click()
     wait_for(page, lambda: said(page) == [])
-    page.locator("input[type=file][accept='.json']").set_input_files(files[".json"])
+    unfold_list(page)
+    with page.expect_file_chooser() as chooser:
+        button(page, "Import").click()
+    chooser.value.set_files(files[".json"])
     wait_for(page, lambda: said(page) == before and len(listed(page)) == 2)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     bad = tmp_path / "bad.json"
     bad.write_text("no JSON")
     page.locator("input[type=file][accept='.json']").set_input_files(bad)
@@ -251,10 +293,7 @@ def test_two_tabs_on_one_conversation_overwrite_nothing(browser: Any, served: An
 def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
     browser: Any, serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    database = f"sqlite:///{tmp_path / 'kept.db'}"
+    port, database = free_port(), f"sqlite:///{tmp_path / 'kept.db'}"
     context = browser.new_context()
     page = context.new_page()
     # It would begin anew when it sees that another process answers: here it has not seen it yet.
@@ -272,6 +311,43 @@ def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
         stranger = opened(browser.new_page(), served.url)
         assert listed(stranger) == [] and said(stranger) == []
         stranger.close()
+    context.close()
+
+
+SERVER = """
+import sys, time
+from lmapps.discovery import discover
+from tests.conftest import _served
+with _served(discover(), 0.05, sys.argv[1], int(sys.argv[2])):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_was_written_is_there_after_the_server_was_killed_in_the_middle_of_it(
+    browser: Any, serve: Callable[..., Any], tmp_path: Path, width: int
+) -> None:
+    port, database = free_port(), f"sqlite:///{tmp_path / 'kept.db'}"
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    command = [sys.executable, "-c", SERVER, database, str(port)]
+    with subprocess.Popen(command, cwd=ROOT) as server:
+        wait_for(page, lambda: answers(port))
+        opened(page, f"http://127.0.0.1:{port}")
+        page.fill("#message textarea", "Tell me everything")
+        button(page, "Send").click()
+        wait_for(page, lambda: len(said(page)) == 2 and len(said(page)[1]) > 30)
+        written = said(page)[1]
+        page.wait_for_timeout(1500)  # it is saved every half a second
+        assert button(page, "Send").is_disabled(), "it is still being written"
+        server.kill()
+    with serve(discover(), 0.0, database, port):  # the page finds it by itself
+        page.wait_for_selector("#send:not([disabled])")
+        wait_for(page, lambda: len(said(page)) == 2 and said(page)[1].startswith(written[:20]))
+        assert len(said(page)[1]) >= len(written)
+        send(page, "And then?")
+        assert len(said(page)) == 4 and listed(page) == ["Tell me everything"]
     context.close()
 
 

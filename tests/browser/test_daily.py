@@ -20,7 +20,11 @@ from tests.browser.hands import (
 
 pytestmark = pytest.mark.browser
 Visit = Callable[..., Any]
+LONG = pytest.mark.long
 WIDTHS = pytest.mark.parametrize("width", [1280, 390])
+DESK = pytest.mark.parametrize("width", [1280, pytest.param(390, marks=LONG)])
+PHONE = pytest.mark.parametrize("width", [390, pytest.param(1280, marks=LONG)])
+"""The other one in the long tier."""
 
 
 def say(page: Any, text: str) -> None:
@@ -77,8 +81,11 @@ def test_a_preset_sets_the_sliders_is_saved_by_name_and_remembered(
     page.get_by_text("Precise is always there").wait_for()
 
 
-def test_a_persona_is_saved_and_a_reply_says_with_which_it_was_made(visit: Visit) -> None:
-    page = visit()
+@DESK
+def test_a_persona_is_saved_and_a_reply_says_with_which_it_was_made(
+    visit: Visit, width: int
+) -> None:
+    page = visit(width=width)
     unfold(page, "Persona")
     seen(page, "#field-persona textarea, #field-persona input").first.fill("You are a pirate.")
     seen(page, "#preset-chat-fields input").fill("Pirate")
@@ -135,10 +142,11 @@ def test_any_reply_can_be_looked_into_by_pointer_finger_and_keys(visit: Visit, w
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@PHONE
 def test_a_reply_is_corrected_its_code_is_in_colour_and_undo_gives_the_message_back(
-    visit: Visit,
+    visit: Visit, width: int
 ) -> None:
-    page = visit(width=390)
+    page = visit(width=width)
     say(page, "Write a function")
     page.locator("#chat-chat .bot.message").first.hover()
     page.locator("#chat-chat").get_by_label("Edit").last.click()
@@ -155,13 +163,13 @@ def test_a_reply_is_corrected_its_code_is_in_colour_and_undo_gives_the_message_b
     button(page, "Undo").click()
     wait_for(page, lambda: page.input_value("#message textarea") == "Write a function")
     wait_for(page, lambda: page.locator("#chat-chat .message").count() == 0)
-    button(page, "Conversations").click()
-    seen(page, "#conversations label").filter(has_text="Write a function").click()
-    wait_for(page, lambda: not seen(page, "#conversations").count())  # folded away again
 
 
-def test_a_summary_counts_its_words_and_a_reply_is_downloaded(visit: Visit, tmp_path: Path) -> None:
-    page = visit()
+@DESK
+def test_a_summary_counts_its_words_and_a_reply_is_downloaded(
+    visit: Visit, tmp_path: Path, width: int
+) -> None:
+    page = visit(width=width)
     open_tab(page, "Summarize")
     seen(page, "#field-text textarea").fill("The cat sat on the mat. " * 3)
     button(page, "Write").click()
@@ -189,12 +197,14 @@ def test_a_form_stands_beside_its_reply_or_above_it_on_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) -> None:
+def test_shift_enter_is_a_new_line_that_stays_as_it_is_and_the_box_keeps_the_cursor(
+    visit: Visit,
+) -> None:
     page = visit()
     page.fill("#message textarea", "one")
     page.press("#message textarea", "Shift+Enter")
-    page.keyboard.type("two")
-    assert page.input_value("#message textarea") == "one\ntwo"
+    page.keyboard.type("    two")
+    assert page.input_value("#message textarea") == "one\n    two"
     page.keyboard.press("Enter")
     wait_until_pressable(page, "Stop")
     wait_until_pressable(page, "Send")
@@ -202,6 +212,10 @@ def test_shift_enter_is_a_new_line_and_the_box_keeps_the_cursor(visit: Visit) ->
     page.wait_for_timeout(200)
     page.keyboard.type("next")
     assert page.input_value("#message textarea") == "next"
+    page.locator("#chat-chat .user.message").first.hover()
+    page.locator("#chat-chat").get_by_label("Edit").first.click()
+    wait_for(page, lambda: page.locator("#chat-chat textarea").count() > 0)
+    assert page.locator("#chat-chat textarea").first.input_value() == "one\n    two"
 
 
 def test_after_send_the_cursor_is_in_the_box_again(visit: Visit) -> None:

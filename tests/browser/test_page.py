@@ -11,7 +11,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
-from tests.browser.hands import button, wait_until_pressable
+from tests.browser.hands import button, open_tab, wait_until_pressable
 
 pytestmark = pytest.mark.browser
 FIFTH = '''"""Write a haiku."""
@@ -36,10 +36,10 @@ def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
-@pytest.fixture
-def page(browser: Any, served: Any) -> Iterator[Any]:
+@pytest.fixture(params=[1280, pytest.param(390, marks=pytest.mark.long)])
+def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh visitor. Anything fetched from outside or logged as an error fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
     page = context.new_page()
     outside, errors = list[str](), list[str]()
     page.on("request", lambda r: outside.append(r.url) if is_outside(r.url, served) else None)
@@ -124,7 +124,7 @@ def test_closing_the_page_frees_its_slot(browser: Any, served: Any, leaving: Any
 
 
 def test_a_form_is_filled_by_an_example_and_writes(page: Any) -> None:
-    page.get_by_role("tab", name="News").click()
+    open_tab(page, "News")
     page.locator("tr", has_text="Storm closes airport").locator("visible=true").click()
     headline = page.locator("#field-headline textarea, #field-headline input").first
     page.wait_for_function("e => e.value.startsWith('Storm')", arg=headline.element_handle())
@@ -136,7 +136,7 @@ def test_a_form_is_filled_by_an_example_and_writes(page: Any) -> None:
 
 
 def test_an_empty_form_says_what_is_missing(page: Any) -> None:
-    page.get_by_role("tab", name="News").click()
+    open_tab(page, "News")
     button(page, "Write").click()
     page.get_by_text(re.compile("Headline is empty|needs the field 'Headline'")).wait_for()
 
@@ -144,7 +144,7 @@ def test_an_empty_form_says_what_is_missing(page: Any) -> None:
 def test_a_file_fills_the_passage_dropped_or_chosen_and_a_binary_one_is_refused(
     page: Any, tmp_path: Path
 ) -> None:
-    page.get_by_role("tab", name="Summarize").click()
+    open_tab(page, "Summarize")
     (tmp_path / "story.txt").write_text("The cat sat on the mat.")
     (tmp_path / "bad.txt").write_bytes(b"MZ\0\1")
     box = page.locator("#field-text textarea").element_handle()
@@ -167,20 +167,20 @@ def test_a_file_fills_the_passage_dropped_or_chosen_and_a_binary_one_is_refused(
 
 
 def test_a_fifth_plugin_has_its_tab_and_a_broken_one_its_reason(page: Any) -> None:
-    page.get_by_role("tab", name="Haiku").click()
+    open_tab(page, "Haiku")
     page.locator("#field-topic textarea, #field-topic input").first.fill("rain")
     button(page, "Write").click()
     wait_until_pressable(page, "Stop")
     wait_until_pressable(page, "Write")
     assert page.locator("#reply-haiku").inner_text().strip()
-    page.get_by_role("tab", name="Plugins").click()
+    open_tab(page, "Plugins")
     page.locator("#plugins-page", has_text="haiku.py").wait_for()
     listed = page.locator("#plugins-page").inner_text()
     assert "haiku.py" in listed and "broken.py" in listed and "not Python" in listed
 
 
 def test_decoding_settings_are_folded_and_count(page: Any) -> None:
-    page.get_by_role("tab", name="Haiku").click()
+    open_tab(page, "Haiku")
     assert not page.get_by_label("Seed").locator("visible=true").count()
     page.get_by_text("Decoding", exact=True).locator("visible=true").click()
     page.get_by_label("Seed").locator("visible=true").fill("7")

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.browser
 TOLD = {"en-US": "Nothing can be kept at the moment", "zh-CN": "暂时无法保存"}
 
 
-@pytest.mark.parametrize("language", TOLD)
+@pytest.mark.parametrize(("language", "width"), [*zip(TOLD, (1280, 390), strict=True)])
 def test_a_line_comes_and_goes_with_the_trouble(
-    visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, language: str
+    visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, language: str, width: int
 ) -> None:
-    page = visit(language=language)
+    page = visit(language=language, width=width)
     line = page.locator("#trouble")
     assert not line.is_visible()
     with monkeypatch.context() as patch:

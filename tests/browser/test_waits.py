@@ -16,6 +16,8 @@ from lmapps.discovery import discover
 from tests.browser.hands import button, choose, fill, open_tab, shown, told
 
 pytestmark = pytest.mark.browser
+DESK = pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
+"""A phone in the long tier."""
 READING = re.compile(r"Reading: 8 of \d+ tokens\.")
 LONG = "The cat sat on the mat. The dog ran after the cat."
 
@@ -61,10 +63,11 @@ def slot_taken(served: Any) -> Iterator[None]:
         served.seconds_per_step = 0.0
 
 
+@DESK
 def test_a_chat_tells_the_place_in_the_queue_and_how_much_is_read(
-    visit: Callable[..., Any], served: Any, go_on: threading.Event
+    visit: Callable[..., Any], served: Any, go_on: threading.Event, width: int
 ) -> None:
-    page = visit()
+    page = visit(width=width)
     fill(page, "#message", LONG)
     with slot_taken(served):
         button(page, "Send").click()
@@ -76,10 +79,11 @@ def test_a_chat_tells_the_place_in_the_queue_and_how_much_is_read(
     page.get_by_text(READING).first.wait_for(state="hidden")
 
 
+@DESK
 def test_compare_tells_of_each_side_whether_it_waits_or_is_read(
-    visit: Callable[..., Any], served: Any, go_on: threading.Event
+    visit: Callable[..., Any], served: Any, go_on: threading.Event, width: int
 ) -> None:
-    page = open_tab(visit(), "Compare")
+    page = open_tab(visit(width=width), "Compare")
     fill(page, "#compare-message", LONG)
     choose(page, "#way-1", "Creative")
     sides = "#took-0, #took-1"

@@ -11,12 +11,15 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from lmapps.discovery import discover
 from lmapps.server.accounts.users import Account
+from lmapps.server.page.chat.dialogue import Dialogue
 from lmapps.server.page.chat.saved import LISTED, MOST_SHOWN, SHOWN_TURNS, Place, place_from
+from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.document import KEPT, Document
 from lmapps.server.page.sparing import CLOSED_PAGES, OpenPage, OpenPages, Page
 from lmapps.server.page.visitor import Visitor
-from lmapps.server.store.store import Store
+from lmapps.server.store.store import Store, new_turn
 from lmapps.server.who import ACCOUNT
 
 NAME = "0123456789abcdef" * 2
@@ -62,6 +65,19 @@ def test_a_conversation_is_sent_as_gradio_sends_it(page: Any) -> None:
     assert ours[0] == theirs[0].model_dump() if hasattr(theirs[0], "model_dump") else theirs[0]
 
 
+def test_what_was_written_is_shown_with_its_indentation(page: Any) -> None:
+    """A program's, a list's within a list: else it means something else, and so does an edit."""
+    written = "Like this:\n    if one:\n        two()"
+    assert told(page, {page.line: written}, OpenPage(page))[1] == written
+    with Page():
+        dialogue = Dialogue(discover().get("chat"))
+    turns = [new_turn(None, "user", written, "person")]
+    for busy in (True, False):
+        shown = dialogue.update(Seen(Place(), turns=turns, busy=busy))[dialogue.chatbot]
+        (sent,) = dialogue.chatbot.postprocess(shown if busy else shown["value"]).root
+        assert sent.content[0].text == written
+
+
 def test_an_event_is_given_what_gradio_would_give_it_and_the_same_is_refused() -> None:
     with Page() as page:
         inputs = [gr.Textbox(), gr.State(7), gr.Slider(0, 9), gr.Dropdown(["a", "b"]), gr.Number()]
@@ -103,7 +119,8 @@ def test_a_tab_says_itself_where_it_stands_but_not_whose_it_is() -> None:
     assert "ann" not in place.as_text()
     assert place_from(place.as_text(), "bob") == Place("bob", "a conversation", "a turn", 120)
     assert place_from(place.as_text(), "bob", True).looks
-    assert place_from(Place("ann", listed=600).as_text(), "bob") == Place("bob", listed=600)
+    listed = Place("ann", listed=600, search="cats")
+    assert place_from(listed.as_text(), "bob") == Place("bob", listed=600, search="cats")
 
 
 @pytest.mark.parametrize(

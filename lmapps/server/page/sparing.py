@@ -193,7 +193,7 @@ def _at_once(block: Any, value: Any) -> Any:
         simple = value.keys() <= SHOWN and value.get("__type__") == "update"
         return dict(value) if simple else NOT_SO_SIMPLE
     if type(block) in TEXTS and isinstance(value, str):
-        return block.postprocess(value)
+        return value  # as it is: of Markdown Gradio takes the indentation off
     if type(block) is gr.Chatbot and isinstance(value, list):
         return block.postprocess(value).model_dump()
     return NOT_SO_SIMPLE

@@ -24,6 +24,8 @@ from tests.browser.hands import (
 )
 
 pytestmark = pytest.mark.browser
+DESK = pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
+"""A phone in the long tier."""
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -82,10 +84,11 @@ def test_three_sides_answer_at_once_and_the_sum_of_votes_is_there_for_the_next_v
     told(visitor, "#votes", "unnamed, creative")
 
 
+@DESK
 def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
-    visit: Callable[..., Any], served: Any
+    visit: Callable[..., Any], served: Any, width: int
 ) -> None:
-    page = open_tab(visit(), "Compare")
+    page = open_tab(visit(width=width), "Compare")
     choose(page, "#compare-plugin", "Code")
     fill(page, "#compare-instruction", "Add two numbers.")
     for number, way in enumerate(("Precise", "Creative")):
@@ -97,7 +100,10 @@ def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
         button(page, "Compare").click()
         for number in range(2):
             seen(page, f"#compared-{number} .cm-line").first.wait_for()
-        page.keyboard.press("Escape")
+        if width > 720:
+            page.keyboard.press("Escape")
+        else:
+            button(page, "Stop").click()
         told(page, "#compare-told", "Stopped.")
         served.wait_until_idle()
     finally:

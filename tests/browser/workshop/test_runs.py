@@ -77,6 +77,8 @@ def test_plugins_examples_and_a_recipe_become_a_checkpoint_to_chat_with(
     button(page, "Start").click()
     told(page, "#new-run-status", f"{name} trains now")
     stands(page, "Finished")
+    for curve in ("Loss", "Metrics on held-out examples", "Tokens a second"):
+        page.locator("#run-view figcaption", has_text=curve).first.wait_for()
     (settings,) = quick
     assert settings.apps == ("chat",) and settings.steps == 7 and settings.dropout == 0.2
     assert settings.start_from == str(home / "checkpoints" / "old") and not settings.minutes
@@ -90,25 +92,27 @@ def test_plugins_examples_and_a_recipe_become_a_checkpoint_to_chat_with(
     page.locator("#chat-chat .bot.message").first.wait_for()
 
 
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
 def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
-    visit: Visit, home: Path, quick: Started, monkeypatch: pytest.MonkeyPatch
+    visit: Visit, home: Path, quick: Started, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
+    liked = f"liked{width}"
     scores = {
         str(home / "checkpoints" / name): {"chat": {"examples": 1, "words_in_common": score}}
-        for name, score in (("old", 0.125), ("liked", 0.75))
+        for name, score in (("old", 0.125), (liked, 0.75))
     }
     called = compared_as(json.dumps(scores), monkeypatch)
-    page = open_tab(visit(), "Training")
+    page = open_tab(visit(width=width), "Training")
     page.get_by_text("Corrected and liked replies").click()
     told(page, "#feedback-told", "1 replies to train on, 1 kept apart")
     choose(page, "#start-from", "old")
-    fill(page, "#run-name", "liked")
+    fill(page, "#run-name", liked)
     unfold(page, "More settings")
     fill(page, "#more", "steps = 3")
     button(page, "Start").click()
-    told(page, "#new-run-status", "liked trains now")
+    told(page, "#new-run-status", f"{liked} trains now")
     stands(page, "Finished")
-    kept = home / "data" / "liked"
+    kept = home / "data" / liked
     assert quick[0].data == (f"chat={kept / 'train.jsonl'}",)
     rows = [(kept / f"{part}.jsonl").read_text() for part in ("train", "held_out")]
     assert {"Hello!" in row for row in rows} == {True, False}, "each on one side"
@@ -116,11 +120,11 @@ def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
     button(page, "Compare with before").click()
     told(page, "#run-status", "old is still there")
     table = seen(page, "#run-scores")
-    for text in ("old", "liked", "0.125", "0.75"):
+    for text in ("old", liked, "0.125", "0.75"):
         table.get_by_text(text).first.wait_for()
     assert str(kept / "held_out.jsonl") in " ".join(called[0])
     button(page, "Chat with it").click()
-    wait_for(page, lambda: value(page, "#model") == "liked")
+    wait_for(page, lambda: value(page, "#model") == liked)
     open_tab(page, "Training")
     button(page, "Back to unnamed").click()
     told(page, "#run-status", "unnamed answers on this page now")
@@ -176,9 +180,13 @@ def test_a_correction_is_trained_on_scored_and_taken_back_and_nothing_of_it_is_m
     assert value(page, "#model") == "unnamed"
 
 
-def test_what_two_viewers_do_to_a_run_both_see(visit: Visit, quick: Started) -> None:
+def test_what_two_viewers_do_to_a_run_both_see(
+    visit: Visit, quick: Started, tmp_path: Path
+) -> None:
     page = open_tab(visit(), "Training")
-    fill(page, "#pasted", "The cat sat on the mat. " * 60)
+    (tmp_path / "story.txt").write_text("The cat sat on the mat. " * 60)
+    page.locator("#train-files input[type=file]").set_input_files(tmp_path / "story.txt")
+    told(page, "#train-files", "story")
     fill(page, "#run-name", "shared")
     button(page, "Start").click()
     told(page, "#new-run-status", "shared trains now")

@@ -128,7 +128,7 @@ class ChatTab:
             self._on(event(nothing, None, None, **stopping).then, action, *inputs)
         self._on(dialogue.earlier.click, talk.earlier)
         self._on(self.shelf.search.change, talk.find, self.shelf.search)
-        self._on(self.shelf.longer.click, talk.longer, self.shelf.search)
+        self._on(self.shelf.longer.click, talk.longer)
         self._on(self.shelf.rename.click, talk.rename, self.shelf.title)
         self._on(self.shelf.title.submit, talk.rename, self.shelf.title)
         self.shelf.delete.click(nothing, None, None, **stopping).then(

@@ -36,7 +36,7 @@ class Dialogue:
         if seen.turns is None:
             return {}
         number, count = seen.version or (1, 1)
-        said = [{"role": turn.role, "content": turn.content} for turn in seen.turns]
+        said = [{"role": turn.role, "content": _as_it_is(turn.content)} for turn in seen.turns]
         # What was thought of the others stays as it was while a reply is written.
         rated = gr.update(value=said, feedback_value=_ratings(seen.turns))
         return {
@@ -45,6 +45,12 @@ class Dialogue:
             self.versions: gr.update(visible=count > 1),
             self.version: word("Version {number} of {count}", number=number, count=count),
         }
+
+
+def _as_it_is(text: str) -> list[dict[str, str]]:
+    """A text of which Gradio does not take the indentation off, as it does of a bare one: that of a
+    program, and of a list within a list, says something."""
+    return [{"type": "text", "text": text}]
 
 
 def _ratings(turns: Sequence[Turn]) -> list[str | None]:

@@ -40,13 +40,15 @@ class Place:
     shown: int = SHOWN_TURNS
     listed: int = LISTED
     """So many of the visitor's conversations, if there are."""
+    search: str = ""
+    """Only those that hold these words."""
     looks: bool = False
     """Whether the inside of the replies is unfolded."""
 
     def as_text(self) -> str:
         """What the tab itself remembers of it: the server keeps nothing. Whose it is is found out
         anew with every request."""
-        names = ("conversation", "leaf", "shown", "listed")
+        names = ("conversation", "leaf", "shown", "listed", "search")
         return json.dumps({name: getattr(self, name) for name in names})
 
 
@@ -56,13 +58,14 @@ def place_from(text: str | None, owner: str, looks: bool = False) -> Place:
     try:
         values = json.loads(text or "{}")
         conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
+        search = str(values.get("search", ""))
         shown, listed = (
             min(max(int(values.get(name, least)), least), MOST_SHOWN)
             for name, least in (("shown", SHOWN_TURNS), ("listed", LISTED))
         )
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return new
-    new = replace(new, listed=listed)
+    new = replace(new, listed=listed, search=search)
     if not isinstance(conversation, str) or not isinstance(leaf, str | None):
         return new
     return replace(new, conversation=conversation, leaf=leaf, shown=shown)

@@ -32,8 +32,6 @@ class Seen:
     busy: bool = False
     listed: Sequence[Summary] | None = None
     """One more than `place.listed` where there are more."""
-    searched: bool = False
-    """Whether only those are listed that hold some words."""
     inside: Inside | None = None
     """Of the last reply."""
 

@@ -62,7 +62,7 @@ class Shelf:
             choices = [(item.title or word("Untitled"), item.id) for item in shown]
             update[self.listed] = gr.update(choices=choices, value=chosen, visible=bool(choices))
             update[self.longer] = gr.update(visible=len(seen.listed) > len(shown))
-            hint = word(NOT_FOUND if seen.searched else NONE)
+            hint = word(NOT_FOUND if seen.place.search.strip() else NONE)
             update[self.empty] = gr.update(value=hint, visible=not choices)
         elif seen.title is not None:
             update[self.listed] = gr.update(value=chosen)

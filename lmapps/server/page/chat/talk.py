@@ -56,7 +56,7 @@ class Talk:
 
     def arrive(self, place: Place) -> Seen:
         """A visitor opens the page: their list, and the conversation of last time."""
-        place = replace(place, listed=LISTED)
+        place = replace(place, listed=LISTED, search="")
         try:
             seen = self.open(place, place.conversation)
         except NoSuchConversation:
@@ -69,17 +69,20 @@ class Talk:
         whole = None if conversation is None else self._load(place)
         return seen_at(place, whole, title=whole.title if whole else "", status="")
 
-    def listed(self, place: Place, search: str = "") -> list[Summary]:
+    def listed(self, place: Place) -> list[Summary]:
         """The visitor's conversations that hold the words searched for: one more than the list
         shows, where there are more."""
-        return self.store.list(place.owner, self.plugin.name, search, place.listed + 1)
+        return self.store.list(place.owner, self.plugin.name, place.search, place.listed + 1)
 
     def find(self, place: Place, search: str) -> Seen:
-        return Seen(place, listed=self.listed(place, search), searched=bool(search.strip()))
+        """List those alone that hold the words, from here on."""
+        place = replace(place, search=search)
+        return Seen(place, listed=self.listed(place))
 
-    def longer(self, place: Place, search: str) -> Seen:
-        """List more of the conversations that hold the words searched for."""
-        return self.find(replace(place, listed=place.listed + LISTED), search)
+    def longer(self, place: Place) -> Seen:
+        """List more of them."""
+        place = replace(place, listed=place.listed + LISTED)
+        return Seen(place, listed=self.listed(place))
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
