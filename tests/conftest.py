@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import platform
@@ -24,6 +25,12 @@ TEXT = """The cat sat on the mat. The dog ran after the cat, and the cat ran up 
 今天天气很好，我们去公园。def add(a, b):
     return a + b
 """
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: of each test that frees a model, looking through it took most."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

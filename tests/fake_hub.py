@@ -89,7 +89,7 @@ def fake_hub(checkpoint: Checkpoint) -> Iterator[tuple[type[FakeHub], str]]:
         files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
     handler = type("Hub", (FakeHub,), {"files": {**files, "x.bin": b"no"}, "licence": "mit"})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield handler, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -1,3 +1,3 @@
 """Token ids and state in, logits and state out. Importing it registers with transformers."""
 
-import lmapps.model.hub  # noqa: F401
+import lmapps.model.hub_config  # noqa: F401

@@ -1,4 +1,4 @@
-"""Recurrent checkpoints -> `transformers`: after `import lmapps.model`, the Auto classes know them.
+"""Recurrent checkpoints -> `transformers`: the model whose config `hub_config` registers.
 
 Transformer checkpoints need none of this: they are Llama or Qwen3 folders.
 """
@@ -9,52 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    DynamicCache,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from lmapps.model.config import ModelConfig
-from lmapps.model.folder import RECURRENT_TYPE
+from lmapps.model.hub_config import RecurrentConfig
 from lmapps.model.recurrent import RecurrentBody
 from lmapps.model.state import HiddenState
-
-
-class RecurrentConfig(PreTrainedConfig):
-    """`config.json` of a recurrent model; see `ModelConfig` for what the numbers mean."""
-
-    model_type = RECURRENT_TYPE
-    body: str = "rnn"
-    vocab_size: int = 8192
-    embed_size: int = 128
-    hidden_size: int = 256
-    num_hidden_layers: int = 1
-    max_position_embeddings: int = 512
-    dropout: float = 0.0
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        # A kind of layer that generate() knows to carry a state and no keys and values.
-        self.layer_types = ["linear_attention"] * self.num_hidden_layers
-        super().__post_init__(**kwargs)
-
-    @property
-    def model_config(self) -> ModelConfig:
-        return ModelConfig(
-            body=self.body,  # type: ignore[arg-type]
-            vocab_size=self.vocab_size,
-            embed_size=self.embed_size,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_hidden_layers,
-            context=self.max_position_embeddings,
-            tie_embeddings=self.tie_word_embeddings,
-            dropout=self.dropout,
-        )
 
 
 class RecurrentCache(DynamicCache):
@@ -173,5 +133,4 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         return torch.cat(outputs, dim=1), cache
 
 
-AutoConfig.register(RECURRENT_TYPE, RecurrentConfig, exist_ok=True)
 AutoModelForCausalLM.register(RecurrentConfig, RecurrentForCausalLM, exist_ok=True)

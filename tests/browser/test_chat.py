@@ -370,7 +370,7 @@ def test_a_reply_is_followed_by_whoever_looks_at_its_end_and_by_nobody_else(
         length = f"{END}.innerText.length"
         page.wait_for_function(f"was => {length} > was + {by}", arg=page.evaluate(length))
 
-    served.seconds_per_step = 0.05
+    served.seconds_per_step = 0.1
     try:
         page.fill("#message textarea", "Tell me everything")
         button(page, "Send").click()

@@ -73,6 +73,8 @@ def settings(folder: Path, **values: Any) -> None:
 INDEX = "model.safetensors.index.json"
 TEMPLATE, IDS = "chat_template.jinja", "generation_config.json"
 DEEP = "[" * 10**6
+LARGE = 12 * 10**8
+"""Bytes: more than the memory that `LIMITED` leaves; of a log all of them are read."""
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "a million million parameters": lambda f: change(f, num_hidden_layers=10**12),
     "a wide layer": lambda f: change(f, hidden_size=10**9, intermediate_size=10**9),
@@ -105,7 +107,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "an end that is a list of lists": lambda f: write(f, IDS, {"eos_token_id": [[1]]}),
     "an end that is a text": lambda f: write(f, IDS, {"eos_token_id": "x"}),
     "a beginning that is a list": lambda f: write(f, IDS, {"bos_token_id": [1]}),
-    "a large template": lambda f: large(f, TEMPLATE, 3 * 10**9),
+    "a large template": lambda f: large(f, TEMPLATE, LARGE),
     "a template without end": lambda f: endless(f, TEMPLATE),
     "a template that is a pipe": lambda f: pipe(f, TEMPLATE),
     "a template that is a number": lambda f: settings(f, chat_template=5),
@@ -142,7 +144,7 @@ BESIDE: dict[str, Callable[[Path], None]] = {
         for kind in (endless, pipe)
     },
     **{
-        f"a large {name}": lambda f, name=name: write(f, name, "") or large(f, name, 3 * 10**9)
+        f"a large {name}": lambda f, name=name: write(f, name, "") or large(f, name, LARGE)
         for name in ("report.json", LOG, ENDED, KEPT, PROMPTS, "run/settings.json")
     },
     **{

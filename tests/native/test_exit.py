@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 PROGRAM = """
+import sys
 import time
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
@@ -23,6 +24,7 @@ for _ in range(8):
     engine.submit([5, 6, 7], Decoding(max_new_tokens=500), lambda delta: None)
 while engine.passes < 20:
     time.sleep(0.01)
+assert "transformers.modeling_utils" not in sys.modules, "no model of theirs is served"
 """
 
 

@@ -77,19 +77,18 @@ except LmappsError as error:
 """
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
+def settings_in(folder: Path) -> Callable[..., TrainSettings]:
     """A run of 40 steps with dropout, evaluations and saves that fall together and apart."""
     story = "\n\n".join(
         f"Chapter {n}. The old man lived by the sea. Every morning he took his boat and went "
         "out to fish. The boy from the village came to help him with the nets."
         for n in range(60)
     )
-    (tmp_path / "story.txt").write_text(story)
+    (folder / "story.txt").write_text(story)
 
     def settings(name: str, **changes: Any) -> TrainSettings:
         values: dict[str, Any] = {
-            "data": [str(tmp_path / "story.txt")], "out": str(tmp_path / name), "steps": 40,
+            "data": [str(folder / "story.txt")], "out": str(folder / name), "steps": 40,
             "vocab_size": 320, "context": 32, "layers": 2, "width": 32, "batch_tokens": 256,
             "micro_batch_tokens": 128, "evaluations": 8, "saves": 13, "dropout": 0.1,
             "mixed_precision": "no",
@@ -97,6 +96,11 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
         return TrainSettings.from_values(values | changes)
 
     return settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
+    return settings_in(tmp_path)
 
 
 def start(settings: TrainSettings, before: str = "", **names: Any) -> Any:
@@ -146,10 +150,10 @@ def assert_same_outcome(one: TrainSettings, other: TrainSettings) -> None:
     assert not list(Path(other.out).rglob("*.part")), "something half-written is left"
 
 
-@pytest.fixture
-def whole(settings: Callable[..., TrainSettings]) -> TrainSettings:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     """A run that nothing interrupted."""
-    chosen = settings("whole")
+    chosen = settings_in(tmp_path_factory.mktemp("whole"))("whole")
     assert finish(start(chosen)) == 0
     return chosen
 
