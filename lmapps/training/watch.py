@@ -13,8 +13,8 @@ from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
 TEXTS_SHOWN, CHARACTERS_SHOWN = 3, 60
-WINDOW = 10
-"""Steps whose mean is looked at."""
+WINDOW = 20
+"""Steps that are looked at together."""
 LEARNED = 1.0
 """Nats. Less than this was learned: ups and downs say nothing yet."""
 
@@ -36,7 +36,7 @@ class Watch:
 
     def check(self, progress: Progress, last: int) -> None:
         """Steps since the last look, up to step `last`: raises `Diverged` where a loss or a
-        gradient is no number, or half of what was learned is lost again.
+        gradient is no number, or half of what was learned is lost again at every one of them.
 
         `progress` carries the last losses, and the first and the lowest mean of some, over saves.
         """
@@ -56,7 +56,9 @@ class Watch:
         mean = sum(recent) / WINDOW
         first = progress.setdefault("first_loss", mean)
         lowest = progress["lowest_loss"] = min(mean, progress.get("lowest_loss", mean))
-        if first - lowest > LEARNED and mean > (first + lowest) / 2:
+        # Batches of one kind may be harder than the others by more than was learned: where some of
+        # the steps still know it, nothing is lost.
+        if first - lowest > LEARNED and min(recent) > (first + lowest) / 2:
             step, loss, batch = max(losses, key=lambda item: item[1])
             jump = f"the loss has jumped from {lowest:.2f} to {mean:.2f}, most at step {step}"
             raise Diverged(self._sentence(f"{jump} ({loss:.2f})", batch))
