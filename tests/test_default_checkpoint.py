@@ -25,7 +25,8 @@ def checkpoint() -> Checkpoint:
 def test_it_is_small_and_its_card_and_report_are_true(checkpoint: Checkpoint) -> None:
     assert sum(file.stat().st_size for file in FOLDER.rglob("*")) < 20e6
     config = checkpoint.config
-    assert 3e6 <= config.parameters <= 6e6 and 4000 <= config.vocab_size <= 8192
+    assert 6e6 <= config.parameters <= 8e6 and 4000 <= config.vocab_size <= 8192
+    assert config.context >= 1024
     card = (FOLDER / "README.md").read_text()
     assert f"{config.parameters / 1e6:.2f} million parameters" in card
     report = json.loads((FOLDER / "report.json").read_text())
