@@ -10,6 +10,8 @@ LLaMA Pro, 2024). More context needs no new weights, as positions are rotations.
 from __future__ import annotations
 
 import argparse
+import shutil
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -30,6 +32,9 @@ def main() -> None:
     checkpoint = Checkpoint.load(args.source)
     checkpoint.model = deeper(checkpoint.model, args.layers, args.context)
     checkpoint.save(args.target)
+    report = Path(args.source) / "report.json"
+    if report.is_file():  # how it was trained so far: the next run's report has it
+        shutil.copy(report, args.target)
 
 
 def deeper(model: LanguageModel, layers: int, context: int = 0) -> LanguageModel:
