@@ -47,7 +47,7 @@ LIMIT = 1_000_000
 
 
 def chatted(page: Any) -> None:
-    for text in ("Hello! Who are you?", "What is a river?"):
+    for text in ("Hello! Who are you?", "What is a glacier?"):
         page.fill("#message textarea", text)
         button(page, "Send").click()
         ended(page, "Send")
