@@ -46,8 +46,8 @@ LIMIT = 1_000_000
 """Bytes of all pictures together: they are part of every clone."""
 
 
-def chatted(page: Any) -> None:
-    for text in ("Hello! Who are you?", "What is a glacier?"):
+def chatted(page: Any, *said: str) -> None:
+    for text in said or ("Hello! Who are you?", "What is a river?"):
         page.fill("#message textarea", text)
         button(page, "Send").click()
         ended(page, "Send")
@@ -72,7 +72,9 @@ def compared(page: Any) -> None:
 
 
 def looked_into(page: Any) -> None:
-    """The tokens of the chat's last reply, and what else might have come in one's place."""
+    """The tokens of a reply that the model has to make up, and what else might have come in one's
+    place."""
+    chatted(page, "What is a glacier?")
     unfold(page, "Inside the reply")
     seen(page, "#score").click()
     seen(page, ".strip :is(.less, .unlikely, .surprising)").first.click()
