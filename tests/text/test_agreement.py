@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmapps import Messages, Passage, plugin
+from lmapps.engine.admission import ANY
 from lmapps.engine.application import Application
 from lmapps.engine.explanation import explain
 from lmapps.plugin import Example, Plugin
@@ -139,6 +140,7 @@ def live_ids(app: Plugin, template: Template, values: dict[str, Any]) -> list[in
     """The ids that a request of the page, the API or the command line gives the engine."""
     engine: Any = SimpleNamespace(
         context=1_000_000,
+        lengths=ANY,
         render=template.prompt_ids,
         measure=lambda text: len(template.tokenizer.encode(text)),
         explain=lambda messages, decoding, prompts: explain(messages, template, decoding, prompts),
