@@ -214,7 +214,7 @@ def test_a_reply_is_saved_while_it_grows(
         "grow",
         lambda turn, text, *rest: grown.append(text) or grow(turn, text, *rest),
     )
-    last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=100))
+    last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=1000))
     assert len(grown) > 1 and grown[-1] == contents(last)[1], "before its end too"
     assert all(a == b[: len(a)] for a, b in pairwise(grown[:-1]))
 
