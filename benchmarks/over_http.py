@@ -25,7 +25,7 @@ from typing import Any
 
 import machine
 import torch
-from page import PEOPLES, SERVERS, client
+from page import PEOPLES, SERVERS, client, serving
 from serving import SHAPES, config_of, write_model
 
 PROMPT = 32
@@ -77,22 +77,11 @@ def as_clients(url: str, new: str) -> None:
 
 def measure(shape: str, args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of all streams together, by round."""
-    from lmapps.discovery import discover
-    from lmapps.engine.engine import Engine
-    from lmapps.engine.models import Models
-    from lmapps.model.checkpoint import Checkpoint
-    from lmapps.server.serve import create_app, keep_what_is_there
-    from lmapps.server.store.store import Store
-
     with tempfile.TemporaryDirectory() as home:
         write_model(shape, Path(home))
-        checkpoint = Checkpoint.load(home)
-        checkpoint.tokenizer.end_ids = frozenset()  # all replies are as long as was asked for
-        engine = Engine(checkpoint, slots=args.streams + 8, weights=args.weights)
-        app = create_app(Models.of(engine), discover(), Store(f"sqlite:///{home}/http.db"))
         rates: dict[str, list[float]] = {"in process": [], "HTTP": []}
-        with machine.listening(app) as url:
-            keep_what_is_there()  # as `lmapps serve`
+        slots = args.streams + 8
+        with serving(home, slots, Path(home), args.weights) as (url, engine, _):
             command = [sys.executable, __file__, "--as-clients", url, str(args.new)]
             pipe = subprocess.PIPE
             clients = subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe)
@@ -109,7 +98,6 @@ def measure(shape: str, args: argparse.Namespace) -> dict[str, Any]:
                     rates[name].append(args.streams * args.new / float(seconds))
             clients.stdin.close()
             assert clients.wait(60) == 0
-        engine.close()
     return {name: found[1:] for name, found in rates.items()}
 
 

@@ -158,7 +158,9 @@ def through_page(url: str, *words: str) -> Any:
 
 
 @contextmanager
-def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any, Any]]:
+def serving(
+    checkpoint: str, slots: int, home: Path, weights: str = "float32"
+) -> Iterator[tuple[str, Any, Any]]:
     """A server in a thread of this process: its address, its engine and its store."""
     from lmapps.discovery import discover
     from lmapps.engine.engine import Engine
@@ -170,7 +172,7 @@ def serving(checkpoint: str, slots: int, home: Path) -> Iterator[tuple[str, Any,
 
     loaded = Checkpoint.load(find_checkpoint(checkpoint))
     loaded.tokenizer.end_ids = frozenset()  # all streams are as long as was asked for
-    engine = Engine(loaded, slots=slots)
+    engine = Engine(loaded, slots=slots, weights=weights)
     store = Store(f"sqlite:///{home}/page.db")
     app = create_app(Models.of(engine), discover(), store)
     with machine.listening(app) as url:

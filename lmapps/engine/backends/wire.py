@@ -63,9 +63,8 @@ def body_of(
 ) -> dict[str, Any]:  # fmt: skip
     """The request. Raises `InputError` for what cannot be asked for through this API, and
     `PromptTooLong`."""
-    lengths.check_prompt(
-        len(prompt), sys.maxsize
-    )  # the server counts what the context has room for
+    # What the context has room for the server counts itself.
+    lengths.check_prompt(len(prompt), sys.maxsize)
     if decoding.logprobs is not None:
         raise InputError(f"logprobs are not known of the model {model!r}: leave logprobs out")
     limit = "max_completion_tokens" if "://api.openai.com/" in f"{url}/" else "max_tokens"
