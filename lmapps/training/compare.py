@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lmapps.training.chart import bar_chart, line_chart
+from lmapps.training.curves import logged_points
 from lmapps.training.log import Log
-from lmapps.training.report import logged_points, shown_scores, with_baselines
+from lmapps.training.report import shown_scores, with_baselines
 
 Results = Mapping[str, Mapping[str, dict[str, Any]]]
 """Checkpoint -> subject (`text`, a plugin, `programs`) -> scores, with `baselines` among them, and

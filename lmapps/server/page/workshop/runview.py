@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from lmapps.server.page.languages import later, translated, word
 from lmapps.training.chart import line_chart
+from lmapps.training.curves import logged_points as over
+from lmapps.training.curves import metric_names
 from lmapps.training.foresee import Foreseen
 from lmapps.training.look import Look, State
 
@@ -127,9 +129,6 @@ def facts(shown: Mapping[str, str]) -> str:
 
 def curves(log: Sequence[Mapping[str, Any]]) -> str:
     """What a run's log says over the tokens it has read; '' where it says nothing."""
-    from lmapps.training.report import logged_points as over  # brings accelerate
-    from lmapps.training.report import metric_names
-
     metrics = metric_names(log)
     drawn = {
         word("Loss"): {
