@@ -191,9 +191,12 @@ class PresetPanel:
         self.panel.expand(refresh, whose, self.box, **QUIET)
         # Not on every change: what a page begins with must not take the place of what was kept.
         gr.on([part.input for part in self.controls], **remember)
+        # One after the other: what is remembered comes one control at a time, and the answer to
+        # the last change must come last.
         gr.on(
             [*(part.change for part in self.inputs), self.save.click], entitle,
-            [whose, *self.inputs], self.panel, trigger_mode="always_last", **QUIET,
+            [whose, *self.inputs], self.panel, trigger_mode="always_last", concurrency_limit=1,
+            **QUIET,
         )  # fmt: skip
         page.load(None, self.inputs, self.inputs, js=REMEMBERED % (count, self.key), **QUIET)
 
