@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
@@ -18,6 +19,7 @@ from lmapps.decoding import Decoding
 from lmapps.discovery import discover
 from lmapps.engine.engine import Engine
 from lmapps.engine.models import Models
+from lmapps.engine.slots import Slots
 from lmapps.errors import InputError, PromptTooLong
 from lmapps.server.page import live
 from lmapps.server.page.chat import saved, talk
@@ -202,20 +204,26 @@ def test_what_was_written_until_stop_is_kept(
     assert send(chat, seen.place, "two").version is None, "the tab goes on where it stopped"
 
 
-@pytest.mark.flaky(reruns=4)  # on a busy machine a reply may be whole before it is looked at again
 def test_a_reply_is_saved_while_it_grows(
     chat: Talk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(live, "REFRESH_SECONDS", 0.0)
-    grown = []
-    grow = store.grow
-    monkeypatch.setattr(
-        store,
-        "grow",
-        lambda turn, text, *rest: grown.append(text) or grow(turn, text, *rest),
-    )
-    last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=1000))
+    grown, is_saved = list[str](), threading.Event()
+    grow, decode = store.grow, Slots.decode
+
+    def growing(turn: str, text: str, *rest: Any) -> Any:
+        grown.append(text)
+        is_saved.set()
+        return grow(turn, text, *rest)
+
+    def slow(slots: Slots) -> Any:  # until something was saved
+        is_saved.wait(0.1)
+        return decode(slots)
+
+    monkeypatch.setattr(store, "grow", growing)
+    monkeypatch.setattr(Slots, "decode", slow)
+    last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=100))
     assert len(grown) > 1 and grown[-1] == contents(last)[1], "before its end too"
     assert all(a == b[: len(a)] for a, b in pairwise(grown[:-1]))
 
