@@ -134,7 +134,7 @@ class ModelConfig:
             hidden_size=width or dial["width"],
             num_layers=layers or dial["layers"],
             context=context,
-            num_heads=max(2, width // 64) if width else dial["heads"],
+            num_heads=max(2, width // 128 * 2) if width else dial["heads"],
             num_kv_heads=2 if width else dial["kv_heads"],
             qk_norm=True,
             tie_embeddings=True,

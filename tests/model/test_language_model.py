@@ -25,6 +25,13 @@ def test_every_body_of_a_size_has_about_as_many_parameters(size: str) -> None:
     assert max(counts) / min(counts) < 1.05, dict(zip(BODIES, counts, strict=True))
 
 
+@pytest.mark.parametrize("width", [64, 160, 192, 320, 384])
+def test_every_width_in_steps_of_32_has_heads_that_fit(width: int) -> None:
+    config = ModelConfig.from_size("tiny", width=width)
+    assert config.num_heads % config.num_kv_heads == 0
+    assert config.num_heads * config.head_size == width
+
+
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_counted_parameters_are_those_of_the_model(body: str, tied: bool) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from lmapps.engine.admission import ANY, Lengths
@@ -17,7 +17,9 @@ from lmapps.paths import checkpoint_folders, find_checkpoint
 
 if TYPE_CHECKING:
     from lmapps.engine.backends.backend import Backend
+    from lmapps.engine.engine import Engine
     from lmapps.model.config import ModelConfig
+    from lmapps.native.step import Step
 
 HUB = "hf:"
 """Begins the name of a model on the Hugging Face Hub."""
@@ -155,11 +157,17 @@ def _opened(source: Source, opening: Opening) -> Backend:
     if native_config(folder):
         return _ours(folder, source.name, opening)
     from lmapps.engine.backends.transformers import load
-    from lmapps.engine.engine import Engine
 
     foreign = load(folder, opening.devices[0], opening.weights)
+    return _engine(foreign, foreign.step, source.name, opening)
+
+
+def _engine(model: Any, step: Step | None, name: str, opening: Opening) -> Engine:
+    """`model` is a checkpoint, or what transformers loaded."""
+    from lmapps.engine.engine import Engine
+
     return Engine(
-        foreign, slots=opening.slots, queue=opening.queue, name=source.name, step=foreign.step,
+        model, slots=opening.slots, queue=opening.queue, name=name, step=step,
         lengths=opening.lengths,
     )  # fmt: skip
 
@@ -169,7 +177,6 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
     import torch
 
     from lmapps.engine.backends.replicas import Replicas
-    from lmapps.engine.engine import Engine
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.native.step import choose_step
 
@@ -181,11 +188,7 @@ def _ours(folder: Path, name: str, opening: Opening) -> Backend:
         for device in opening.devices:
             checkpoint = Checkpoint.load(folder, device=device, dtype=dtype)
             step = choose_step(checkpoint.model, opening.weights, served=True)
-            engine = Engine(
-                checkpoint, slots=opening.slots, queue=opening.queue, name=name, step=step,
-                lengths=opening.lengths,
-            )  # fmt: skip
-            engines.append(engine)
+            engines.append(_engine(checkpoint, step, name, opening))
     except BaseException:
         for engine in engines:
             engine.close()
