@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from lmapps.server.gate.gate import Gate
 from lmapps.server.gate.hosts import Hosts
 from lmapps.server.gate.log import Lines
-from lmapps.server.page import events
+from lmapps.server.page import events, news
 from lmapps.server.page.look import mount
 from lmapps.server.page.sparing import Page
 
@@ -80,6 +80,12 @@ def run(visit: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait_for(visit, 60)
 
     asyncio.run(soon())
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends soon after what it tells."""
+    monkeypatch.setattr(news, "LINGER", 0.02)
 
 
 @asynccontextmanager

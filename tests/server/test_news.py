@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from gradio.queueing import Event
 from gradio.server_messages import (
+    CloseStreamMessage,
     EstimationMessage,
     ProcessCompletedMessage,
     ProcessGeneratingMessage,
@@ -28,6 +29,11 @@ from lmapps.server.page.faults import attend
 from lmapps.server.page.news import news, tell
 
 PAGE = "a page"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINGER", 0.02)
 
 
 def grown(text: str, event: str = "one") -> ProcessGeneratingMessage:
@@ -77,12 +83,47 @@ def test_what_has_come_meanwhile_is_told_in_one_piece_up_to_the_end_of_all_event
         asyncio.get_running_loop().call_later(0.01, pending.put_nowait, ended("two"))
         return await all_of(queue)
 
-    first, last = with_page(work, "one", "two")
+    first, second, last = with_page(work, "one", "two")
     assert [message["msg"] for message in first] == [
         "estimation", "process_generating", "process_completed", "process_generating"
     ]  # fmt: skip
     assert first[3]["output"] == {"data": ["ü"]} and first[3]["event_id"] == "two"
-    assert [message["msg"] for message in last] == ["process_completed", "close_stream"]
+    assert [message["msg"] for message in second] == ["process_completed"]
+    assert [message["msg"] for message in last] == ["close_stream"]
+
+
+def test_what_is_asked_right_after_the_last_answer_is_told_on_the_same_stream() -> None:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
+        pending.put_nowait(ended("one"))
+        async with aclosing(news(queue, PAGE)) as stream:
+            pieces = [messages_in(await anext(stream))]
+            queue.pending_event_ids_session[PAGE].add("two")
+            await asyncio.sleep(3 * module.LINGER)  # its answer takes longer
+            pending.put_nowait(ended("two"))
+            return pieces + [messages_in(piece) async for piece in stream]
+
+    told = with_page(work, "one")
+    assert [[message["msg"] for message in piece] for piece in told] == [
+        ["process_completed"], ["process_completed"], ["close_stream"]
+    ]  # fmt: skip
+
+
+def test_what_is_asked_as_the_stream_would_end_keeps_it_open() -> None:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
+        pending.put_nowait(ended("one"))
+        async with aclosing(news(queue, PAGE)) as stream:
+            await anext(stream)
+            asked = asyncio.create_task(anext(stream))
+            await asyncio.sleep(0)  # it reads, and waits for nothing
+            queue.pending_event_ids_session[PAGE].add("two")
+            alive = messages_in(await asked)
+            pending.put_nowait(ended("two"))
+            return [alive, *[messages_in(piece) async for piece in stream]]
+
+    told = with_page(work, "one")
+    assert [[message["msg"] for message in piece] for piece in told] == [
+        ["heartbeat"], ["process_completed"], ["close_stream"]
+    ]  # fmt: skip
 
 
 def test_each_message_is_as_gradio_tells_it() -> None:
@@ -93,10 +134,11 @@ def test_each_message_is_as_gradio_tells_it() -> None:
             pending.put_nowait(message)
         return await all_of(queue)
 
-    ((estimated, growing, completed, _),) = with_page(work, "one")
+    (estimated, growing, completed), (closing,) = with_page(work, "one")
     assert estimated == json.loads(told.model_dump_json())
     assert growing == json.loads(grown("a").model_dump_json())
     assert completed == json.loads(ended().model_dump_json())
+    assert closing == json.loads(CloseStreamMessage().model_dump_json())
 
 
 def test_a_silent_stream_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:

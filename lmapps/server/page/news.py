@@ -34,6 +34,10 @@ from lmapps.server.who import who
 STOPPED = later("The server has stopped. What was written until then is kept.")
 SILENCE = 10.0
 """Seconds without a message after which a sign of life is sent: proxies end a silent stream."""
+LINGER = 5.0
+"""Seconds that a page which waits for nothing goes on reading. It takes its stream for open as long
+as the end is on the way, and would never read the answer to what it asks for then; right after an
+answer, where people and controls go on, that is not rare."""
 
 
 def tell(app: FastAPI, page: gr.Blocks) -> None:
@@ -57,7 +61,7 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
 
 
 async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator[bytes, None]:
-    """Until all events of the page have ended. Who leaves before ends them.
+    """Until all events of the page have ended, and a while longer. Who leaves before ends them.
 
     asks  whose page it is
     """
@@ -65,25 +69,30 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
     with queue.reading(session, asks):
         try:
             while is_open:
-                messages = await _next(queue, session)
-                is_open = all(_goes_on(queue, session, message) for message in messages)
-                if not is_open and isinstance(messages[-1], ProcessCompletedMessage):
-                    is_whole = True
-                    messages.append(CloseStreamMessage())
+                waited = queue.pending_event_ids_session.get(session)
+                messages = await _next(queue, session, SILENCE if waited else LINGER)
+                for message in messages:
+                    _note(queue, session, message)
+                is_silent = not waited and isinstance(messages[0], HeartbeatMessage)
+                is_whole = is_silent and not queue.pending_event_ids_session.get(session)
+                if is_whole:
+                    messages = [CloseStreamMessage()]
+                is_failed = any(isinstance(each, UnexpectedErrorMessage) for each in messages)
+                is_open = not is_whole and not is_failed
                 yield b"".join(map(_line, messages))
         finally:
             if not is_whole:
                 await queue.forget(session)
 
 
-async def _next(queue: Events, session: str) -> list[Any]:
-    """All the messages that there are, once there is one."""
+async def _next(queue: Events, session: str, seconds: float) -> list[Any]:
+    """All the messages that there are, once there is one; a sign of life where none comes."""
     pending = queue.pending_messages_per_session.get(session)
     if pending is None:
         return [UnexpectedErrorMessage(message="404: Not Found", session_not_found=True)]
     messages = list[Any]()
     try:
-        async with asyncio.timeout(SILENCE):
+        async with asyncio.timeout(seconds):
             messages.append(await pending.get())
     except TimeoutError:
         messages.append(HeartbeatMessage())
@@ -94,13 +103,10 @@ async def _next(queue: Events, session: str) -> list[Any]:
     return messages
 
 
-def _goes_on(queue: Events, session: str, message: BaseModel) -> bool:
-    """Whether there may be more after it."""
+def _note(queue: Events, session: str, message: BaseModel) -> None:
+    """What has ended is waited for no more."""
     if isinstance(message, ProcessCompletedMessage) and message.event_id:
-        under_way = queue.pending_event_ids_session.get(session, set())
-        under_way.discard(message.event_id)
-        return bool(under_way)
-    return not isinstance(message, UnexpectedErrorMessage)
+        queue.pending_event_ids_session.get(session, set()).discard(message.event_id)
 
 
 def _line(message: BaseModel) -> bytes:
