@@ -165,6 +165,23 @@ def test_who_leaves_ends_what_is_under_way() -> None:
     assert with_page(work, "one") is False
 
 
+def test_who_leaves_while_nothing_is_under_way_takes_nothing_along_that_is_asked_then() -> None:
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
+        pending.put_nowait(ended("one"))
+        async with aclosing(news(queue, PAGE)) as stream:
+            await anext(stream)
+            leaving = asyncio.create_task(anext(stream))
+            await asyncio.sleep(0)
+            queue.pending_event_ids_session[PAGE].add("two")
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        pending.put_nowait(ended("two"))
+        return await all_of(queue)
+
+    (told,), _ = with_page(work, "one")
+    assert told["msg"] == "process_completed" and told["event_id"] == "two"
+
+
 def test_a_page_that_is_not_known_is_told_so_and_a_server_that_ends_tells_everybody() -> None:
     async def unknown(queue: Events, pending: Pending[Any]) -> Any:
         del queue.pending_messages_per_session[PAGE]

@@ -65,23 +65,23 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
 
     asks  whose page it is
     """
-    is_open, is_whole = True, False
+    is_open, is_whole, waits = True, False, True
     with queue.reading(session, asks):
         try:
             while is_open:
-                waited = queue.pending_event_ids_session.get(session)
-                messages = await _next(queue, session, SILENCE if waited else LINGER)
+                messages = await _next(queue, session, SILENCE if waits else LINGER)
                 for message in messages:
                     _note(queue, session, message)
-                is_silent = not waited and isinstance(messages[0], HeartbeatMessage)
-                is_whole = is_silent and not queue.pending_event_ids_session.get(session)
+                is_silent = not waits and isinstance(messages[0], HeartbeatMessage)
+                waits = bool(queue.pending_event_ids_session.get(session))
+                is_whole = is_silent and not waits
                 if is_whole:
                     messages = [CloseStreamMessage()]
                 is_failed = any(isinstance(each, UnexpectedErrorMessage) for each in messages)
                 is_open = not is_whole and not is_failed
                 yield b"".join(map(_line, messages))
         finally:
-            if not is_whole:
+            if waits and not is_whole:
                 await queue.forget(session)
 
 
