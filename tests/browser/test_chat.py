@@ -218,6 +218,23 @@ def test_a_new_chat_in_the_middle_of_a_reply_stops_it_and_keeps_what_was_written
     wait_for(page, lambda: len(said(page)) == 2 and said(page)[1] != "")
 
 
+def test_what_is_done_beside_a_reply_leaves_stop_where_it_is(
+    page: Any, served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "seconds_per_step", 0.1)
+    page.fill("#message textarea", "Tell me slowly")
+    button(page, "Send").click()
+    page.wait_for_selector("#chat-chat .bot.message")
+    unfold_list(page)
+    for words, found in (("nowhere", []), ("slowly", ["Tell me slowly"])):
+        fill(page, "#search", words)
+        wait_for(page, lambda found=found: listed(page) == found)
+    assert served.engine.running, "the reply is still under way"
+    button(page, "Stop").click(timeout=2000)
+    served.wait_until_idle()
+    page.get_by_text("Stopped.").locator("visible=true").wait_for()
+
+
 @BOTH
 def test_deleting_can_be_taken_back_and_a_title_is_changed(page: Any) -> None:
     send(page, "To be deleted")

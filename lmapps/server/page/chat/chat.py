@@ -284,7 +284,8 @@ class ChatTab:
     def _update(self, seen: Seen) -> Update:
         place, update = seen.place, dict[Any, Any]()
         update[self.place] = place.as_text()
-        update |= zip((self.send, self.stop, self.retry), buttons(not seen.busy), strict=True)
+        if seen.busy is not None:
+            update |= zip((self.send, self.stop, self.retry), buttons(not seen.busy), strict=True)
         if seen.status is not None:
             update[self.status] = seen.status
         if seen.message is not None:

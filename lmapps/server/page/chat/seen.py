@@ -29,7 +29,8 @@ class Seen:
     status: str | None = None
     message: str | None = None
     """What stands in the box to write in."""
-    busy: bool = False
+    busy: bool | None = False
+    """Whether a reply is under way; None after what is done beside one."""
     listed: Sequence[Summary] | None = None
     """One more than `place.listed` where there are more."""
     inside: Inside | None = None

@@ -77,16 +77,16 @@ class Talk:
     def find(self, place: Place, search: str) -> Seen:
         """List those alone that hold the words, from here on."""
         place = replace(place, search=search)
-        return Seen(place, listed=self.listed(place))
+        return Seen(place, listed=self.listed(place), busy=None)
 
     def longer(self, place: Place) -> Seen:
         """List more of them."""
         place = replace(place, listed=place.listed + LISTED)
-        return Seen(place, listed=self.listed(place))
+        return Seen(place, listed=self.listed(place), busy=None)
 
     def rename(self, place: Place, title: str) -> Seen:
         self.store.rename(place.owner, _there(place), title)
-        return Seen(place, status=word("Renamed."), listed=self.listed(place))
+        return Seen(place, status=word("Renamed."), listed=self.listed(place), busy=None)
 
     def delete(self, place: Place) -> Seen:
         """Leave the conversation out of the list, and begin a new one."""
@@ -170,9 +170,8 @@ class Talk:
         rating = {"True": 1, "Like": 1, "False": -1, "Dislike": -1}.get(str(liked))
         turn = self._shown(place)[index]
         self.store.rate(place.owner, _there(place), turn.id, rating)
-        return Seen(
-            place, status=word("Your rating is kept." if rating else "Your rating is gone.")
-        )
+        told = word("Your rating is kept." if rating else "Your rating is gone.")
+        return Seen(place, status=told, busy=None)
 
     def switch(self, place: Place, by: int) -> Seen:
         """Another branch, so many after this one; the first follows the last."""
@@ -185,7 +184,7 @@ class Talk:
     def earlier(self, place: Place) -> Seen:
         """Show more of a long conversation."""
         place = replace(place, shown=place.shown + SHOWN_TURNS)
-        return seen_at(place, self._load(place))
+        return seen_at(place, self._load(place), busy=None)
 
     # How a reply came about.
 
