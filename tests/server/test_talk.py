@@ -390,16 +390,22 @@ def test_where_many_replies_are_under_way_each_has_news_more_rarely(
     assert live.seconds_between(1) == live.seconds_between(20) == live.REFRESH_SECONDS
     assert live.seconds_between(60) == pytest.approx(0.2)
     counted = list[int]()
-    between = live.seconds_between
+    between, decode = live.seconds_between, Slots.decode
 
     def note(under_way: int) -> float:
         counted.append(under_way)
         return between(under_way)
 
+    def slow(slots: Slots) -> Any:  # none ends before the last has begun
+        if max(counted, default=0) < 3:
+            time.sleep(0.05)
+        return decode(slots)
+
     monkeypatch.setattr(live, "seconds_between", note)
+    monkeypatch.setattr(Slots, "decode", slow)
 
     async def three() -> None:
-        long = way(SHORT.replace(max_new_tokens=90))  # none ends before the last has begun
+        long = way(SHORT.replace(max_new_tokens=90))
         await asyncio.gather(*(run_all(chat.send(Place(f"p{n}"), "one", long)) for n in range(3)))
 
     async def run_all(news: Any) -> None:
