@@ -34,10 +34,11 @@ from lmapps.server.who import who
 STOPPED = later("The server has stopped. What was written until then is kept.")
 SILENCE = 10.0
 """Seconds without a message after which a sign of life is sent: proxies end a silent stream."""
-LINGER = 5.0
+LINGER = 0.5
 """Seconds that a page which waits for nothing goes on reading. It takes its stream for open as long
 as the end is on the way, and would never read the answer to what it asks for then; right after an
-answer, where people and controls go on, that is not rare."""
+answer, where people and controls go on, that is not rare. Less than a server waits that
+stops: a stream that it breaks the page takes for open too."""
 
 
 def tell(app: FastAPI, page: gr.Blocks) -> None:
