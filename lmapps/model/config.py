@@ -134,6 +134,7 @@ class ModelConfig:
             hidden_size=width or dial["width"],
             num_layers=layers or dial["layers"],
             context=context,
+            # An even number: two key-value heads are shared by them.
             num_heads=max(2, width // 128 * 2) if width else dial["heads"],
             num_kv_heads=2 if width else dial["kv_heads"],
             qk_norm=True,

@@ -5,13 +5,13 @@ pip is asked because it knows the person's index, proxy and certificates. Nothin
 
 from __future__ import annotations
 
-import contextlib
 import email
 import hashlib
 import os
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -109,7 +109,7 @@ def _size(work: Path, model: Known) -> int:
     for folder, _, names in os.walk(work):
         for name in names:
             if name.endswith(".whl"):
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     sizes.append(Path(folder, name).stat().st_size)
     return min(max(sizes, default=0), model.download_bytes)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from asyncio import Queue as Pending
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +67,18 @@ def messages_in(piece: bytes) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+def kinds(told: list[list[dict[str, Any]]]) -> list[list[str]]:
+    return [[message["msg"] for message in piece] for piece in told]
+
+
+async def asked_in_silence(stream: AsyncGenerator[bytes, None], queue: Events) -> asyncio.Task[Any]:
+    """The next piece of a stream, which reads and waits for nothing as its page asks for "two"."""
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    queue.pending_event_ids_session[PAGE].add("two")
+    return reading
+
+
 async def all_of(queue: Events) -> list[list[dict[str, Any]]]:
     return [messages_in(piece) async for piece in news(queue, PAGE)]
 
@@ -83,13 +95,13 @@ def test_what_has_come_meanwhile_is_told_in_one_piece_up_to_the_end_of_all_event
         asyncio.get_running_loop().call_later(0.01, pending.put_nowait, ended("two"))
         return await all_of(queue)
 
-    first, second, last = with_page(work, "one", "two")
-    assert [message["msg"] for message in first] == [
-        "estimation", "process_generating", "process_completed", "process_generating"
-    ]  # fmt: skip
-    assert first[3]["output"] == {"data": ["ü"]} and first[3]["event_id"] == "two"
-    assert [message["msg"] for message in second] == ["process_completed"]
-    assert [message["msg"] for message in last] == ["close_stream"]
+    told = with_page(work, "one", "two")
+    assert kinds(told) == [
+        ["estimation", "process_generating", "process_completed", "process_generating"],
+        ["process_completed"],
+        ["close_stream"],
+    ]
+    assert told[0][3]["output"] == {"data": ["ü"]} and told[0][3]["event_id"] == "two"
 
 
 def test_what_is_asked_right_after_the_last_answer_is_told_on_the_same_stream() -> None:
@@ -102,10 +114,8 @@ def test_what_is_asked_right_after_the_last_answer_is_told_on_the_same_stream() 
             pending.put_nowait(ended("two"))
             return pieces + [messages_in(piece) async for piece in stream]
 
-    told = with_page(work, "one")
-    assert [[message["msg"] for message in piece] for piece in told] == [
-        ["process_completed"], ["process_completed"], ["close_stream"]
-    ]  # fmt: skip
+    told = kinds(with_page(work, "one"))
+    assert told == [["process_completed"], ["process_completed"], ["close_stream"]]
 
 
 def test_what_is_asked_as_the_stream_would_end_keeps_it_open() -> None:
@@ -113,17 +123,12 @@ def test_what_is_asked_as_the_stream_would_end_keeps_it_open() -> None:
         pending.put_nowait(ended("one"))
         async with aclosing(news(queue, PAGE)) as stream:
             await anext(stream)
-            asked = asyncio.create_task(anext(stream))
-            await asyncio.sleep(0)  # it reads, and waits for nothing
-            queue.pending_event_ids_session[PAGE].add("two")
-            alive = messages_in(await asked)
+            alive = messages_in(await (await asked_in_silence(stream, queue)))
             pending.put_nowait(ended("two"))
             return [alive, *[messages_in(piece) async for piece in stream]]
 
-    told = with_page(work, "one")
-    assert [[message["msg"] for message in piece] for piece in told] == [
-        ["heartbeat"], ["process_completed"], ["close_stream"]
-    ]  # fmt: skip
+    told = kinds(with_page(work, "one"))
+    assert told == [["heartbeat"], ["process_completed"], ["close_stream"]]
 
 
 def test_each_message_is_as_gradio_tells_it() -> None:
@@ -170,9 +175,7 @@ def test_who_leaves_while_nothing_is_under_way_takes_nothing_along_that_is_asked
         pending.put_nowait(ended("one"))
         async with aclosing(news(queue, PAGE)) as stream:
             await anext(stream)
-            leaving = asyncio.create_task(anext(stream))
-            await asyncio.sleep(0)
-            queue.pending_event_ids_session[PAGE].add("two")
+            leaving = await asked_in_silence(stream, queue)
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
         pending.put_nowait(ended("two"))

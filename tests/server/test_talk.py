@@ -62,6 +62,17 @@ def contents(seen: Seen) -> list[str]:
     return [turn.content for turn in seen.turns]
 
 
+def before_each_step(patch: pytest.MonkeyPatch, wait: Callable[[], Any]) -> None:
+    """The model takes its time: `wait` is called before each step of decoding."""
+    decode = Slots.decode
+
+    def waiting(slots: Slots) -> Any:
+        wait()
+        return decode(slots)
+
+    patch.setattr(Slots, "decode", waiting)
+
+
 def test_a_message_and_its_reply_are_kept_from_the_first_word_on(chat: Talk, store: Store) -> None:
     here = chat.arrive(Place("ann")).place
     news = run(chat.send(here, "Hello there", way(SHORT)))
@@ -210,19 +221,15 @@ def test_a_reply_is_saved_while_it_grows(
     monkeypatch.setattr(saved, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(live, "REFRESH_SECONDS", 0.0)
     grown, is_saved = list[str](), threading.Event()
-    grow, decode = store.grow, Slots.decode
+    grow = store.grow
 
     def growing(turn: str, text: str, *rest: Any) -> Any:
         grown.append(text)
         is_saved.set()
         return grow(turn, text, *rest)
 
-    def slow(slots: Slots) -> Any:  # until something was saved
-        is_saved.wait(0.1)
-        return decode(slots)
-
     monkeypatch.setattr(store, "grow", growing)
-    monkeypatch.setattr(Slots, "decode", slow)
+    before_each_step(monkeypatch, lambda: is_saved.wait(0.1))
     last = send(chat, Place("ann"), "one", Decoding(seed=1, max_new_tokens=100))
     assert len(grown) > 1 and grown[-1] == contents(last)[1], "before its end too"
     assert all(a == b[: len(a)] for a, b in pairwise(grown[:-1]))
@@ -390,19 +397,18 @@ def test_where_many_replies_are_under_way_each_has_news_more_rarely(
     assert live.seconds_between(1) == live.seconds_between(20) == live.REFRESH_SECONDS
     assert live.seconds_between(60) == pytest.approx(0.2)
     counted = list[int]()
-    between, decode = live.seconds_between, Slots.decode
+    between = live.seconds_between
 
     def note(under_way: int) -> float:
         counted.append(under_way)
         return between(under_way)
 
-    def slow(slots: Slots) -> Any:  # none ends before the last has begun
+    def wait() -> None:  # none ends before the last has begun
         if max(counted, default=0) < 3:
             time.sleep(0.05)
-        return decode(slots)
 
     monkeypatch.setattr(live, "seconds_between", note)
-    monkeypatch.setattr(Slots, "decode", slow)
+    before_each_step(monkeypatch, wait)
 
     async def three() -> None:
         long = way(SHORT.replace(max_new_tokens=90))

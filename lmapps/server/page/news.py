@@ -66,23 +66,22 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
 
     asks  whose page it is
     """
-    is_open, is_whole, waits = True, False, True
+    waits = True
     with queue.reading(session, asks):
         try:
-            while is_open:
+            while True:
                 messages = await _next(queue, session, SILENCE if waits else LINGER)
                 for message in messages:
                     _note(queue, session, message)
-                is_silent = not waits and isinstance(messages[0], HeartbeatMessage)
-                waits = bool(queue.pending_event_ids_session.get(session))
-                is_whole = is_silent and not waits
-                if is_whole:
-                    messages = [CloseStreamMessage()]
-                is_failed = any(isinstance(each, UnexpectedErrorMessage) for each in messages)
-                is_open = not is_whole and not is_failed
+                waited, waits = waits, bool(queue.pending_event_ids_session.get(session))
+                if not waited and not waits and isinstance(messages[0], HeartbeatMessage):
+                    yield _line(CloseStreamMessage())
+                    return
                 yield b"".join(map(_line, messages))
+                if any(isinstance(message, UnexpectedErrorMessage) for message in messages):
+                    return
         finally:
-            if waits and not is_whole:
+            if waits:
                 await queue.forget(session)
 
 
