@@ -53,7 +53,7 @@ class Visit:
         self.labels = {one["id"]: one["props"].get("label") for one in self.config["components"]}
         self._grown = set[int]()
         """Events of which something has come already: then comes what is other than it was."""
-        visitor, self.place, _, self.message, *_ = self._inputs("_on_send")
+        visitor, self.place, _, _, _, self.message, *_ = self._inputs("_on_send")
         self.values[visitor] = self.name
 
     @asynccontextmanager

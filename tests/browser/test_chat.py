@@ -236,6 +236,31 @@ def test_what_is_done_beside_a_reply_leaves_stop_where_it_is(
 
 
 @BOTH
+def test_a_search_that_comes_late_takes_no_message_to_another_conversation(page: Any) -> None:
+    """It was asked for before the conversation began, and is answered in it."""
+    held = list[Any]()
+
+    def hold(route: Any) -> None:
+        if "nowhere" in (route.request.post_data or "") and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", hold)
+    unfold_list(page)
+    fill(page, "#search", "nowhere")
+    wait_for(page, lambda: bool(held))
+    send(page, "One")
+    held[0].continue_()
+    page.get_by_text("No conversation has these words.").locator("visible=true").wait_for()
+    page.wait_for_timeout(300)
+    send(page, "Two")
+    assert [text for text in said(page) if text in ("One", "Two")] == ["One", "Two"]
+    fill(page, "#search", "")
+    wait_for(page, lambda: listed(page) == ["One"])
+
+
+@BOTH
 def test_deleting_can_be_taken_back_and_a_title_is_changed(page: Any) -> None:
     send(page, "To be deleted")
     unfold_list(page)

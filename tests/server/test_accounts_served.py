@@ -225,7 +225,7 @@ class ChatByHand:
     def __init__(self, config: dict[str, Any]) -> None:
         self.parts = {part["id"]: part for part in config["components"]}
         named = {one["api_name"]: one for one in config["dependencies"] if one["backend_fn"]}
-        self.here = named["_on_send"]["inputs"][:2]
+        self.here = named["_on_send"]["inputs"][:2]  # whose it is, and where
         self.events = [one for one in named.values() if one["inputs"][:2] == self.here]
 
     def ask(self, client: httpx.Client, event: dict[str, Any], place: str, other: str) -> str:

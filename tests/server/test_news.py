@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from asyncio import Queue as Pending
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -23,6 +25,7 @@ from gradio.server_messages import (
     ProcessGeneratingMessage,
 )
 
+from lmapps.server.page import events
 from lmapps.server.page import news as module
 from lmapps.server.page.events import Events
 from lmapps.server.page.faults import attend
@@ -235,3 +238,27 @@ def test_an_event_of_what_was_drawn_on_a_page_is_that_pages_alone() -> None:
         asked = {"data": [], "fn_index": 77, "session_hash": session}
         answer = client.post("/gradio_api/queue/join", json=asked)
         assert answer.status_code == status, answer.text
+
+
+def test_who_asks_while_the_end_of_the_stream_is_on_its_way_hears_of_it_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until the page has read the end it takes its stream for open, and would read nothing more."""
+    monkeypatch.setattr(events, "END_SECONDS", 0.3)
+
+    async def work(queue: Events, pending: Pending[Any]) -> float:
+        pending.put_nowait(ended("one"))
+        await all_of(queue)
+        begun = time.monotonic()
+        await queue.ended(PAGE)
+        return time.monotonic() - begun
+
+    assert with_page(work, "one") > 0.2
+
+    page, client = served()
+    queue, (known,) = page._queue, page.fns
+    queue._ending.add(PAGE)
+    threading.Timer(0.3, queue._ending.discard, [PAGE]).start()
+    asked = {"data": [], "fn_index": known, "session_hash": PAGE}
+    assert client.post("/gradio_api/queue/join", json=asked).status_code == 200
+    assert PAGE not in queue._ending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,19 +116,17 @@ def test_of_closed_pages_a_few_are_remembered_and_open_ones_all(page: Page) -> N
 
 
 def test_a_tab_says_itself_where_it_stands_but_not_whose_it_is() -> None:
-    place = Place("ann", "a conversation", "a turn", 120)
-    assert "ann" not in place.as_text()
-    assert place_from(place.as_text(), "bob") == Place("bob", "a conversation", "a turn", 120)
-    assert place_from(place.as_text(), "bob", True).looks
-    listed = Place("ann", listed=600, search="cats")
-    assert place_from(listed.as_text(), "bob") == Place("bob", listed=600, search="cats")
+    place = Place("ann", "a conversation", "a turn", 120, 600, "cats", True)
+    where, extent = place.as_text(), place.extent()
+    assert "ann" not in where + extent
+    assert place_from(where, "bob", True, extent, "cats") == replace(place, owner="bob")
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "3", "null", '{"leaf": "x"}', '{"conversation": 3}', "[" * 10_000]
 )
 def test_a_tab_that_says_nonsense_stands_at_a_new_conversation(text: str | None) -> None:
-    assert place_from(text, "ann") == Place("ann")
+    assert place_from(text, "ann") == place_from(None, "ann", False, text) == Place("ann")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,8 @@ def test_a_tab_that_says_nonsense_stands_at_a_new_conversation(text: str | None)
     [("-5", SHOWN_TURNS, LISTED), ("1e99", MOST_SHOWN, MOST_SHOWN)],
 )
 def test_a_tab_shows_as_much_as_makes_sense(asked: str, shown: int, listed: int) -> None:
-    place = place_from(f'{{"conversation": "c", "shown": {asked}, "listed": {asked}}}', "ann")
+    extent = f'{{"shown": {asked}, "listed": {asked}}}'
+    place = place_from('{"conversation": "c"}', "ann", False, extent)
     assert (place.shown, place.listed) == (shown, listed)
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -264,9 +265,9 @@ def test_a_long_list_shows_its_beginning_and_more_when_asked() -> None:
     seen = chat.arrive(Place("ann"))
     for count in (LISTED, 2 * LISTED):
         assert seen.place.listed == count and len(seen.listed or ()) == count + 1
-        seen = chat.longer(place_from(seen.place.as_text(), "ann"))
+        seen = chat.longer(place_from(None, "ann", extent=seen.place.extent()))
     assert [item.title for item in seen.listed or ()] == [f"talk-{n}" for n in range(449, -1, -1)]
-    (found,) = chat.find(Place("ann"), "talk-0").listed or ()
+    (found,) = chat.find(Place("ann", search="talk-0")).listed or ()
     opened = chat.open(seen.place, found.id)
     assert opened.place.listed == 3 * LISTED, "the list stays as long"
     assert len(chat.longer(Place("ann", search="talk")).listed or ()) == 2 * LISTED + 1
@@ -276,19 +277,20 @@ def test_a_long_list_shows_its_beginning_and_more_when_asked() -> None:
 def test_a_list_that_is_searched_stays_so_whatever_is_done(chat: Talk) -> None:
     """Until other words are searched for: what stands in the box is what is listed."""
     places = [send(chat, Place("ann"), text).place for text in ("one", "two")]
-    searched = chat.find(places[0], "two").place
+    searched = replace(places[0], search="two")
 
     def titles(seen: Seen) -> list[str] | None:
         return None if seen.listed is None else [item.title for item in seen.listed]
 
     sent = run(chat.send(searched, "three", way()))
     assert titles(sent[0]) == ["two"] and all(titles(seen) is None for seen in sent[1:])
-    place = place_from(sent[-1].place.as_text(), "ann")
+    assert titles(chat.find(searched)) == ["two"]
+    place = sent[-1].place
     assert titles(run(chat.retry(place, way()))[0]) == ["two"]
     assert titles(chat.rename(place, "uno")) == titles(chat.longer(place)) == ["two"]
     gone = chat.delete(place)
     assert titles(gone) == titles(chat.restore(gone.place, place.conversation or "")) == ["two"]
-    assert sorted(titles(chat.find(place, "")) or ()) == ["two", "uno"]
+    assert sorted(titles(chat.find(replace(place, search=""))) or ()) == ["two", "uno"]
     assert len(titles(chat.arrive(place)) or ()) == 2, "the box is empty as the page opens"
 
 

@@ -7,6 +7,7 @@ events go on.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ MOST_UNREAD = 1000
 forgotten."""
 MOST_EVENTS = 500
 """Events of one page that it has not read to their end."""
+END_SECONDS = 0.5
+"""So long the end of a stream may be on its way to a page."""
+LOOK_SECONDS = 0.05
 
 
 class Events(Queue):
@@ -41,6 +45,7 @@ class Events(Queue):
         )  # fmt: skip
         self.pending_messages_per_session = {}  # type: ignore[assignment]
         self._readers = Counter[str]()
+        self._ending = set[str]()
         self._unread = dict[str, tuple[User, float]]()
         """Pages that have asked and do not read: whose and since when, the oldest first."""
 
@@ -78,6 +83,17 @@ class Events(Queue):
             if not self._readers[name]:
                 del self._readers[name]
                 self._settle(name, asks)
+
+    def end(self, name: str) -> None:
+        """A page is told that its stream ends: it takes it for open as long as that is on the way,
+        and would never read what comes of a thing that it knows by then to be asked for."""
+        self._ending.add(name)
+        asyncio.get_running_loop().call_later(END_SECONDS, self._ending.discard, name)
+
+    async def ended(self, name: str) -> None:
+        """Wait until a page has read that its stream ends, if it does."""
+        while name in self._ending:
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def forget(self, name: str) -> None:
         """A page that has left, and what it has asked for."""

@@ -35,10 +35,9 @@ STOPPED = later("The server has stopped. What was written until then is kept.")
 SILENCE = 10.0
 """Seconds without a message after which a sign of life is sent: proxies end a silent stream."""
 LINGER = 0.5
-"""Seconds that a page which waits for nothing goes on reading. It takes its stream for open as long
-as the end is on the way, and would never read the answer to what it asks for then; right after an
-answer, where people and controls go on, that is not rare. Less than a server waits that
-stops: a stream that it breaks the page takes for open too."""
+"""Seconds that a page which waits for nothing goes on reading: right after an answer people and
+controls go on. Less than a server waits that stops: a stream that it breaks the page takes for open
+from then on."""
 
 
 def tell(app: FastAPI, page: gr.Blocks) -> None:
@@ -53,6 +52,7 @@ def tell(app: FastAPI, page: gr.Blocks) -> None:
         is_in, told, _ = await queue.push(asked, request, None)
         if not is_in:
             raise Busy(str(told))
+        await queue.ended(body.session_hash)
         return {"event_id": told}
 
     @app.get("/gradio_api/queue/data", include_in_schema=False)
@@ -75,6 +75,7 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
                     _note(queue, session, message)
                 waited, waits = waits, bool(queue.pending_event_ids_session.get(session))
                 if not waited and not waits and isinstance(messages[0], HeartbeatMessage):
+                    queue.end(session)
                     yield _line(CloseStreamMessage())
                     return
                 yield b"".join(map(_line, messages))

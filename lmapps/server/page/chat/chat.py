@@ -54,6 +54,8 @@ class ChatTab:
         self.others = [field for field in plugin.fields if field.kind != "messages"]
         self.place = gr.Textbox(visible="hidden")
         """Where the tab stands, as `Place.as_text` has it."""
+        self.extent = gr.Textbox(visible="hidden")
+        """How much it shows, as `Place.extent` has it."""
         self.kept = gr.Textbox(visible="hidden")
         """The same as the browser kept it, while the tab is opened."""
         with gr.Row():
@@ -61,11 +63,13 @@ class ChatTab:
                 self.shelf = Shelf()
             with gr.Column(scale=4, min_width=300):
                 self._build_chat(Presets(visitor.store.database))
-        self.here = [visitor.box, self.place, self.panel.looks]
+        self.here = [
+            visitor.box, self.place, self.panel.looks, self.extent, self.shelf.search,
+        ]  # fmt: skip
         """What every event begins with: whose page it is, and where it stands."""
         self.outputs = [
-            self.place, *self.shelf.outputs, *self.dialogue.outputs, self.status, self.message,
-            self.send, self.stop, self.retry, *self.panel.outputs,
+            self.place, self.extent, *self.shelf.outputs, *self.dialogue.outputs, self.status,
+            self.message, self.send, self.stop, self.retry, *self.panel.outputs,
         ]  # fmt: skip
 
     def _build_chat(self, presets: Presets) -> None:
@@ -126,11 +130,11 @@ class ChatTab:
             (self.shelf.upload.upload, imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
             self._on(event(nothing, None, None, **stopping).then, action, *inputs)
-        self._on(dialogue.earlier.click, talk.earlier)
-        self._on(self.shelf.search.change, talk.find, self.shelf.search)
-        self._on(self.shelf.longer.click, talk.longer)
-        self._on(self.shelf.rename.click, talk.rename, self.shelf.title)
-        self._on(self.shelf.title.submit, talk.rename, self.shelf.title)
+        self._on(dialogue.earlier.click, talk.earlier, is_beside=True)
+        self._on(self.shelf.search.change, talk.find, is_beside=True)
+        self._on(self.shelf.longer.click, talk.longer, is_beside=True)
+        for event in (self.shelf.rename.click, self.shelf.title.submit):
+            self._on(event, talk.rename, self.shelf.title, is_beside=True)
         self.shelf.delete.click(nothing, None, None, **stopping).then(
             self._on_delete, here, self.outputs, **QUIET
         )
@@ -139,7 +143,7 @@ class ChatTab:
         arriving, key = tab.select if tab else page.load, f"lmapps-place-{self.plugin.name}"
         arriving(
             self._on_arrive, [*here, self.kept], self.outputs,
-            js=f"(_, place, looks) => [{NAME}, place, looks, lmapps.remembered({key!r}) ?? '']",
+            js=f"(_, ...here) => [{NAME}, ...here.slice(0, -1), lmapps.remembered({key!r}) ?? '']",
             **QUIET,
         )  # fmt: skip
         self.place.change(
@@ -159,44 +163,44 @@ class ChatTab:
         ):  # fmt: skip
             event(partial(self._on_inside, by=by, scored=scored), here, looked, **QUIET)
 
-    def _on(self, event: Any, action: Callable[..., Seen], *inputs: Any) -> None:
-        """An action that does not ask the model."""
+    def _on(
+        self, event: Any, action: Callable[..., Seen], *inputs: Any, is_beside: bool = False
+    ) -> None:
+        """An action that does not ask the model.
 
-        def handler(name: str, here: str, looks: bool, *values: Any) -> Update:
-            place = self._place(name, here, looks)
-            return self._told(place, lambda: action(place, *values))
+        is_beside  whether a reply under way goes on meanwhile
+        """
+
+        def handler(*values: Any) -> Update:
+            place, rest = self._stands(values)
+            return self._told(place, lambda: action(place, *rest), is_beside)
 
         event(handler, [*self.here, *inputs], self.outputs, **QUIET)
 
-    def _place(self, name: str, here: str, looks: bool) -> Place:
-        """The values of `here` -> where the tab stands. Whose it is nobody can choose where people
-        have accounts; else a browser's name is as good as a password."""
-        return place_from(here, self.visitor.owner(name), looks)
+    def _stands(self, values: Sequence[Any]) -> tuple[Place, Sequence[Any]]:
+        """The values of an event -> where the tab stands, and the rest. Whose it is nobody can
+        choose where people have accounts; else a browser's name is as good as a password."""
+        name, *here = values[: len(self.here)]
+        return place_from(here[0], self.visitor.owner(name), *here[1:]), values[len(self.here) :]
 
     # What the model is asked for.
 
-    async def _on_send(
-        self, name: str, here: str, looks: bool, text: str, *values: Any
-    ) -> AsyncGenerator[Update, None]:
-        place = self._place(name, here, looks)
-        way = await self._way(place, values)
+    async def _on_send(self, *values: Any) -> AsyncGenerator[Update, None]:
+        place, (text, *rest) = self._stands(values)
+        way = await self._way(place, rest)
         async for update in self._streamed(place, self.talk.send(place, text, way)):
             yield update
 
-    async def _on_retry(
-        self, name: str, here: str, looks: bool, *values: Any
-    ) -> AsyncGenerator[Update, None]:
-        place = self._place(name, here, looks)
-        way = await self._way(place, values)
+    async def _on_retry(self, *values: Any) -> AsyncGenerator[Update, None]:
+        place, rest = self._stands(values)
+        way = await self._way(place, rest)
         async for update in self._streamed(place, self.talk.retry(place, way)):
             yield update
 
-    async def _on_edit(
-        self, name: str, here: str, looks: bool, data: gr.EditData, *values: Any
-    ) -> AsyncGenerator[Update, None]:
-        place = self._place(name, here, looks)
+    async def _on_edit(self, data: gr.EditData, *values: Any) -> AsyncGenerator[Update, None]:
+        place, rest = self._stands(values)
         index: Any = data.index
-        way = await self._way(place, values)
+        way = await self._way(place, rest)
         made = self.talk.edit(place, int(index), str(data.value), way)
         async for update in self._streamed(place, made):
             yield update
@@ -229,11 +233,9 @@ class ChatTab:
         persona = await self.fields.named(place.owner, filled)
         return Way(values_of(self.others, filled[1:]), choose, model, persona, preset)
 
-    async def _on_inside(
-        self, name: str, here: str, _: bool, number: int, model: str, by: int | None, scored: bool
-    ) -> Update:
+    async def _on_inside(self, *values: Any, by: int | None, scored: bool) -> Update:
         """The inside of a reply: so many after that of the number; None = of the last one."""
-        place = self._place(name, here, True)
+        place, (number, model) = self._stands(values)
         wanted = None if by is None else number + by
         try:
             inside = await self.talk.inside(place, wanted, model, scored=scored)
@@ -243,48 +245,50 @@ class ChatTab:
 
     # What it is not.
 
-    def _on_arrive(self, name: str, here: str, looks: bool, kept: str) -> Update:
-        """What there is to see when the tab is opened; kept: where the browser stood last time."""
+    def _on_arrive(self, name: str, here: str, looks: bool, *rest: str) -> Update:
+        """What there is to see when the tab is opened; the last value is where the browser stood
+        last time."""
         if here:  # it was open already
             return {self.status: gr.skip()}
-        place = place_from(kept, self.visitor.arrived(name), looks)
+        place = place_from(rest[-1], self.visitor.arrived(name), looks)
         return self._told(place, lambda: self.talk.arrive(place))
 
-    def _on_like(self, name: str, here: str, looks: bool, data: gr.LikeData) -> Update:
-        place = self._place(name, here, looks)
+    def _on_like(self, data: gr.LikeData, *values: Any) -> Update:
+        place, _ = self._stands(values)
         index: Any = data.index
-        return self._told(place, lambda: self.talk.rate(place, int(index), data.liked))
+        return self._told(place, lambda: self.talk.rate(place, int(index), data.liked), True)
 
-    def _on_delete(self, name: str, here: str, looks: bool) -> Update:
-        place = self._place(name, here, looks)
+    def _on_delete(self, *values: Any) -> Update:
+        place, _ = self._stands(values)
         update = self._told(place, lambda: self.talk.delete(place))
         if place.conversation:
             update |= self.shelf.gone(place.conversation)
         return update
 
-    def _on_export(self, name: str, here: str, looks: bool) -> Update:
+    def _on_export(self, *values: Any) -> Update:
         """Two files to download: as Markdown, and as JSON with every branch."""
         try:
-            whole = self.talk.export(self._place(name, here, looks))
+            whole = self.talk.export(self._stands(values)[0])
         except LmappsError as error:
             return {self.status: warning(error)}
         return {**self.shelf.exported(whole), self.status: ""}
 
     # What is shown.
 
-    def _told(self, place: Place, action: Callable[[], Seen]) -> Update:
+    def _told(self, place: Place, action: Callable[[], Seen], is_beside: bool = False) -> Update:
         """What there is to see after an action, or why it could not be done."""
         if told := too_early(place.owner):
             return {self.status: told}
         try:
-            return self._update(action())
+            seen = action()
         except Exception as error:  # else the tab shows nothing at all
-            return self._update(Seen(place, status=warning(error)))
+            seen = Seen(place, status=warning(error), busy=None if is_beside else False)
+        return self._update(seen) | {self.extent: seen.place.extent()}
 
     def _update(self, seen: Seen) -> Update:
         place, update = seen.place, dict[Any, Any]()
-        update[self.place] = place.as_text()
         if seen.busy is not None:
+            update[self.place] = place.as_text()
             update |= zip((self.send, self.stop, self.retry), buttons(not seen.busy), strict=True)
         if seen.status is not None:
             update[self.status] = seen.status

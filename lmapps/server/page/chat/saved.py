@@ -46,29 +46,46 @@ class Place:
     """Whether the inside of the replies is unfolded."""
 
     def as_text(self) -> str:
-        """What the tab itself remembers of it: the server keeps nothing. Whose it is is found out
-        anew with every request."""
-        names = ("conversation", "leaf", "shown", "listed", "search")
-        return json.dumps({name: getattr(self, name) for name in names})
+        """Where it is, which the tab itself remembers: the server keeps nothing. Whose it is is
+        found out anew with every request."""
+        return json.dumps({"conversation": self.conversation, "leaf": self.leaf})
+
+    def extent(self) -> str:
+        """How much it shows, remembered likewise; on its own, since it changes beside a reply that
+        changes where the tab is."""
+        return json.dumps({"shown": self.shown, "listed": self.listed})
 
 
-def place_from(text: str | None, owner: str, looks: bool = False) -> Place:
-    """What `as_text` made, for whoever asks; anything else stands at a new conversation."""
-    new = Place(owner, looks=looks)
-    try:
-        values = json.loads(text or "{}")
-        conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
-        search = str(values.get("search", ""))
-        shown, listed = (
-            min(max(int(values.get(name, least)), least), MOST_SHOWN)
-            for name, least in (("shown", SHOWN_TURNS), ("listed", LISTED))
-        )
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return new
-    new = replace(new, listed=listed, search=search)
+def place_from(
+    text: str | None, owner: str, looks: bool = False, extent: str | None = None, search: str = ""
+) -> Place:
+    """What `as_text` and `extent` made, for whoever asks; of anything else a new conversation."""
+    shown, listed = _extent(extent)
+    new = Place(owner, None, None, shown, listed, search, looks)
+    values = _read(text)
+    conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
     if not isinstance(conversation, str) or not isinstance(leaf, str | None):
         return new
-    return replace(new, conversation=conversation, leaf=leaf, shown=shown)
+    return replace(new, conversation=conversation, leaf=leaf)
+
+
+def _extent(text: str | None) -> tuple[int, int]:
+    values, least = _read(text), {"shown": SHOWN_TURNS, "listed": LISTED}
+    try:
+        asked = [max(int(values.get(name, few)), few) for name, few in least.items()]
+    except (ValueError, TypeError, OverflowError):
+        return SHOWN_TURNS, LISTED
+    shown, listed = (min(count, MOST_SHOWN) for count in asked)
+    return shown, listed
+
+
+def _read(text: str | None) -> dict[str, Any]:
+    """An object of JSON; of anything else an empty one."""
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 class Keeper(Protocol):

@@ -30,7 +30,8 @@ class Seen:
     message: str | None = None
     """What stands in the box to write in."""
     busy: bool | None = False
-    """Whether a reply is under way; None after what is done beside one."""
+    """Whether a reply is under way; None after what is done beside one, which leaves the place
+    where it is."""
     listed: Sequence[Summary] | None = None
     """One more than `place.listed` where there are more."""
     inside: Inside | None = None

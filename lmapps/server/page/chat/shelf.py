@@ -60,7 +60,9 @@ class Shelf:
         if seen.listed is not None:
             shown = seen.listed[: seen.place.listed]
             choices = [(item.title or word("Untitled"), item.id) for item in shown]
-            update[self.listed] = gr.update(choices=choices, value=chosen, visible=bool(choices))
+            update[self.listed] = gr.update(choices=choices, visible=bool(choices))
+            if seen.busy is not None:
+                update[self.listed]["value"] = chosen
             update[self.longer] = gr.update(visible=len(seen.listed) > len(shown))
             hint = word(NOT_FOUND if seen.place.search.strip() else NONE)
             update[self.empty] = gr.update(value=hint, visible=not choices)

@@ -74,9 +74,8 @@ class Talk:
         shows, where there are more."""
         return self.store.list(place.owner, self.plugin.name, place.search, place.listed + 1)
 
-    def find(self, place: Place, search: str) -> Seen:
-        """List those alone that hold the words, from here on."""
-        place = replace(place, search=search)
+    def find(self, place: Place) -> Seen:
+        """List those alone that hold the words that are searched for now."""
         return Seen(place, listed=self.listed(place), busy=None)
 
     def longer(self, place: Place) -> Seen:
