@@ -57,11 +57,12 @@ class Place:
 
 
 def place_from(
-    text: str | None, owner: str, looks: bool = False, extent: str | None = None, search: str = ""
-) -> Place:
+    text: str | None, owner: str, looks: bool = False, extent: str | None = None,
+    search: str | None = None,
+) -> Place:  # fmt: skip
     """What `as_text` and `extent` made, for whoever asks; of anything else a new conversation."""
     shown, listed = _extent(extent)
-    new = Place(owner, None, None, shown, listed, search, looks)
+    new = Place(owner, None, None, shown, listed, search or "", looks)
     values = _read(text)
     conversation, leaf = (values.get(name) for name in ("conversation", "leaf"))
     if not isinstance(conversation, str) or not isinstance(leaf, str | None):
