@@ -260,7 +260,7 @@ def rounds_of_tabs(url: str, engine: Any, args: argparse.Namespace) -> dict[str,
     """MB of a tab that is open, and of one that was closed."""
     closed, opened = [], []
     for number in range(args.rounds + 1):
-        process = people(url, "tabs", str(args.tabs), "16")
+        process = people(url, "tabs", str(args.tabs), "64")
         assert process.stdout is not None and process.stdout.readline() == "open\n"
         here = held(engine)
         process.communicate("close\n")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lmapps.discovery import discover
+from tests.browser.hands import device
 from tests.conftest import missing
 
 CHROMIUM = "/usr/bin/chromium"
@@ -63,8 +64,7 @@ def visit(browser: Any, served: Any) -> Iterator[Callable[..., Any]]:
             faults.append(f"not there: {answer.url}")
 
     def open(width: int = 1280, scheme: str = "light", language: str = "en-US") -> Any:
-        size = {"width": width, "height": 844 if width < 720 else 800}
-        context = browser.new_context(viewport=size, color_scheme=scheme, locale=language)
+        context = browser.new_context(**device(width), color_scheme=scheme, locale=language)
         contexts.append(context)
         page = context.new_page()
         page.on("request", note)

@@ -9,6 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 
+def device(width: int) -> dict[str, Any]:
+    """What a browser is told to be: a desk, or a phone with fingers."""
+    is_phone = width < 720
+    size = {"width": width, "height": 844 if is_phone else 800}
+    return {"viewport": size, "has_touch": is_phone, "is_mobile": is_phone}
+
+
 def seen(page: Any, selector: str) -> Any:
     """What of it is to be seen: a tab that is not open is there too."""
     return page.locator(selector).locator("visible=true")

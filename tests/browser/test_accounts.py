@@ -10,7 +10,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.server.accounts.users import Users
-from tests.browser.hands import button, fill, open_tab, seen, tabs
+from tests.browser.hands import button, device, fill, open_tab, seen, tabs
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse"
@@ -20,7 +20,7 @@ class Person:
     """Somebody at a browser of their own."""
 
     def __init__(self, browser: Any, url: str, width: int = 1280) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900})
+        self.context = browser.new_context(**device(width))
         self.page, self.url = self.context.new_page(), url
 
     def log_in(self, name: str, password: str = PASSWORD) -> None:

@@ -14,18 +14,20 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.server.store.store import new_turn
-from tests.browser.hands import button, fill, seen, unfold
+from tests.browser.hands import button, device, fill, seen, unfold
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("page", [1280, 390], indirect=True)
 """Also a phone in the short tier."""
+DESK = pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
+"""A phone in the long tier."""
 
 
 @pytest.fixture(params=[1280, pytest.param(390, marks=pytest.mark.long)])
 def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh visitor at a desk, or with a phone."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    context = browser.new_context(**device(request.param))
     yield opened(context.new_page(), served.url)
     context.close()
     served.wait_until_idle()
@@ -104,6 +106,20 @@ def wait_for(page: Any, check: Callable[[], bool]) -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"said: {said(page)}, listed: {listed(page)}")
+
+
+def held_back(page: Any, words: str) -> list[Any]:
+    """The first request that holds these words, once it is made: it goes on by `continue_`."""
+    held = list[Any]()
+
+    def hold(route: Any) -> None:
+        if words in (route.request.post_data or "") and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", hold)
+    return held
 
 
 @BOTH
@@ -238,15 +254,7 @@ def test_what_is_done_beside_a_reply_leaves_stop_where_it_is(
 @BOTH
 def test_a_search_that_comes_late_takes_no_message_to_another_conversation(page: Any) -> None:
     """It was asked for before the conversation began, and is answered in it."""
-    held = list[Any]()
-
-    def hold(route: Any) -> None:
-        if "nowhere" in (route.request.post_data or "") and not held:
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route("**/queue/join*", hold)
+    held = held_back(page, "nowhere")
     unfold_list(page)
     fill(page, "#search", "nowhere")
     wait_for(page, lambda: bool(held))
@@ -258,6 +266,23 @@ def test_a_search_that_comes_late_takes_no_message_to_another_conversation(page:
     assert [text for text in said(page) if text in ("One", "Two")] == ["One", "Two"]
     fill(page, "#search", "")
     wait_for(page, lambda: listed(page) == ["One"])
+
+
+@BOTH
+def test_of_two_conversations_chosen_quickly_the_second_is_shown(page: Any) -> None:
+    for text in ("One", "Two", "Three"):
+        send(page, text)
+        button(page, "New chat").click()
+        wait_for(page, lambda: said(page) == [])
+    held = held_back(page, "fn_index")
+    choose_from_list(page, "One")
+    wait_for(page, lambda: bool(held))
+    choose_from_list(page, "Two")
+    page.wait_for_timeout(300)
+    held[0].continue_()
+    wait_for(page, lambda: said(page)[:1] == ["Two"])
+    send(page, "More")
+    assert said(page)[0] == "Two"
 
 
 @BOTH
@@ -316,8 +341,11 @@ def test_a_rating_is_still_there_after_a_reload(page: Any, served: Any) -> None:
     page.locator("#chat-chat").get_by_label("Liked", exact=True).first.wait_for()
 
 
-def test_two_tabs_on_one_conversation_overwrite_nothing(browser: Any, served: Any) -> None:
-    context = browser.new_context()
+@DESK
+def test_two_tabs_on_one_conversation_overwrite_nothing(
+    browser: Any, served: Any, width: int
+) -> None:
+    context = browser.new_context(**device(width))
     one = opened(context.new_page(), served.url)
     send(one, "Begin")
     two = opened(context.new_page(), served.url)
@@ -332,11 +360,12 @@ def test_two_tabs_on_one_conversation_overwrite_nothing(browser: Any, served: An
     served.wait_until_idle()
 
 
+@DESK
 def test_a_conversation_survives_the_server_and_its_visitor_comes_back_to_it(
-    browser: Any, serve: Callable[..., Any], tmp_path: Path
+    browser: Any, serve: Callable[..., Any], tmp_path: Path, width: int
 ) -> None:
     port, database = free_port(), f"sqlite:///{tmp_path / 'kept.db'}"
-    context = browser.new_context()
+    context = browser.new_context(**device(width))
     page = context.new_page()
     # It would begin anew when it sees that another process answers: here it has not seen it yet.
     page.route("**/plugins/version*", lambda route: route.abort())
@@ -371,7 +400,7 @@ def test_what_was_written_is_there_after_the_server_was_killed_in_the_middle_of_
     browser: Any, serve: Callable[..., Any], tmp_path: Path, width: int
 ) -> None:
     port, database = free_port(), f"sqlite:///{tmp_path / 'kept.db'}"
-    context = browser.new_context(viewport={"width": width, "height": 900})
+    context = browser.new_context(**device(width))
     page = context.new_page()
     command = [sys.executable, "-c", SERVER, database, str(port)]
     with subprocess.Popen(command, cwd=ROOT) as server:
@@ -436,8 +465,9 @@ def test_a_reply_is_followed_by_whoever_looks_at_its_end_and_by_nobody_else(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("width", [1280, 390])
 def test_a_chat_of_500_turns_opens_with_its_end_and_sends_only_what_is_new(
-    browser: Any, serve: Callable[..., Any]
+    browser: Any, serve: Callable[..., Any], width: int
 ) -> None:
     name, kept = "0123456789abcdef" * 2, dict[str, Any]()
 
@@ -450,7 +480,7 @@ def test_a_chat_of_500_turns_opens_with_its_end_and_sends_only_what_is_new(
             parent = reply.id
 
     with serve(discover(), 0.01, prepare=prepare) as served:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context(**device(width))
         place = json.dumps(json.dumps(kept))
         context.add_init_script(
             f"localStorage.setItem('lmapps-visitor', '{name}');"

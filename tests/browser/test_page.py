@@ -11,7 +11,7 @@ import pytest
 
 from lmapps.discovery import discover
 from lmapps.paths import plugin_folders
-from tests.browser.hands import button, open_tab, wait_until_pressable
+from tests.browser.hands import button, device, open_tab, wait_until_pressable
 
 pytestmark = pytest.mark.browser
 FIFTH = '''"""Write a haiku."""
@@ -39,7 +39,7 @@ def served(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(params=[1280, pytest.param(390, marks=pytest.mark.long)])
 def page(browser: Any, served: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh visitor. Anything fetched from outside or logged as an error fails the test."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    context = browser.new_context(**device(request.param))
     page = context.new_page()
     outside, errors = list[str](), list[str]()
     page.on("request", lambda r: outside.append(r.url) if is_outside(r.url, served) else None)

@@ -15,7 +15,7 @@ from lmapps.engine.models import Models
 from lmapps.failures import Failure, remember
 from lmapps.plugin import Plugin
 from lmapps.server.managing import NotAllowed, check_page
-from lmapps.server.page.chat.chat import QUIET, chat_tab
+from lmapps.server.page.chat.chat import chat_tab
 from lmapps.server.page.forms.forms import form_tab
 from lmapps.server.page.languages import known, word
 from lmapps.server.page.live import warning
@@ -25,7 +25,7 @@ from lmapps.server.page.places import Places, plugin_tabs
 from lmapps.server.page.plugins import cell, plugins_page
 from lmapps.server.page.sparing import Page
 from lmapps.server.page.visitor import Visitor
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import PRIVATE, QUIET
 from lmapps.server.page.workshop.ours import our_tabs
 from lmapps.server.store.store import Store
 from lmapps.server.who import who_on_page

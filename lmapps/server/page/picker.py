@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from lmapps.engine.models import Models
 from lmapps.server.page.languages import translated, word
 from lmapps.server.page.live import warning
 from lmapps.server.page.plugins import cell
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import CHOICE, QUIET
 
 
 class Picker:
@@ -27,10 +25,8 @@ class Picker:
     def connect(self, page: gr.Blocks) -> None:
         """Load the model that is chosen, and say what it is; new ones are offered when the box is
         opened."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-        self.box.focus(lambda: gr.update(choices=self.models.names), None, self.box, **quiet)
-        for event in (page.load, self.box.input):
-            event(self.chosen, self.box, self.about, **quiet)
+        self.box.focus(lambda: gr.update(choices=self.models.names), None, self.box, **QUIET)
+        gr.on([page.load, self.box.input], self.chosen, self.box, self.about, **CHOICE)
 
     async def chosen(self, name: str) -> str:
         """What a model is, as Markdown, once it is there."""

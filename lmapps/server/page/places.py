@@ -18,7 +18,7 @@ from lmapps.discovery import Found
 from lmapps.plugin import Plugin
 from lmapps.server.page.languages import plugin_word, word
 from lmapps.server.page.trouble import FOR_ADMINS
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import QUIET
 
 SPARE = 16
 """How many plugins may come while the server runs."""
@@ -106,7 +106,6 @@ def plugin_tabs(
     """Build the row of tabs inside the page that is open; without `list_page` none that lists the
     plugins. `ours` builds those that belong to no plugin."""
     outputs: list[Any] = []
-    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     with gr.Tabs() as tabs:
         for number in places:
             outputs += _place(places, number, draw)
@@ -114,7 +113,7 @@ def plugin_tabs(
         if list_page:
             with gr.Tab(word("Plugins"), id=LIST) as last:
                 listed = gr.Markdown(elem_id="plugins-page")
-            last.select(lambda: list_page(places.follow()), None, listed, **quiet)
+            last.select(lambda: list_page(places.follow()), None, listed, **QUIET)
 
     def follow(_: str, drawn: str, chosen: str) -> list[Any]:
         version, left_over = places.found.version, places.follow()
@@ -131,9 +130,9 @@ def plugin_tabs(
     seen = gr.Textbox(str(places.found.version), visible="hidden")
     drawn = gr.Textbox(str(places.found.version), visible="hidden")
     chosen = gr.Textbox(visible="hidden")
-    gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ask(list_page is not None), **quiet)
+    gr.Timer(LOOK_SECONDS).tick(None, seen, seen, js=ask(list_page is not None), **QUIET)
     shown = [*outputs, tabs, drawn, *([listed] if list_page else [])]
-    seen.change(follow, [seen, drawn, chosen], shown, js=CHOSEN, **quiet)
+    seen.change(follow, [seen, drawn, chosen], shown, js=CHOSEN, **QUIET)
 
 
 def ask(for_admins: bool) -> str:
@@ -172,7 +171,7 @@ def _place(places: Places, number: int, draw: Draw) -> list[Any]:
                 draw(plugin, None)
 
     if plugin and not at_first:
-        tab.select(lambda: places.revision(number), None, drawn, show_progress="hidden", **PRIVATE)
+        tab.select(lambda: places.revision(number), None, drawn, **QUIET)
     return [tab, first, drawn]
 
 

@@ -23,7 +23,8 @@ from lmapps.server.page.plugins import cell
 from lmapps.server.page.visitor import Visitor
 from lmapps.server.page.way import changed, changes
 from lmapps.server.page.widgets import (
-    PRIVATE,
+    CHOICE,
+    QUIET,
     decoding_controls,
     decoding_from,
     decoding_values,
@@ -31,8 +32,6 @@ from lmapps.server.page.widgets import (
 )
 from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import DECODING, Presets, Values, fields_of
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 BALANCED, NONE = later("Balanced"), later("None")
 DECODING_PRESETS: Mapping[str, Values] = {
@@ -184,7 +183,7 @@ class PresetPanel:
             "js": f"(...values) => {{ lmapps.remember({self.key!r}, values.slice(0, {count})); }}",
             **QUIET,
         }  # fmt: skip
-        chosen = self.box.input(choose, [whose, self.box], self.controls, **QUIET)
+        chosen = self.box.input(choose, [whose, self.box], self.controls, **CHOICE)
         chosen.then(**remember)
         self.save.click(keep, [whose, *self.inputs], told, **QUIET).then(**remember)
         self.delete.click(forget, [whose, self.box], told, **QUIET)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import QUIET
 from lmapps.server.store.store import Store
 from lmapps.server.who import adopt_on_page, owner_on_page
 
@@ -35,7 +35,7 @@ class Visitor:
         """Fill the box as the page opens; the server is not asked for that."""
         page.load(
             None, None, self.box, js=f"() => {{ lmapps.arrive(); return {NAME}; }}",
-            show_progress="hidden", **PRIVATE,
+            **QUIET,
         )  # fmt: skip
 
     def owner(self, name: str | None) -> str:

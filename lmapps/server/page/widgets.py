@@ -20,6 +20,10 @@ from lmapps.text.readers import READERS
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """For every event: the HTTP endpoints are ours, in `api.py`."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+"""Whose answer is shown once it is there."""
+CHOICE: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+"""For what is chosen: who chooses again before the answer is there gets what was chosen last."""
 
 # A finger would open the keyboard, which covers the reply.
 FOCUS = """() => {

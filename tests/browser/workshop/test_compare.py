@@ -59,10 +59,11 @@ def test_two_models_answer_side_by_side_and_a_blind_vote_is_kept(
     assert not button(page, "A is better").count(), "one vote for a comparison"
 
 
+@DESK
 def test_three_sides_answer_at_once_and_the_sum_of_votes_is_there_for_the_next_visitor(
-    visit: Callable[..., Any],
+    visit: Callable[..., Any], width: int
 ) -> None:
-    page = open_tab(visit(), "Compare")
+    page = open_tab(visit(width=width), "Compare")
     told(page, "#compare-told", "answer at the same time")
     fill(page, "#compare-message", "The cat")
     choose(page, "#side-0", "gru")
@@ -74,13 +75,15 @@ def test_three_sides_answer_at_once_and_the_sum_of_votes_is_there_for_the_next_v
     button(page, "Compare").click()
     button(page, "unnamed, creative is better").wait_for(timeout=60_000)
     places = [page.locator(f"#compared-{number}").bounding_box() for number in range(3)]
-    assert len({place["y"] for place in places}) == 1 and len({p["x"] for p in places}) == 3
+    rows, columns = ({place[at] for place in places} for at in ("y", "x"))
+    assert (len(rows), len(columns)) == ((1, 3) if width > 720 else (3, 1))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     for number in range(3):
         assert shown(page, f"#compared-{number}")
         told(page, f"#took-{number}", "first token after")
     button(page, "unnamed, creative is better").click()
     told(page, "#votes", "unnamed, creative")
-    visitor = open_tab(visit(), "Compare")
+    visitor = open_tab(visit(width=width), "Compare")
     told(visitor, "#votes", "unnamed, creative")
 
 
@@ -120,10 +123,11 @@ def test_a_form_is_compared_with_two_presets_and_stop_ends_both_sides(
     assert seen(page, "#votes tr").count() == 3
 
 
+@DESK
 def test_a_persons_own_preset_is_compared_and_the_vote_keeps_what_was_replied(
-    visit: Callable[..., Any], served: Any
+    visit: Callable[..., Any], served: Any, width: int
 ) -> None:
-    page = visit()
+    page = visit(width=width)
     unfold(page, "Decoding")
     page.get_by_label("number input for Temperature").locator("visible=true").fill("1.5")
     page.keyboard.press("Tab")
@@ -142,10 +146,10 @@ def test_a_persons_own_preset_is_compared_and_the_vote_keeps_what_was_replied(
     button(page, better).click()
     told(page, "#votes", "unnamed, temperature = 1.5")
     with served.store.database.reading() as connection:
-        (kept,) = connection.execute(
-            sql.select(VOTES.c.request, VOTES.c.replies).where(
-                VOTES.c.winner == "unnamed, temperature = 1.5"
-            )
+        *_, kept = connection.execute(
+            sql.select(VOTES.c.request, VOTES.c.replies)
+            .where(VOTES.c.winner == "unnamed, temperature = 1.5")
+            .order_by(VOTES.c.created)
         )
     assert kept.request["messages"] == [{"role": "user", "content": "The cat"}]
     assert len(kept.replies) == 2 and all(kept.replies)

@@ -17,6 +17,8 @@ from tests.browser.hands import button, fill, open_tab, serious, shown, told, va
 from tests.fake_hub import fake_hub
 
 pytestmark = pytest.mark.browser
+DESK = pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
+"""A phone in the long tier."""
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -47,10 +49,11 @@ def test_a_model_is_looked_at_loaded_freed_and_made_the_default(
     told(page, "#model-status", "Its memory is free")
 
 
+@DESK
 def test_what_is_wrong_with_a_model_is_told_beside_it_and_in_a_line_above_all(
-    visit: Callable[..., Any], served: Any
+    visit: Callable[..., Any], served: Any, width: int
 ) -> None:
-    page, line = open_tab(visit(), "Models"), "#trouble"
+    page, line = open_tab(visit(width=width), "Models"), "#trouble"
     counts = served.engine.counts
     counts.trouble = time.monotonic(), "no memory <img src=x>"
     told(page, line, "A model needs looking after: the Models tab says which, and why.")
@@ -64,10 +67,11 @@ def test_what_is_wrong_with_a_model_is_told_beside_it_and_in_a_line_above_all(
     page.locator(line).wait_for(state="hidden", timeout=20_000)
 
 
+@DESK
 def test_a_model_that_cannot_be_got_is_a_sentence_and_the_button_is_back(
-    visit: Callable[..., Any],
+    visit: Callable[..., Any], width: int
 ) -> None:
-    page = open_tab(visit(), "Models")
+    page = open_tab(visit(width=width), "Models")
     page.get_by_role("button", name="Get a model").click()
     button(page, "Get it").click()
     told(page, "#pulling", "No model is named")
@@ -130,8 +134,10 @@ def test_a_model_comes_with_a_bar_is_stopped_and_comes_again_from_a_folder(
     wait_for(page, lambda: value(page, "#model") == name)
 
 
+@DESK
 def test_a_model_of_the_hub_is_got_at_a_press_though_the_server_stays_inside(
     visit: Callable[..., Any],
+    width: int,
     home: Path,
     tiny_checkpoint: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -146,15 +152,15 @@ def test_a_model_of_the_hub_is_got_at_a_press_though_the_server_stays_inside(
     monkeypatch.setattr(apart, "GIVEN", None)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    page = open_tab(visit(), "Models")
+    page, name = open_tab(visit(width=width), "Models"), f"model-{width}"
     page.get_by_role("button", name="Get a model").click()
-    get("some/model", "cannot be downloaded from the Hub")
+    get(f"some/{name}", "cannot be downloaded from the Hub")
     with fake_hub(tiny_checkpoint("transformer")) as (_, address):
         monkeypatch.setenv("HF_ENDPOINT", address)
         get("nobody/none", "The Hub has no public model nobody/none")
         with monkeypatch.context() as patch:
             patch.setattr(apart, "GIVEN", "1")
-            get("some/model", "HF_HUB_OFFLINE, which is set here, forbids to ask it")
-        get("some/model", "model is here")
-    told(page, "#model-view", str(home / "checkpoints" / "model"))
+            get(f"some/{name}", "HF_HUB_OFFLINE, which is set here, forbids to ask it")
+        get(f"some/{name}", f"{name} is here")
+    told(page, "#model-view", str(home / "checkpoints" / name))
     assert is_offline_mode(), "nothing else goes out"

@@ -17,6 +17,7 @@ from lmapps.training.settings import TrainSettings
 from tests.browser.hands import (
     button,
     choose,
+    device,
     fill,
     open_tab,
     seen,
@@ -211,31 +212,32 @@ def test_what_two_viewers_do_to_a_run_both_see(
     assert steps == sorted(set(steps)) and len(steps) > 2, "it went on where it was"
 
 
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
 def test_a_run_goes_on_while_the_server_is_restarted_and_no_browser_is_open(
-    browser: Any, serve: Callable[..., Any], quick: Started
+    browser: Any, serve: Callable[..., Any], quick: Started, width: int
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = browser.new_context()
+    context, name = browser.new_context(**device(width)), f"outlives-{width}"
     with serve(discover(), 0.0, port=port) as server:
         page = context.new_page()
         page.goto(server.url)
         page.wait_for_selector("#send:not([disabled])")
         open_tab(page, "Training")
         fill(page, "#pasted", "The cat sat on the mat. " * 60)
-        fill(page, "#run-name", "outlives")
+        fill(page, "#run-name", name)
         button(page, "Start").click()
         stands(page, "Training")
         page.close()
-    before = len(Runs().look("outlives").log)
+    before = len(Runs().look(name).log)
     with serve(discover(), 0.0, port=port) as server:
         page = context.new_page()
         page.goto(server.url)
         page.wait_for_selector("#send:not([disabled])")
         open_tab(page, "Training")
         stands(page, "Training")
-        assert len(Runs().look("outlives").log) > before
+        assert len(Runs().look(name).log) > before
         button(page, "Pause").click()
         stands(page, "Paused")
     context.close()

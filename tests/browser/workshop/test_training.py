@@ -26,19 +26,20 @@ FORECAST = re.compile(
 )
 
 
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
 def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
-    visit: Callable[..., Any], served: Any
+    visit: Callable[..., Any], served: Any, width: int
 ) -> None:
-    page = open_tab(visit(), "Training")
+    page, name = open_tab(visit(width=width), "Training"), f"cats-{width}"
     button(page, "Start").click()
     told(page, "#new-run-status", "a name has letters")
-    fill(page, "#run-name", "cats")
+    fill(page, "#run-name", name)
     button(page, "Start").click()
     told(page, "#new-run-status", "No text to train on")
     fill(page, "#run-name", "old")
     button(page, "Start").click()
     told(page, "#new-run-status", "There is already a checkpoint 'old'")
-    fill(page, "#run-name", "cats")
+    fill(page, "#run-name", name)
     fill(page, "#pasted", STORY * 60)
     fill(page, "#minutes", "30")
     page.get_by_role("button", name="More settings").click()
@@ -50,7 +51,7 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
     button(page, "Forecast").click()
     told(page, "#new-run-status", FORECAST, 120)
     button(page, "Start").click()
-    told(page, "#new-run-status", "cats trains now", 120)
+    told(page, "#new-run-status", f"{name} trains now", 120)
 
     phone = open_tab(visit(width=390), "Training")
     for viewer in (page, phone):
@@ -61,7 +62,7 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
     told(page, "#run-view", "What it writes")
     assert page.locator("#run-view pre").first.inner_text().strip(), "a sample"
     button(page, "Start").click()
-    told(page, "#new-run-status", "There is already a checkpoint 'cats'")
+    told(page, "#new-run-status", f"There is already a checkpoint '{name}'")
     fill(page, "#run-name", "dogs")
     button(page, "Start").click()
     told(page, "#new-run-status", "one run at a time")
@@ -71,7 +72,7 @@ def test_a_run_is_started_watched_by_two_paused_and_chatted_with(
         told(viewer, "#run-view", "paused after step", 60)
     button(page, "Chat with it").click()
     page.locator("#message textarea").wait_for(timeout=60_000)
-    assert page.locator("#model input").input_value() == "cats"
+    assert page.locator("#model input").input_value() == name
     fill(page, "#message", "The cat")
     button(page, "Send").click()
     page.locator("#chat-chat .bot.message").first.wait_for(timeout=30_000)

@@ -26,16 +26,15 @@ from lmapps.server.page.presets import decoding_panel, fields_panel
 from lmapps.server.page.visitor import NAME, Visitor
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
+    CHOICE,
     FOCUS,
-    PRIVATE,
+    QUIET,
     chat_examples,
     decoding_from,
     values_of,
 )
 from lmapps.server.store.exported import read_export
 from lmapps.server.store.presets import Presets
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 
 def chat_tab(
@@ -122,7 +121,6 @@ class ChatTab:
         self.stop.click(stopped, None, [self.status, self.send, self.stop, self.retry], **stopping)
         for event, action, *inputs in (
             (self.shelf.new.click, lambda place: talk.open(place, None)),
-            (self.shelf.listed.input, talk.open, self.shelf.listed),
             (self.undo.click, talk.undo),
             (dialogue.before.click, lambda place: talk.switch(place, -1)),
             (dialogue.after.click, lambda place: talk.switch(place, 1)),
@@ -130,6 +128,8 @@ class ChatTab:
             (self.shelf.upload.upload, imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
             self._on(event(nothing, None, None, **stopping).then, action, *inputs)
+        opened = self.shelf.listed.input(nothing, None, None, **{**stopping, **CHOICE})
+        self._on(opened.then, talk.open, self.shelf.listed, how=CHOICE)
         self._on(dialogue.earlier.click, talk.earlier, is_beside=True)
         self._on(self.shelf.search.change, talk.find, is_beside=True)
         self._on(self.shelf.longer.click, talk.longer, is_beside=True)
@@ -164,8 +164,9 @@ class ChatTab:
             event(partial(self._on_inside, by=by, scored=scored), here, looked, **QUIET)
 
     def _on(
-        self, event: Any, action: Callable[..., Seen], *inputs: Any, is_beside: bool = False
-    ) -> None:
+        self, event: Any, action: Callable[..., Seen], *inputs: Any, is_beside: bool = False,
+        how: dict[str, Any] = QUIET,
+    ) -> None:  # fmt: skip
         """An action that does not ask the model.
 
         is_beside  whether a reply under way goes on meanwhile
@@ -175,7 +176,7 @@ class ChatTab:
             place, rest = self._stands(values)
             return self._told(place, lambda: action(place, *rest), is_beside)
 
-        event(handler, [*self.here, *inputs], self.outputs, **QUIET)
+        event(handler, [*self.here, *inputs], self.outputs, **how)
 
     def _stands(self, values: Sequence[Any]) -> tuple[Place, Sequence[Any]]:
         """The values of an event -> where the tab stands, and the rest. Whose it is nobody can

@@ -17,7 +17,7 @@ from lmapps.server.page.chat.saw import Saw
 from lmapps.server.page.chat.tokens import tokens_html, tokens_view
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.plugins import cell
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import QUIET
 from lmapps.server.store.conversation import Conversation, Turn
 from lmapps.server.store.made import Made
 from lmapps.server.who import who_on_page
@@ -91,7 +91,7 @@ class Panel:
         self.looks = gr.Checkbox(visible="hidden")
         """Whether the panel is unfolded: as long as nobody looks, nothing is looked up."""
         for event, now in ((self.box.expand, "true"), (self.box.collapse, "false")):
-            event(None, None, self.looks, js=f"() => {now}", show_progress="hidden", **PRIVATE)
+            event(None, None, self.looks, js=f"() => {now}", **QUIET)
         self._several = several
         self.outputs = [
             self.number, self.steps, self.which, self.facts, self.tokens, *self._saw.outputs,

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import later, word
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import QUIET
 from lmapps.server.store.conversation import Conversation
 from lmapps.server.store.exported import Exports
 
@@ -51,8 +51,7 @@ class Shelf:
             self.empty, self.listed, self.longer, self.title, self.undelete, self.deleted,
         ]  # fmt: skip
         self._exports = Exports()
-        quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-        self.unfold.click(None, js=UNFOLD, **quiet)
+        self.unfold.click(None, js=UNFOLD, **QUIET)
 
     def update(self, seen: Seen) -> dict[Any, Any]:
         """Components and what they show after an action."""

@@ -20,7 +20,9 @@ from lmapps.server.page.presets import decoding_panel
 from lmapps.server.page.visitor import NAME, Visitor
 from lmapps.server.page.way import Way
 from lmapps.server.page.widgets import (
+    CHOICE,
     PRIVATE,
+    QUIET,
     decoding_from,
     examples,
     value_again,
@@ -31,7 +33,6 @@ from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import Presets
 from lmapps.server.store.runs import Run, Runs
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DOWNLOAD = """(value) => {{
     if (!value) return;
     const link = document.createElement("a");
@@ -137,7 +138,7 @@ class FormTab:
         )
         history, here = self.history, [name, self.shown, self.picker.box]
         history.runs.input(
-            self._on_open, [name, history.runs, self.picker.box], self.outputs, **QUIET
+            self._on_open, [name, history.runs, self.picker.box], self.outputs, **CHOICE
         )
         history.clear.click(self._on_clear, name, history.outputs, **QUIET)
         history.undo.click(self._on_restore, [name, history.cleared], history.outputs, **QUIET)

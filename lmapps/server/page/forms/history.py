@@ -8,13 +8,10 @@ from typing import Any
 import gradio as gr
 
 from lmapps.server.page.languages import word
-from lmapps.server.page.widgets import PRIVATE
 from lmapps.server.store.runs import Run
 
 LONGEST = 60
 """Characters of what was filled in, and of the reply, in a line of the list."""
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 
 class History:

@@ -20,7 +20,7 @@ from lmapps.server.page.plugins import cell
 from lmapps.server.page.presets import BALANCED, choices
 from lmapps.server.page.visitor import Visitor
 from lmapps.server.page.way import changed, changes
-from lmapps.server.page.widgets import PRIVATE, values_of, widget
+from lmapps.server.page.widgets import CHOICE, QUIET, values_of, widget
 from lmapps.server.page.workshop.ballot import (
     LETTERS,
     MOST,
@@ -36,8 +36,6 @@ from lmapps.server.store.aside import aside
 from lmapps.server.store.presets import DECODING, Presets, Values
 from lmapps.server.store.votes import Votes
 from lmapps.server.who import who_on_page
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 
 class CompareTab:
@@ -76,7 +74,7 @@ class CompareTab:
         tab.select(
             self._on_arrive, [self.visitor.box, *shown], [*shown, self.drawn], **QUIET
         )  # fmt: skip
-        self.plugin.input(lambda name: name, self.plugin, self.drawn, **QUIET)
+        self.plugin.input(lambda name: name, self.plugin, self.drawn, **CHOICE)
 
         # One at a time: Gradio adds the events of what is drawn to one dictionary of the page.
         @gr.render(  # type: ignore[untyped-decorator]

@@ -14,13 +14,11 @@ from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import CHOICE, QUIET
 from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
 from lmapps.server.page.workshop.pulling import Pulling, bar_html
 from lmapps.server.page.workshop.switch import SHOW_CHAT, Switch
 from lmapps.training.runs import Runs
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 
 class ModelsTab:
@@ -71,8 +69,8 @@ class ModelsTab:
 
     def connect(self, tab: gr.Tab) -> None:
         """Every event."""
-        for event in (tab.select, self.chosen.input):
-            event(self._on_look, self.chosen, self.outputs, **QUIET)
+        looked = [tab.select, self.chosen.input]
+        gr.on(looked, self._on_look, self.chosen, self.outputs, **CHOICE)
         self.chat.click(
             self._on_chat, self.chosen,
             [self.picker.box, self.picker.about, *self.outputs], **QUIET

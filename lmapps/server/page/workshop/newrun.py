@@ -14,7 +14,7 @@ from lmapps.errors import DataError
 from lmapps.server.managing import check_page, managed
 from lmapps.server.page.languages import later, word
 from lmapps.server.page.live import Update, warning
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import CHOICE, PRIVATE, QUIET
 from lmapps.server.page.workshop.runview import forecast_text
 from lmapps.server.store.feedback import TRAIN_FILE, feedback
 from lmapps.server.store.store import Store
@@ -24,7 +24,6 @@ from lmapps.training.foresee import ask
 from lmapps.training.runs import Runs
 from lmapps.training.texts import check_enough, data_folder, free, keep, kept, recipes
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 TEXT, APPS, FEEDBACK = "text", "apps", "feedback"
 BODIES = {
     "transformer": later("Transformer"),
@@ -125,11 +124,11 @@ class NewRun:
         boxes = [self.text_box, self.apps_box, self.feedback_box, self.files, self.places]
         self.what.change(
             managed(self._on_what), self.what, [*boxes, self.start_from, self.minutes], **QUIET
-        ).then(self._on_from, self.start_from, self.shape, **QUIET)
+        )
         self.start_from.change(self._on_from, self.start_from, self.shape, **QUIET)
         self.apps.change(managed(self._on_apps), self.apps, self.records, **QUIET)
-        self.plugin.input(managed(self._on_plugin), self.plugin, self.told, **QUIET)
-        self.recipe.input(managed(self._on_recipe), self.recipe, self.more, **QUIET)
+        self.plugin.input(managed(self._on_plugin), self.plugin, self.told, **CHOICE)
+        self.recipe.input(managed(self._on_recipe), self.recipe, self.more, **CHOICE)
         self.forecast.click(
             self._on_forecast, self.fields, self.status, show_progress="minimal", **PRIVATE
         )

@@ -15,7 +15,7 @@ from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
 from lmapps.server.page.live import Update, warning
 from lmapps.server.page.picker import Picker
-from lmapps.server.page.widgets import PRIVATE
+from lmapps.server.page.widgets import CHOICE, QUIET
 from lmapps.server.page.workshop.runview import STATES, compared_html, empty_html, run_html
 from lmapps.server.page.workshop.switch import SHOW_CHAT, fresh
 from lmapps.training.against import can_compare, compare, compared
@@ -24,7 +24,6 @@ from lmapps.training.runs import NoSuchRun, Runs
 
 LOOK_SECONDS = 2.0
 """How often a page that shows the tab asks whether a run has changed."""
-QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 # Asked without Gradio's queue, and only while somebody looks: a hidden tab has no offsetParent.
 ASK = f"""async (seen) => {{
@@ -68,8 +67,8 @@ class Watching:
     def connect(self, tab: gr.Tab) -> None:
         """Every event."""
         gr.Timer(LOOK_SECONDS).tick(None, self.seen, self.seen, js=ASK, **QUIET)
-        for event in (self.seen.change, self.chosen.input, tab.select):
-            event(self._on_look, [self.chosen], self.outputs, **QUIET)
+        looked = [self.seen.change, self.chosen.input, tab.select]
+        gr.on(looked, self._on_look, self.chosen, self.outputs, **CHOICE)
         for button, action in (
             (self.pause, self._paused),
             (self.resume, self._resumed),
