@@ -96,7 +96,9 @@ def test_stop_stops_and_the_conversation_goes_on(
         left.frees_its_slot()
     wait_until_pressable(page, "Send")
     said = replies(page).first.inner_text()
-    page.wait_for_timeout(500)
+    for _ in range(10):
+        page.wait_for_timeout(50)
+        assert not page.get_by_text("Error", exact=True).count(), "to stop is no fault"
     assert replies(page).first.inner_text() == said
     page.get_by_text("Stopped.").locator("visible=true").wait_for()
     send(page, "And then?")

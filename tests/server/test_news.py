@@ -121,6 +121,25 @@ def test_what_is_asked_right_after_the_last_answer_is_told_on_the_same_stream() 
     assert told == [["process_completed"], ["process_completed"], ["close_stream"]]
 
 
+def test_of_an_event_that_has_ended_nothing_more_is_told() -> None:
+    """One that was stopped ends, and then fails, since its work is gone."""
+
+    async def work(queue: Events, pending: Pending[Any]) -> Any:
+        failed = ProcessCompletedMessage(output={}, success=False, event_id="one")
+        for message in (ended("one"), failed, grown("late", "one"), grown("a", "two")):
+            pending.put_nowait(message)
+        async with aclosing(news(queue, PAGE)) as stream:
+            pieces = [messages_in(await anext(stream))]
+            pending.put_nowait(failed)
+            asyncio.get_running_loop().call_later(0.01, pending.put_nowait, ended("two"))
+            return pieces + [messages_in(piece) async for piece in stream]
+
+    told = kinds(with_page(work, "one", "two"))
+    assert told == [
+        ["process_completed", "process_generating"], ["process_completed"], ["close_stream"]
+    ]  # fmt: skip
+
+
 def test_what_is_asked_as_the_stream_would_end_keeps_it_open() -> None:
     async def work(queue: Events, pending: Pending[Any]) -> Any:
         pending.put_nowait(ended("one"))

@@ -70,9 +70,10 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
     with queue.reading(session, asks):
         try:
             while True:
-                messages = await _next(queue, session, SILENCE if waits else LINGER)
-                for message in messages:
-                    _note(queue, session, message)
+                told = await _next(queue, session, SILENCE if waits else LINGER)
+                messages = [one for one in told if not _is_late(queue, session, one)]
+                if not messages:
+                    continue
                 waited, waits = waits, bool(queue.pending_event_ids_session.get(session))
                 if not waited and not waits and isinstance(messages[0], HeartbeatMessage):
                     queue.end(session)
@@ -104,10 +105,16 @@ async def _next(queue: Events, session: str, seconds: float) -> list[Any]:
     return messages
 
 
-def _note(queue: Events, session: str, message: BaseModel) -> None:
-    """What has ended is waited for no more."""
-    if isinstance(message, ProcessCompletedMessage) and message.event_id:
-        queue.pending_event_ids_session.get(session, set()).discard(message.event_id)
+def _is_late(queue: Events, session: str, message: BaseModel) -> bool:
+    """Whether an event has ended before: one that was stopped ends, and then fails, since its work
+    is gone. What ends with this message is waited for no more."""
+    event, waited = getattr(message, "event_id", None), queue.pending_event_ids_session
+    if event is None:
+        return False
+    is_late = event not in waited.get(session, ())
+    if isinstance(message, ProcessCompletedMessage) and not is_late:
+        waited[session].discard(event)
+    return is_late
 
 
 def _line(message: BaseModel) -> bytes:
