@@ -6,7 +6,7 @@
 Reads the files that recipes/README.md names, writes chat.jsonl, news.jsonl, code.jsonl and
 summarize.jsonl. Nothing is drawn at random: a record is in or out by its hash, so that the same
 files give the same examples. The plugins word them. With `--held-out` it reads the files that are
-never trained on, and writes the four for `lmapps evaluate`.
+never trained on, and writes them for `lmapps evaluate`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import sums
 
 from lmapps.evaluation.baselines import lead
 from lmapps.text.sources import read_records
@@ -70,8 +72,8 @@ def main() -> None:
 
 
 def chats(folder: Path) -> Iterator[Record]:
-    """Definitions, what follows on them, instructions over a text, short answers, manners, and
-    common facts."""
+    """Definitions, what follows on them, instructions over a text, short answers, manners, common
+    facts, and small sums."""
     for record in read_records(folder / "chat-wiki_about.jsonl.xz"):
         yield from about(record)
     for name in ("chat-dolly_openqa.jsonl.xz", "chat-medquad.jsonl.xz"):
@@ -80,6 +82,8 @@ def chats(folder: Path) -> Iterator[Record]:
                 yield {"messages": record["messages"]}
     yield from manners()
     yield from lessons()
+    for turns in sums.taught():
+        yield conversation(*turns)
 
 
 def unasked(records: Iterator[Record]) -> Iterator[Record]:
@@ -200,8 +204,8 @@ def summaries(folder: Path) -> Iterator[Record]:
 
 
 def held_out(folder: Path) -> dict[str, Iterator[Record]]:
-    """Questions, Wikinews articles of the last years, abstracts with their summaries, and our own
-    problems, whose tests stand in the place of a solution."""
+    """Questions, Wikinews articles of the last years, abstracts with their summaries, our own
+    problems, whose tests stand in the place of a solution, and the sums that are never taught."""
 
     def read(name: str) -> Iterator[Record]:
         return read_records(folder / f"{name}.jsonl.xz")
@@ -220,6 +224,7 @@ def held_out(folder: Path) -> dict[str, Iterator[Record]]:
             {"document": record["text"], "summary": record["summaries"][0], "kind": "summary"}
             for record in read("scitldr_validation")
         ),
+        "sums": sums.judged(),
     }
 
 

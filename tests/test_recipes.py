@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import operator
 import re
 import runpy
 import subprocess
@@ -145,6 +146,25 @@ def test_what_models_are_judged_by_is_never_taught(data: Path) -> None:
     judged = {re.findall(r"function (\w+)", problem["text"])[0] for problem in problems}
     taught = {re.findall(r"def (\w+)", record["code"])[0] for record in records["code"][:-1]}
     assert len(judged) == 30 and not judged & taught
+
+
+def test_the_sums_that_are_taught_are_right_and_some_are_kept_apart(data: Path) -> None:
+    known = runpy.run_path(str(RECIPES / "sums.py"))
+    doing = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+    assert all(one.result == doing[one.sign](one.left, one.right) for one in known["sums"]())
+    turns = [record["messages"] for record in made_records(data)["chat"]]
+    said = {(turn[-2]["content"], turn[-1]["content"]) for turn in turns}
+    assert {
+        ("2 + 2", "2 + 2 is 4."), ("How much is 12*12?", "12*12 is 144."),
+        ("What's twenty plus eleven?", "Twenty plus eleven is 31."),
+        ("What is three times four?", "Three times four is twelve."),
+    } <= said  # fmt: skip
+    judged = list(known["judged"]())
+    asked = {question for question, _ in said}
+    assert len(judged) > 100 and not asked & {one["question"] for one in judged}
+    apart = [one for one in known["sums"]() if not known["is_taught"](one)]
+    words = {ask.format(form) for one in apart for form, _ in one.forms for ask in known["ASK"]}
+    assert not asked & words, "in no form"
 
 
 def test_the_functions_that_are_taught_do_what_they_say() -> None:

@@ -12,7 +12,7 @@ from lmapps.model.inventory import stored_in
 from lmapps.pull.known import KNOWN
 from lmapps.server.managing import check_page
 from lmapps.server.page.languages import word
-from lmapps.server.page.live import Update, warning
+from lmapps.server.page.live import Update, nothing, warning
 from lmapps.server.page.picker import Picker
 from lmapps.server.page.widgets import CHOICE, QUIET
 from lmapps.server.page.workshop.modelview import STATES, megabytes, model_html
@@ -83,10 +83,10 @@ class ModelsTab:
         pulled = self.get.click(
             self._on_get, [self.wanted, self.licence, self.chosen], got, **QUIET
         )
-        self.cancel.click(
-            self._on_cancel, None, [self.progress, self.get, self.cancel], cancels=[pulled],
-            queue=False, **QUIET,
-        )  # fmt: skip
+        # In the queue, behind what the pull has told: nothing of it may be shown afterwards.
+        self.cancel.click(nothing, None, None, cancels=[pulled], queue=False, **QUIET).then(
+            self._on_cancel, None, [self.progress, self.get, self.cancel], **QUIET
+        )
 
     def shown(self, name: str | None, status: str = "") -> Update:
         """What there is to see of a model; of the default one where it is not there. Raises
