@@ -127,24 +127,27 @@ def manners() -> Iterator[Record]:
 def lessons() -> Iterator[Record]:
     """Each wording of each fact, alone, behind another fact and before what follows on it."""
     for lesson in told("lessons")["lesson"]:
-        facts = [
-            line.replace("\\n", "\n").split(" | ") for line in lesson["facts"].strip().splitlines()
-        ]
-        for number, fact in enumerate(facts):
-            other = facts[(number * 7 + 3) % len(facts)]
-            before = worded(lesson["ask"][number % len(lesson["ask"])], lesson["reply"], other)
-            asked = [worded(ask, lesson["reply"], fact) for ask in lesson["ask"]]
-            asked += [worded(ask, lesson["answer"], fact) for ask in lesson.get("back", ())]
-            for place, (question, reply) in enumerate(asked):
-                for time in range(LESSONS):
-                    earlier = before if (place + time) % LESSONS == 1 else ()
-                    yield conversation(*earlier, question, reply)
-                if "more" in lesson:
-                    more = lesson["more"].format(*fact)
-                    earlier = before if (number + place) % 3 == 0 else ()
-                    yield conversation(*earlier, question, reply, GO_ON[place % len(GO_ON)], more)
-            if "then" in lesson:
-                yield conversation(*before, *worded(lesson["then"], lesson["reply"], fact))
+        lines = lesson["facts"].strip().splitlines()
+        facts = [line.replace("\\n", "\n").split(" | ") for line in lines]
+        for number in range(len(facts)):
+            yield from fact_of(lesson, facts, number)
+
+
+def fact_of(lesson: dict[str, Any], facts: list[list[str]], number: int) -> Iterator[Record]:
+    """One of them."""
+    fact, other = facts[number], facts[(number * 7 + 3) % len(facts)]
+    before = worded(lesson["ask"][number % len(lesson["ask"])], lesson["reply"], other)
+    asked = [worded(ask, lesson["reply"], fact) for ask in lesson["ask"]]
+    asked += [worded(ask, lesson["answer"], fact) for ask in lesson.get("back", ())]
+    for place, pair in enumerate(asked):
+        for time in range(LESSONS):
+            yield conversation(*(before if (place + time) % LESSONS == 1 else ()), *pair)
+        if "more" in lesson:
+            earlier = before if (number + place) % 3 == 0 else ()
+            follows = GO_ON[place % len(GO_ON)], lesson["more"].format(*fact)
+            yield conversation(*earlier, *pair, *follows)
+    if "then" in lesson:
+        yield conversation(*before, *worded(lesson["then"], lesson["reply"], fact))
 
 
 def worded(ask: str, reply: str, fact: list[str]) -> tuple[str, str]:
