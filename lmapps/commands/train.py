@@ -86,7 +86,9 @@ def _halve(args: argparse.Namespace) -> None:
     settings = _settings(args)
     run = Run(settings.out)
     context = settings.context if not settings.start_from else context_of(settings.start_from)
-    run.halve_micro_batch(run.fitted(settings), context, "the machine ran out of memory")
+    run.halve_micro_batch(
+        run.fitted(settings), context, f"the machine ran out of memory{run.largest}"
+    )
 
 
 def context_of(folder: str) -> int:

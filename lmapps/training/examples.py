@@ -33,7 +33,7 @@ from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.compiled import is_compiled
 from lmapps.training.observe import observe_apps
-from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, micro_batch_rows
+from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, checkpoint_before, micro_batch_rows
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 
@@ -45,7 +45,7 @@ HELD_OUT_EVERY = 50
 
 def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     """Fine-tuning: plugins and their records -> batches of examples."""
-    checkpoint = Checkpoint.load(settings.start_from)
+    checkpoint = checkpoint_before(settings)
     train: list[Rendered] = []
     held_out: dict[Plugin, list[Example]] = {}
     validation: list[Rendered] = []

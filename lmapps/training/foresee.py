@@ -98,7 +98,9 @@ def config_of(settings: TrainSettings):  # type: ignore[no-untyped-def]
 
     if settings.start_from:
         folder = Path(settings.start_from)
-        return understand(read_json(folder, "config.json"), folder)
+        config = understand(read_json(folder, "config.json"), folder)
+        settings.check_shape(config)
+        return config
     return ModelConfig.from_size(
         settings.size, body=settings.model, vocab_size=settings.vocab_size,
         context=settings.context, layers=settings.layers, width=settings.width,

@@ -7,9 +7,10 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -87,12 +88,12 @@ def train(
     length = bounds(settings, batches, accumulation * processes)
     meter = Meter(accelerator, length, progress)
     watch = Watch(checkpoint.tokenizer, settings, run)
+    share = length.progress(progress["step"], progress["seconds"])
     prepared.train()
 
     while not progress.get("done"):
         step = progress["step"]
         torch.manual_seed(settings.seed * 1_000_003 + step * processes + rank)
-        share = length.progress(step, meter.elapsed)
         factor = learning_rate_factor(share, settings.warmup, settings.decay)
         set_learning_rate(optimizers, settings.learning_rate * factor)
 
@@ -121,18 +122,16 @@ def train(
 
         progress["step"] += 1
         progress["tokens"] += accumulation * per_pass
-        share_after = length.progress(progress["step"], meter.elapsed)
-        asked = run.request.made
-        if processes > 1 and (length.seconds or progress["step"] % Meter.EVERY == 0):
-            share_after, asked = _agreed(share_after, asked, accelerator)
-        elif processes > 1:
-            asked = False  # to ask everybody is to wait for everybody
+        share_after, asked = _after(
+            length, progress["step"], meter.elapsed, run.request.made, accelerator
+        )
         if asked and run.request.is_early:
             share_after = 1.0
         progress["done"] = share_after >= 1
         is_evaluated = _due(settings.evaluations, share, share_after)
         is_saved = _due(settings.saves, share, share_after) or asked
         is_due = is_evaluated or is_saved
+        share = share_after
 
         reading = Reading(progress["step"], total_loss, whole(norm))
         watch.note(reading, micro_batches[0])
@@ -156,6 +155,20 @@ def train(
     return progress | meter.clock()
 
 
+def _after(
+    length: Bounds, step: int, elapsed: float, asked: bool, accelerator: Accelerator
+) -> tuple[float, bool]:
+    """The share that is done after a step, and whether the run was asked to end: the same in all
+    processes."""
+    share = length.progress(step, elapsed)
+    if accelerator.num_processes == 1:
+        return share, asked
+    if not length.seconds and step % Meter.EVERY:
+        return share, False  # to ask everybody is to wait for everybody
+    agreed, asked = _agreed(share, asked, accelerator)
+    return agreed if length.seconds else share, asked
+
+
 def _due(times: int, before: float, after: float) -> bool:
     """Whether one of `times` evenly spread marks lies in (before, after]."""
     return int(after * times) > int(before * times) or after >= 1
@@ -174,7 +187,7 @@ def _evaluate(
     """Validation: log it, keep the best weights, and stop early where that was asked for."""
     scores = validate(checkpoint.model)
     seen = observe() if accelerator.is_main_process else Observation()
-    goodness = -scores.loss if settings.best == "loss" else seen.metrics.get(settings.best, 0.0)
+    goodness = -scores.loss if settings.best == "loss" else _of(seen.metrics, settings.best)
     goodness = _from_main_process(goodness, accelerator)
     better = progress["best"] is None or goodness > progress["best"]
     progress["worse"] = 0 if better else progress["worse"] + 1
@@ -189,6 +202,12 @@ def _evaluate(
         if better:
             run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
     accelerator.wait_for_everyone()
+
+
+def _of(metrics: Mapping[str, float], name: str) -> float:
+    """A metric; one that could not be told is worse than any."""
+    value = metrics.get(name, -math.inf)
+    return -math.inf if math.isnan(value) else value
 
 
 def _from_main_process(value: float, accelerator: Accelerator) -> float:

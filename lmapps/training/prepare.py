@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def corpus_of_files(settings: TrainSettings, run: Run) -> tuple[Checkpoint, Corp
     """The model to train, and the text files as token files in the run's folder."""
     files = data_files(settings.data)
     if settings.start_from:
-        checkpoint = Checkpoint.load(settings.start_from)
+        checkpoint = checkpoint_before(settings)
     else:
         tokenizer = train_tokenizer(files, settings.tokenizer, settings.vocab_size, run.state)
         checkpoint = new_checkpoint(settings, tokenizer)
@@ -113,13 +113,24 @@ def checkpoint_of_corpus(settings: TrainSettings, corpus: Corpus) -> tuple[Check
     tokenizer = Tokenizer.load(corpus.folder)
     if not settings.start_from:
         return new_checkpoint(settings, tokenizer), corpus
-    checkpoint = Checkpoint.load(settings.start_from)
+    checkpoint = checkpoint_before(settings)
     if checkpoint.tokenizer.raw.to_str() != tokenizer.raw.to_str():
         raise DataError(
             f"{settings.data[0]} was made with another vocabulary than {settings.start_from} has: "
             f"make it anew with `lmapps data --checkpoint {settings.start_from} --out DIR FILES`"
         )
     return checkpoint, corpus
+
+
+def checkpoint_before(settings: TrainSettings) -> Checkpoint:
+    """The checkpoint that the run goes on from, with the dropout that was asked for."""
+    checkpoint = Checkpoint.load(settings.start_from)
+    settings.check_shape(checkpoint.config)
+    if settings.dropout:
+        model = LanguageModel(checkpoint.config.changed(dropout=settings.dropout))
+        model.load_state_dict(checkpoint.model.state_dict())
+        checkpoint = replace(checkpoint, model=model)
+    return checkpoint
 
 
 def new_checkpoint(settings: TrainSettings, tokenizer: Tokenizer) -> Checkpoint:

@@ -4,6 +4,8 @@
     DIR/report.json          scores, written at the end, and report.html: the same as a page
     DIR/run/settings.json    what was asked for
     DIR/run/log.jsonl        a line every few steps and at each evaluation
+    DIR/run/data.json        the hash of all that is read
+    DIR/run/largest.json     what takes most of the memory
     DIR/run/micro_batch.json tokens in a pass, where fewer than asked for fit into memory
     DIR/run/corpus/          token files
     DIR/run/step-00000500/   the last checkpoint and the state to resume from
@@ -21,7 +23,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +61,59 @@ class Run:
     def open(self, settings: TrainSettings) -> None:
         """Create the folders, or check that the run there is the same one.
 
-        Raises `SettingsError` where the folder holds a run with other settings, `StorageError`
-        where it cannot be written.
+        Raises `SettingsError` where the folder holds a run with other settings or a checkpoint that
+        no run of it made, `StorageError` where it cannot be written.
         """
         stored = self._stored_settings()
-        wanted = json.loads(json.dumps(settings.as_dict()))
+        wanted = _as_json(settings.as_dict())
         if stored is not None:
+            before = _as_json({item.name: item.default for item in fields(settings)}) | stored
             for name, value in wanted.items():
-                if stored.get(name) != value and name != "out":
+                if before[name] != value and name != "out":
                     raise SettingsError(
-                        f"{self.folder} holds a run with {name} = {stored.get(name)!r}, not "
+                        f"{self.folder} holds a run with {name} = {before[name]!r}, not "
                         f"{value!r}: choose another --out, or delete {self.state} to begin anew"
                     )
             return
+        if (self.folder / "config.json").exists():
+            raise SettingsError(
+                f"{self.folder} holds a checkpoint already, which this run would write over: "
+                "choose another --out"
+            )
         with self._storing():
             self.is_new = True
             self.state.mkdir(parents=True, exist_ok=True)
             content = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
             write_whole(self.state / "settings.json", content.encode())
+
+    def keep_data(self, sha256: str) -> None:
+        """Note what the run reads. Raises `SettingsError` where it began with something else: its
+        vocabulary and the order of its batches would be others."""
+        file = self.state / "data.json"
+        try:
+            known = small_json(file)
+        except (OSError, ValueError):
+            with self._storing():
+                write_whole(file, json.dumps(sha256).encode())
+            return
+        if known != sha256:
+            raise SettingsError(
+                f"the data of {self.folder} has changed since the run began: give it as it was, or "
+                f"choose another --out, or delete {self.state} to begin anew"
+            )
+
+    def note_largest(self, what: str) -> None:
+        """What takes most of the memory, for whoever has to say why it did not suffice."""
+        with self._storing():
+            write_whole(self.state / "largest.json", json.dumps(what).encode())
+
+    @property
+    def largest(self) -> str:
+        """The same, as a part of that sentence; '' where it is not known."""
+        try:
+            return f" (most of it for {small_json(self.state / 'largest.json')})"
+        except (OSError, ValueError):
+            return ""
 
     def abandon(self) -> None:
         """Leave nothing of a run whose input turned out bad; one that was there before stays, and
@@ -219,6 +256,12 @@ class Run:
         with self._storing():
             write_whole(self.folder / "report.html", page.encode())
             write_whole(self.folder / "report.json", content.encode())
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they are read back."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read
 
 
 @contextmanager

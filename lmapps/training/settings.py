@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from lmapps.errors import SettingsError
 from lmapps.text.tokenizer import TokenizerKind
+
+if TYPE_CHECKING:
+    from lmapps.model.config import ModelConfig
 
 
 def option(default: Any, help: str) -> Any:
@@ -106,18 +109,9 @@ class TrainSettings:
     def _check_texts(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            _check_text(item, value)
             if isinstance(item.default, tuple):
-                if not isinstance(value, list | tuple) or not all(
-                    isinstance(v, str) for v in value
-                ):
-                    raise SettingsError(
-                        "{name} must be a list of texts, got {value!r}", name=item.name, value=value
-                    )
                 object.__setattr__(self, item.name, tuple(value))
-            elif isinstance(item.default, str) and not isinstance(value, str):
-                raise SettingsError(
-                    "{name} must be a text, got {value!r}", name=item.name, value=value
-                )
 
     def _check_choices(self) -> None:
         from lmapps.model.config import (
@@ -156,12 +150,20 @@ class TrainSettings:
             "lora": (0, 4096), "mix": (0, 0.99), "samples": (1, 1000),
             "judged": (0, 10**6), "patience": (0, 10**6), "saves": (1, 10**6), "seed": (0, 2**31),
         }  # fmt: skip
+        known = {item.name: item for item in fields(self)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(
                     "{name} must be a number, got {value!r}", name=name, value=value
                 )
+            if type(value) is float and str(known[name].type) == "int":
+                if not value.is_integer():
+                    raise SettingsError(
+                        "{name} must be a whole number, got {value}", name=name, value=value
+                    )
+                value = int(value)  # 8e3 in a recipe
+                object.__setattr__(self, name, value)
             if not low <= value <= high:
                 raise SettingsError(
                     "{name} must be between {low} and {high}, got {value}",
@@ -169,6 +171,25 @@ class TrainSettings:
                     low=low,
                     high=high,
                     value=value,
+                )
+
+    def check_shape(self, config: ModelConfig) -> None:
+        """Raises `SettingsError` where another shape is asked for than that of the checkpoint which
+        the run goes on from."""
+        its: dict[str, Any] = {
+            "model": config.body, "size": None, "layers": config.num_layers,
+            "width": config.hidden_size, "context": config.context, "tokenizer": None,
+            "vocab_size": config.vocab_size,
+        }  # fmt: skip
+        for item in fields(self):
+            asked = getattr(self, item.name)
+            if item.name in its and asked not in (item.default, its[item.name]):
+                raise SettingsError(
+                    "{name} = {asked!r} is for a new model, and this run goes on from {start}: "
+                    "leave it out",
+                    name=item.name,
+                    asked=asked,
+                    start=self.start_from,
                 )
 
     @classmethod
@@ -210,8 +231,23 @@ def option_name(setting: str) -> str:
 def read_recipe(file: str | Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `SettingsError` where it cannot be read."""
     try:
-        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"there is no recipe {file}; check the path") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"recipe {file} cannot be read: {error}") from None
+    for item in fields(TrainSettings):
+        if item.name in values:
+            _check_text(item, values[item.name])
+    return values
+
+
+def _check_text(item: Field[Any], value: Any) -> None:
+    """Raises `SettingsError` where a text, or a list of texts, is none."""
+    if isinstance(item.default, tuple):
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise SettingsError(
+                "{name} must be a list of texts, got {value!r}", name=item.name, value=value
+            )
+    elif isinstance(item.default, str) and not isinstance(value, str):
+        raise SettingsError("{name} must be a text, got {value!r}", name=item.name, value=value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from lmapps.errors import LmappsError
 from lmapps.prompts import record_prompts
@@ -19,11 +21,17 @@ from lmapps.training.report import make_report, report_page
 from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
+PATIENCE = timedelta(hours=6)
+"""So long processes wait for the one that scores: torch's ten minutes are soon over."""
+
 
 def run_training(settings: TrainSettings) -> dict[str, Any]:
     """Train as chosen, or go on where a run in the same folder stopped; returns the report."""
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    accelerator = Accelerator(mixed_precision=mixed_precision(settings.mixed_precision))
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision(settings.mixed_precision),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     run = Run(settings.out)
     with accelerator.main_process_first():
         run.open(settings)
@@ -33,6 +41,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         with accelerator.main_process_first():
             try:
                 prepared = prepare(fitted, run, accelerator.num_processes)
+                run.keep_data(prepared.data_sha256)
             except LmappsError:
                 run.abandon()
                 raise
@@ -60,6 +69,8 @@ def train_or_halve(
             accelerator.print(describe(prepared, settings, accelerator))
             expected = foresee(prepared, settings, accelerator)
             accelerator.print(expected)
+            if accelerator.is_main_process:
+                run.note_largest(expected.largest)
         if _everybody(expected is None or expected.fits, accelerator):
             with run.request:
                 return train(
@@ -72,9 +83,8 @@ def train_or_halve(
             raise
         why = "out of memory"
         error.__traceback__ = None  # which holds the tensors of the pass
-    if expected is not None:
-        why += f" (most of it for {expected.largest})"
     accelerator.free_memory()  # it holds the model and the optimizers that it prepared
+    why += run.largest
     run.halve_micro_batch(settings, context, why, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     return None

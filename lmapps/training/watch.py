@@ -61,15 +61,23 @@ class Watch:
         if first - lowest > LEARNED and min(recent) > (first + lowest) / 2:
             step, loss, batch = max(losses, key=lambda item: item[1])
             jump = f"the loss has jumped from {lowest:.2f} to {mean:.2f}, most at step {step}"
-            raise Diverged(self._sentence(f"{jump} ({loss:.2f})", batch))
+            raise Diverged(self._sentence(f"{jump} ({loss:.2f})", batch, self._best_kept()))
 
-    def _sentence(self, what: str, batch: Batch) -> str:
-        steps = self.run.steps()
-        kept = f"the last good checkpoint is {steps[-1]}" if steps else "no checkpoint was kept yet"
+    def _sentence(self, what: str, batch: Batch, kept: str = "") -> str:
         return (
             f"{what}, on texts such as {', '.join(self._texts(batch))}: lower --learning-rate (now "
-            f"{self.settings.learning_rate}), or leave such texts out; {kept}"
+            f"{self.settings.learning_rate}), or leave such texts out; {kept or self._last_kept()}"
         )
+
+    def _last_kept(self) -> str:
+        steps = self.run.steps()
+        return f"the last good checkpoint is {steps[-1]}" if steps else "no checkpoint was kept yet"
+
+    def _best_kept(self) -> str:
+        """The last one may have been saved while it was being lost."""
+        folder = self.run.folder
+        is_there = (folder / "config.json").exists()
+        return f"the best weights so far are in {folder}" if is_there else ""
 
     def _texts(self, batch: Batch) -> Iterator[str]:
         for ids in batch.ids_BT[:TEXTS_SHOWN]:
