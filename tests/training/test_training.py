@@ -84,7 +84,7 @@ def test_a_checkpoint_that_no_run_made_is_not_written_over(
     tiny_checkpoint("gru").save(tmp_path)
     before = weights(tmp_path)
     for more in (SHAPE, {"start_from": str(tmp_path)}):
-        with pytest.raises(SettingsError, match="holds a checkpoint already.*another --out"):
+        with pytest.raises(SettingsError, match=r"holds a checkpoint already.*another --out"):
             run_training(tiny(story, tmp_path, **more))
     assert same(before, weights(tmp_path)) and not (tmp_path / "run").exists()
 
@@ -210,7 +210,7 @@ def test_a_recipe_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 def test_numbers_and_texts_of_a_recipe_have_the_right_kind(tmp_path: Path) -> None:
     chosen = TrainSettings(out="x", batch_tokens=8e3)  # type: ignore[arg-type]
     assert chosen.batch_tokens == 8000 and type(chosen.batch_tokens) is int
-    with pytest.raises(SettingsError, match="steps must be a whole number, got 1.5"):
+    with pytest.raises(SettingsError, match=r"steps must be a whole number, got 1\.5"):
         TrainSettings(out="x", steps=1.5)  # type: ignore[arg-type]
     for line, told in (
         ("apps = [1]", r"apps must be a list of texts, got \[1\]"),
