@@ -1,18 +1,20 @@
 """A person on the page, without a browser: speaks the page's own protocol (Gradio's queue).
 
-An event is asked for, and what comes of it is read from one stream, as the page's script does it;
+An event is asked for, and what comes of it is read from one stream, which stays open until the
+server ends it, as the page's script does it;
 what the page itself remembers (whose it is, where it stands) is remembered here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -31,6 +33,15 @@ class Told:
     """After the first text."""
     bytes: list[int] = field(default_factory=list)
     """Of each of these updates."""
+
+
+class Waiting(NamedTuple):
+    """An event that was asked for."""
+
+    event: int
+    asked: float
+    told: Told
+    done: asyncio.Future[Told]
 
 
 @dataclass
@@ -53,6 +64,8 @@ class Visit:
         self.labels = {one["id"]: one["props"].get("label") for one in self.config["components"]}
         self._grown = set[int]()
         """Events of which something has come already: then comes what is other than it was."""
+        self._waiting, self._early = dict[str, Waiting](), dict[str, list[str]]()
+        self._reading: asyncio.Task[None] | None = None
         visitor, self.place, _, _, _, self.message, *_ = self._inputs("_on_send")
         self.values[visitor] = self.name
 
@@ -84,26 +97,49 @@ class Visit:
         return told
 
     async def ask(self, *events: int) -> list[Told]:
-        """Ask for these events at once, and read what comes of them."""
-        asked = time.perf_counter()
-        told = {await self._join(event): (event, Told()) for event in events}
-        left = set(told)
+        """Ask for these events at once, and wait for all that comes of them."""
+        asked = [await self._asked(event, time.perf_counter()) for event in events]
+        return list(await asyncio.gather(*asked))
+
+    async def _asked(self, event: int, now: float) -> asyncio.Future[Told]:
+        number = await self._join(event)
+        done: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = Waiting(event, now, Told(), done)
+        for line in self._early.pop(number, ()):  # it came before the answer to the question
+            self._hear(line)
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        return done
+
+    async def _read(self) -> None:
+        """The stream of the page, until the server ends it."""
         url = f"/gradio_api/queue/data?session_hash={self.session}"
-        async with self.http.stream("GET", url) as lines:
-            async for line in lines.aiter_lines():
-                if not line.startswith("data: "):
-                    continue
-                message = json.loads(line.removeprefix("data: "))
-                if message.get("event_id") not in told:
-                    continue
-                event, one = told[message["event_id"]]
-                self._take(event, one, message, line, asked)
-                if message["msg"] == "process_completed":
-                    assert message["success"], message
-                    left.discard(message["event_id"])
-                if not left:
-                    break
-        return [one for _, one in told.values()]
+        try:
+            async with self.http.stream("GET", url) as lines:
+                async for line in lines.aiter_lines():
+                    if line.startswith("data: ") and not self._hear(line):
+                        return
+        except BaseException as error:
+            for one in self._waiting.values():
+                one.done.set_exception(error)
+            raise
+
+    def _hear(self, line: str) -> bool:
+        """A message; False for the last one."""
+        message = json.loads(line.removeprefix("data: "))
+        number = message.get("event_id")
+        if number is None:
+            return message["msg"] != "close_stream"
+        if number not in self._waiting:
+            self._early.setdefault(number, []).append(line)
+            return True
+        one = self._waiting[number]
+        self._take(one.event, one.told, message, line, one.asked)
+        if message["msg"] == "process_completed":
+            assert message["success"], message
+            del self._waiting[number]
+            one.done.set_result(one.told)
+        return True
 
     def _take(
         self, event: int, told: Told, message: dict[str, Any], line: str, asked: float
