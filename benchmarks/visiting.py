@@ -1,8 +1,8 @@
 """A person on the page, without a browser: speaks the page's own protocol (Gradio's queue).
 
 An event is asked for, and what comes of it is read from one stream, which stays open until the
-server ends it, as the page's script does it;
-what the page itself remembers (whose it is, where it stands) is remembered here.
+server ends it, as the page's script does it; what the page itself remembers (whose it is, where it
+stands) is remembered here.
 """
 
 from __future__ import annotations
@@ -119,10 +119,9 @@ class Visit:
                 async for line in lines.aiter_lines():
                     if line.startswith("data: ") and not self._hear(line):
                         return
-        except BaseException as error:
+        except Exception as error:
             for one in self._waiting.values():
                 one.done.set_exception(error)
-            raise
 
     def _hear(self, line: str) -> bool:
         """A message; False for the last one."""
