@@ -1,7 +1,9 @@
 """The states of many requests in one batch: who is in which row.
 
-Rows 0..n-1 are the running requests, so that a step works on a slice and never gathers. One row
-more, the last, is where a prompt is read before its request joins.
+Rows 0..n-1 are the running requests, so that a step works on a slice and never gathers. A prompt
+is read in the next row, where its request joins without a copy, which of a long prompt takes longer
+than several steps. Where a step of a fixed shape fills up with rows behind the running ones, it is
+read in the last row of all.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class Slots:
         self.step = step
         self.count = count
         self.running: list[Request] = []
+        self._row = count
+        """Where a prompt is read."""
         self._in_step = False
         """Whether a decoding step has begun, and did not come to its end."""
         self.state = self.step.new_state(count + 1, model.config.context)
@@ -48,7 +52,7 @@ class Slots:
     @property
     def _reading(self) -> State:
         """The row where prompts are read."""
-        return self.state.rows(self.count, self.count + 1)
+        return self.state.rows(self._row, self._row + 1)
 
     def warm_up(self) -> Iterator[str]:
         """Prepare every step of the shapes that there will be, the largest first, since the
@@ -68,18 +72,25 @@ class Slots:
 
     def open(self, request: Request) -> torch.Tensor | None:
         """Begin a prompt where a state is known; logits (V,) where all of it was read before."""
+        self._choose_row()
         found = self.prefixes.find(request.prompt_ids)
         if found is None:
             return None
         prefix, length = found
-        self.state.restore(self.count, prefix.state, length)
+        self.state.restore(self._row, prefix.state, length)
         request.prefilled = request.reused = length
         return prefix.logits_V if length == len(request.prompt_ids) else None
+
+    def _choose_row(self) -> None:
+        """Where the next prompt is read; what was begun elsewhere and did not join is forgotten."""
+        before, self._row = self._row, self.count if self.step.shapes.rows else len(self.running)
+        if before != self._row and before >= len(self.running):
+            self.state.clear(before)
 
     def keep_prompt(self, request: Request, logits_V: torch.Tensor) -> None:
         """Keep the state of the prompt that was just read."""
         known = None if self.state.divisible else logits_V
-        self._keep(request.prompt_ids, self.count, known)
+        self._keep(request.prompt_ids, self._row, known)
 
     def keep_reply(self, row: int) -> None:
         """Keep the state of a prompt and its reply; the last id sampled was not read yet."""
@@ -99,7 +110,7 @@ class Slots:
     def prefill(self, request: Request, most: int) -> torch.Tensor:
         """Read at most so many more ids of a prompt; logits (V,) after the last one read."""
         if request.prefilled == 0:
-            self.state.clear(self.count)
+            self.state.clear(self._row)
         if not self.step.continues:
             most = len(request.prompt_ids)
         left = len(request.prompt_ids) - request.prefilled
@@ -111,7 +122,9 @@ class Slots:
 
     def join(self, request: Request) -> None:
         """Give the request whose prompt was just read a row among the running."""
-        self.state.move(self.count, len(self.running))
+        if self._row != len(self.running):  # others have left meanwhile
+            self.state.move(self._row, len(self.running))
+            self.state.clear(self._row)
         self.running.append(request)
 
     def decode(self) -> torch.Tensor:
