@@ -55,18 +55,21 @@ def test_the_engines_follow_from_what_was_measured(shape: str) -> None:
 
 def test_the_page_servers_follow_from_what_was_measured() -> None:
     page = results("page")["measured"]
-    crowds = ("60 streaming", "60 with short replies, asking at once")
-    seconds = []
-    for crowd in crowds:
-        alone, through = (page[f"{crowd}: tokens a second, {by}"] for by in ("engine alone", "page"))
-        told(f"{alone:,.0f}", f"{through:,.0f}")
-        seconds.append(1 / through - 1 / alone)
-    for name in (
-        "MB of an open tab", "bytes of an update, 2 turns",
-        *(f"{crowd}: tokens a second, {by}" for crowd in crowds for by in ("engine alone", "page")),
-    ):  # fmt: skip
+
+    def in_table(name: str) -> float:
         assert f"| {name} | {page[name]:.3g} |" in TABLES
-    long, short = seconds
+        return float(page[name])
+
+    def seconds(crowd: str) -> float:
+        """Of the page, for a token."""
+        alone = in_table(f"{crowd}: tokens a second, engine alone")
+        through = in_table(f"{crowd}: tokens a second, page")
+        told(f"{alone:,.0f}", f"{through:,.0f}")
+        return 1 / through - 1 / alone
+
+    in_table("bytes of an update, 2 turns")
+    in_table("MB of an open tab")
+    long, short = seconds("60 streaming"), seconds("60 with short replies, asking at once")
     token = (300 * long - 50 * short) / 250
     message = 50 * short - 50 * token
     told(f"{page['MB of an open tab']:.3f} MB")
