@@ -6,6 +6,9 @@ from collections import deque
 
 READING_STEPS = 1.75
 """Reading may take so many decoding steps: two, less what is measured badly."""
+UNNOTICED = 0.004
+"""Seconds that reading may take in any case: of a small model a step is shorter than a millisecond,
+and a prompt that was read in pieces of two steps each would take many times as long as at once."""
 FEWEST_TOKENS = 2
 """These are always read: to read one token takes no longer than a decoding step."""
 NEWEST = 0.5
@@ -15,7 +18,8 @@ MOST_SLOWER = 2
 
 
 class Pace:
-    """Between two tokens of a stream at most two decoding steps' time is spent on reading.
+    """Between two tokens of a stream at most two decoding steps' time is spent on reading, or what
+    nobody notices, where that is longer.
 
     A pass over n tokens takes a part for itself, which is no longer than a decoding step, and a
     part for each token: both differ between models and machines, and neither is known. So the
@@ -61,7 +65,7 @@ class Pace:
             return 0
         # Fewer rows than then: the step will be shorter, at most in proportion.
         step = min(seconds * min(1, rows / before) for before, seconds in self._steps)
-        left = READING_STEPS * step - spent
+        left = max(READING_STEPS * step, UNNOTICED) - spent
         if left >= self._seconds:
             return self._tokens * left / self._seconds if self._seconds else float("inf")
         if left > step:

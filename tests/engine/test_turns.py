@@ -268,6 +268,15 @@ def test_when_all_but_one_leave_the_pace_that_was_theirs_stalls_nobody(
     assert priced.longest_stall(streams) <= 3 * (1 + 1e-9)
 
 
+def test_a_short_prompt_is_read_at_once_where_steps_are_shorter_than_anybody_notices() -> None:
+    pace = Pace()
+    for _ in range(12):
+        pace.read(32, 2e-4 + 5e-5 * 32)
+        pace.decoded(2, 4e-4)
+    assert pace.tokens(2, 0, 0, 512) >= 32
+    assert pace.tokens(2, 64, 0.004, 512) == 0, "and then it is the streams' turn"
+
+
 def test_a_disturbed_pass_or_step_is_soon_forgotten() -> None:
     pace = Pace()
 
