@@ -20,6 +20,7 @@ from lmapps.errors import DataError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
 from lmapps.training.loop import Bounds, _after, _due, _of
+from lmapps.training.prepare import checkpoint_before
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings, read_recipe
 from lmapps.training.start import run_training
@@ -113,8 +114,11 @@ def test_what_goes_on_from_a_checkpoint_keeps_its_shape_and_takes_its_dropout(
         with pytest.raises(SettingsError, match=f"{name} = .* is for a new model.*leave it out"):
             run_training(tiny(story, tmp_path / name, **{**chosen, name: value}))
     same_shape = {"context": config.context, "layers": config.num_layers}
-    run_training(tiny(story, tmp_path / "further", **{**chosen, **same_shape}))
-    assert Checkpoint.load(tmp_path / "further").config == config.changed(dropout=0.3)
+    further = tiny(story, tmp_path / "further", **{**chosen, **same_shape})
+    begun = checkpoint_before(further).model
+    assert begun.dropout.p == 0.3 and begun.config == config.changed(dropout=0.3)
+    run_training(further)
+    assert Checkpoint.load(tmp_path / "further").config == config
 
 
 def test_marks_of_several_processes_are_met_as_of_one() -> None:
