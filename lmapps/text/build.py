@@ -14,12 +14,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmapps.errors import DataError, StorageError
+from lmapps.small_file import small_object
 from lmapps.text.cleaning import Signature, bands
 from lmapps.text.parts import Marked, make_parts, read_part
 from lmapps.text.recipe import DataRecipe
@@ -27,23 +29,57 @@ from lmapps.text.sources import hash_of_files
 from lmapps.text.storage import write_whole
 
 SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+WORK = ".parts"
+"""The folder in the folder, where all is made before it takes its place."""
 
 
 def build_data(recipe: DataRecipe, folder: Path, processes: int = 0) -> dict[str, Any]:
     """Build what the recipe says and return its manifest.
 
-    Raises `DataError` where nothing is left, `StorageError` where the disk is full.
+    Raises `DataError` where nothing is left or a person's file would be replaced, `StorageError`
+    where the disk is full.
     """
-    parts = folder / "parts"
+    _refuse_what_is_not_ours(recipe, folder)
+    work = folder / WORK
     try:
-        parts.mkdir(parents=True, exist_ok=True)
-        made = make_parts(recipe, parts, processes)
-        manifest = _write_splits(recipe, made, folder)
-        write_whole(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-        shutil.rmtree(parts)
+        work.mkdir(parents=True, exist_ok=True)
+        made = make_parts(recipe, work, processes)
+        manifest = _write_splits(recipe, made, work)
+        write_whole(work / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        for file in _outputs(work):
+            os.replace(file, folder / file.name)
+        shutil.rmtree(work)
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error}; make room and try again") from None
     return manifest
+
+
+def is_built(folder: Path) -> bool:
+    """Whether what lies here was made by a recipe."""
+    return {"splits", "sources"} <= small_object(folder / MANIFEST, most=10**9).keys()
+
+
+def _outputs(folder: Path) -> list[Path]:
+    return [*(folder / f"{split}.jsonl" for split in SPLITS), folder / MANIFEST]
+
+
+def _refuse_what_is_not_ours(recipe: DataRecipe, folder: Path) -> None:
+    """Raises `DataError` where a file of a person's would be replaced."""
+    replaced = {file.resolve() for file in _outputs(folder)}
+    work = (folder / WORK).resolve()
+    for file in (*chain(*(source.files for source in recipe.sources)), *recipe.held_out.files):
+        if file.resolve() in replaced or file.resolve().is_relative_to(work):
+            raise DataError(
+                f"the recipe reads {file}, which would be replaced: choose another folder than "
+                f"{folder}"
+            )
+    there = [file for file in _outputs(folder) if file.exists()]
+    if there and not (is_built(folder) or is_built(folder / WORK)):
+        raise DataError(
+            f"{there[0]} was made by no recipe and would be replaced: choose another folder than "
+            f"{folder}"
+        )
 
 
 class Seen:
@@ -74,13 +110,13 @@ class Seen:
 
 
 def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> dict[str, Any]:
+    """The splits in `folder`, and the manifest that tells of them."""
     from tqdm import tqdm
 
     seen = Seen(recipe.duplicates.exact, recipe.duplicates.near)
     report: dict[str, Any] = {}
     counts: Counter[str] = Counter()
-    work = {split: folder / f"{split}.jsonl.part" for split in SPLITS}
-    outs = {split: file.open("w", encoding="utf-8") for split, file in work.items()}
+    outs = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8") for split in SPLITS}
     try:
         for source, own in zip(recipe.sources, parts, strict=True):
             tally: Counter[str] = Counter()
@@ -102,11 +138,7 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
         for out in outs.values():
             out.close()
     if not counts["train"]:
-        for file in work.values():
-            file.unlink()
         raise DataError(f"the recipe leaves no document to train on: {report}")
-    for split, file in work.items():
-        os.replace(file, folder / f"{split}.jsonl")
     written = {
         split: {"documents": counts[split], "sha256": hash_of_files([folder / f"{split}.jsonl"])}
         for split in SPLITS

@@ -94,7 +94,8 @@ def test_a_recipe_is_built_and_every_document_is_accounted_for(
     assert len(set(from_b)) == b["train"]
     assert 2.2 < len(from_b) / b["train"] < 2.8, "written two or three times, 2.5 on average"
     assert len(train) == manifest["splits"]["train"]["documents"]
-    assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out" / "parts").exists()
+    left = {"train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == left
     monkeypatch.setattr(parts, "PART_CHARACTERS", 20_000)  # one file keeps both busy
     again = build_data(read_data_recipe(recipe("")), tmp_path / "again", processes=2)
     assert again == manifest, "in another folder, in other parts, side by side: the same hashes"
@@ -126,6 +127,29 @@ def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
         build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
     assert build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1) == whole
     assert made[3] == made[2] and len(set(made)) == len(made) - 1 == 3
+
+
+def test_a_recipe_replaces_what_a_recipe_made_and_nothing_else(
+    recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "mine.txt").write_text("mine")
+    mine = tmp_path / "train.jsonl"
+    write(mine, [text_of(1)])
+    before = mine.read_text()
+    with pytest.raises(DataError, match=r"train.jsonl was made by no recipe .*: choose another"):
+        build_data(read_data_recipe(recipe("")), tmp_path, processes=1)
+    own = "[[sources]]\nname = 'own'\npaths = ['train.jsonl']"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"reads .*train.jsonl, which would be replaced"):
+        build_data(read_data_recipe(recipe(own)), Path(), processes=1)
+    assert mine.read_text() == before
+    mine.unlink()
+    for _ in range(2):
+        build_data(read_data_recipe(recipe("")), Path(), processes=1)
+    assert (tmp_path / "parts" / "mine.txt").read_text() == "mine" and mine.exists()
+    with pytest.raises(DataError, match="would be replaced"):
+        build_data(read_data_recipe(recipe(own)), tmp_path, processes=1)
 
 
 def test_the_command_builds_and_says_what_came_of_it(
