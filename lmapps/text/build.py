@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -58,6 +58,23 @@ def build_data(recipe: DataRecipe, folder: Path, processes: int = 0) -> dict[str
 def is_built(folder: Path) -> bool:
     """Whether what lies here was made by a recipe."""
     return {"splits", "sources"} <= small_object(folder / MANIFEST, most=10**9).keys()
+
+
+def files_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """`train` alone, with all files; all three where a recipe's `train.jsonl` is among them, whose
+    `validation.jsonl` and `test.jsonl` are held out, given or not."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for file in files:
+        if file.name == "train.jsonl" and is_built(file.parent):
+            for split in SPLITS[1:]:
+                held_out = file.with_name(f"{split}.jsonl")
+                if held_out.is_file() and held_out.stat().st_size:
+                    found[split].append(held_out)
+    if not (found["validation"] and found["test"]):
+        return {"train": list(files)}
+    held = {file.resolve() for split in SPLITS[1:] for file in found[split]}
+    found["train"] = [file for file in files if file.resolve() not in held]
+    return found
 
 
 def _outputs(folder: Path) -> list[Path]:
