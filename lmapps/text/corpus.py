@@ -102,7 +102,7 @@ def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path
     """Tokenize files and folders into `folder`, or open what was built there from the same input.
 
     The splits of a recipe are taken over, others are drawn here. Nothing half-written is left: the
-    work is done beside `folder`, which is renamed at the end.
+    work is done beside `folder`, and moved into it at the end, the manifest last.
     """
     parts = files_by_split(data_files(paths))
     files = [file for part in parts.values() for file in part]
@@ -112,13 +112,16 @@ def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path
     _refuse_what_is_not_ours(folder, files)
     if is_corpus(folder):
         print(f"{folder} holds token files of other input: they are made anew", file=sys.stderr)
-    work = folder.with_name(folder.name + ".building")
+    work = folder.resolve()  # "." has no name
+    work = work.with_name(work.name + ".building")
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(parents=True)
         _write(parts, tokenizer, work, key)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
+        folder.mkdir(parents=True, exist_ok=True)  # one that is there stays: a shell may be in it
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in (*(f"{split}.bin" for split in SPLITS), MANIFEST):
+            os.replace(work / name, folder / name)
     except OSError as error:
         raise StorageError(f"cannot write the corpus to {folder}: {error}") from None
     finally:

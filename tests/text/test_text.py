@@ -80,6 +80,12 @@ def test_a_folder_is_read_in_a_fixed_order_and_other_files_are_left_out(tmp_path
         ("picture.png", b"x", "picture.png is not of a kind that can be read: .txt, .md, .jsonl"),
         ("none.jsonl", b"\n", "has no records"),
         ("broken.jsonl", b'{"text": "a"}\n{"text', "broken.jsonl, line 2: not JSON"),
+        (
+            "digits.jsonl",
+            b'{"n": ' + b"1" * 5000 + b"}",
+            "digits.jsonl, line 1: a number of more than 4,300",
+        ),
+        ("deep.jsonl", b'{"text": "a"}\n' + b"[" * 10**6, "deep.jsonl, line 2: nested too deeply"),
         ("list.jsonl", b"[1]", "line 1: must be a JSON object"),
         ("other.jsonl", b'{"body": "a"}', r"record 1: no field 'text' \(fields: body\)"),
         ("torn.jsonl.xz", lzma.compress(b'{"text": "a"}')[:-9], "cannot be read"),
@@ -310,6 +316,18 @@ def test_a_folder_with_something_of_a_persons_is_never_replaced(tmp_path: Path) 
     assert (keep / "notes.txt").read_text() == "mine" and (texts / "a.txt").exists()
     (tmp_path / "empty").mkdir()
     assert build_corpus([texts], tokenizer, tmp_path / "empty").splits["train"].tokens
+
+
+def test_a_corpus_is_written_into_the_folder_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for text in (ENGLISH, CHINESE):
+        (tmp_path / "a.txt").write_text(text * 9)
+        build_corpus([tmp_path / "a.txt"], BPE, Path())
+        assert texts_of(Corpus.load(Path()), BPE)["train"][0] in text * 9
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "here"]
 
 
 @pytest.mark.parametrize("long", [np.random.default_rng(0).permutation(220)[0], 219])
