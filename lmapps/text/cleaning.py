@@ -65,9 +65,9 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def exact_key(words: list[str]) -> bytes:
-    """16 bytes, the same for texts with the same words."""
-    return hashlib.sha256(" ".join(words).encode()).digest()[:16]
+def exact_key(text: str) -> bytes:
+    """16 bytes, the same for texts that differ in white space and capitals alone."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode()).digest()[:16]
 
 
 def pieces(words: list[str], length: int) -> npt.NDArray[np.uint64]:

@@ -59,7 +59,7 @@ class Marked:
 
     text: str
     key: bytes
-    """The same for texts with the same words."""
+    """The same for texts that differ in white space and capitals alone."""
     signature: npt.NDArray[np.uint32] | None
     overlaps: bool
 
@@ -117,8 +117,8 @@ def make_part(job: Job) -> None:
             if reason:
                 dropped[reason] += 1
                 continue
-            words = words_of(text)
-            keys.append(exact_key(words))
+            keys.append(exact_key(text))
+            words = comparable(text)
             if job.marks.near:
                 signatures.append(signature(words))
             runs = pieces(words, OVERLAP).tolist() if held_out else ()
@@ -152,8 +152,13 @@ def held_out_pieces(files: tuple[Path, ...]) -> frozenset[int]:
     found: set[int] = set()
     for file in files:
         for document in read_documents([file]):
-            found.update(pieces(words_of(document.text), OVERLAP).tolist())
+            found.update(pieces(comparable(document.text), OVERLAP).tolist())
     return frozenset(found)
+
+
+def comparable(text: str) -> list[str]:
+    """Its words; a text without, such as `***`, is one."""
+    return words_of(text) or [text]
 
 
 def _chunks(source: Source) -> Iterator[list[str]]:

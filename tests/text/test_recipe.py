@@ -101,6 +101,28 @@ def test_a_recipe_is_built_and_every_document_is_accounted_for(
     assert again == manifest, "in another folder, in other parts, side by side: the same hashes"
 
 
+def test_only_what_differs_in_white_space_and_capitals_is_an_exact_duplicate(
+    tmp_path: Path,
+) -> None:
+    texts = ["***", "---", "a + b", "a - b", "if a:\n    b", "If  A:\n\tB", "今天", "今天！"]
+    write(tmp_path / "t.jsonl", texts)
+    write(tmp_path / "held.jsonl", ["!!!"])
+
+    def built(near: float) -> dict[str, int]:
+        (tmp_path / "r.toml").write_text(
+            f"[duplicates]\nnear = {near}\n[[sources]]\nname = 't'\npaths = ['t.jsonl']\n"
+            "[held_out]\npaths = ['held.jsonl']\n[split]\ntest = 0\nvalidation = 0"
+        )
+        recipe = read_data_recipe(tmp_path / "r.toml")
+        found: dict[str, int] = build_data(recipe, tmp_path / "out", processes=1)["sources"]["t"]
+        return found
+
+    assert built(0) == {"weight": 1, "read": 8, "train": 7, "duplicate": 1}
+    assert texts_in(tmp_path / "out" / "train.jsonl") == [*texts[:5], *texts[6:]]
+    found = built(0.8)
+    assert found["near duplicate"] == 2 and found["train"] == 5, "which are told by their words"
+
+
 def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: Path) -> None:
     manifest = build_data(read_data_recipe(recipe("drop = false")), tmp_path / "out", processes=1)
     tally = manifest["sources"]["a"]
