@@ -23,7 +23,7 @@ import numpy as np
 from lmapps.errors import DataError, StorageError
 from lmapps.small_file import small_object
 from lmapps.text.cleaning import Signature, bands
-from lmapps.text.parts import Marked, make_parts, read_part
+from lmapps.text.parts import Marked, make_parts, read_part, sharing
 from lmapps.text.recipe import DataRecipe
 from lmapps.text.sources import hash_of_files
 from lmapps.text.storage import write_whole
@@ -133,19 +133,24 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
     seen = Seen(recipe.duplicates.exact, recipe.duplicates.near)
     report: dict[str, Any] = {}
     counts: Counter[str] = Counter()
+    trained_on: list[list[bool]] = []
+    held_out = [np.zeros(0, np.uint64)]
     outs = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8") for split in SPLITS}
     try:
         for source, own in zip(recipe.sources, parts, strict=True):
             tally: Counter[str] = Counter()
+            trained_on.append([])
             documents = (document for part in own for document in read_part(part, tally))
             for document in tqdm(documents, unit=" documents", desc=f"write {source.name}"):
                 tally["read"] += 1
                 reason = reason_to_drop(document, seen, recipe, tally)
+                split = recipe.split.of(document.key)
+                trained_on[-1].append(not reason and split == "train")
+                tally[reason or split] += 1
                 if reason:
-                    tally[reason] += 1
                     continue
-                split = split_of(document.key, recipe)
-                tally[split] += 1
+                if split != "train":
+                    held_out.append(document.runs)
                 times = repeats_of(document.key, source.weight) if split == "train" else 1
                 record = {"text": document.text, "source": source.name}
                 outs[split].write((json.dumps(record, ensure_ascii=False) + "\n") * times)
@@ -156,6 +161,10 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
             out.close()
     if not counts["train"]:
         raise DataError(f"the recipe leaves no document to train on: {report}")
+    wanted = np.concatenate(held_out)
+    for source, own, asked in zip(recipe.sources, parts, trained_on, strict=True):
+        found = sharing(own, np.array(asked, bool), wanted)
+        report[source.name]["overlapping validation or test"] = found
     written = {
         split: {"documents": counts[split], "sha256": hash_of_files([folder / f"{split}.jsonl"])}
         for split in SPLITS
@@ -188,14 +197,6 @@ def _inputs(recipe: DataRecipe, parts: list[list[Path]]) -> Iterator[tuple[str, 
         if source.dataset is not None:
             names = "".join(part.stem for part in own)
             yield str(source.dataset), hashlib.sha256(names.encode()).hexdigest()
-
-
-def split_of(key: bytes, recipe: DataRecipe) -> str:
-    """Drawn by the hash of the text: the same document is on the same side in every build."""
-    place = int.from_bytes(key[:8]) / 2**64
-    if place < recipe.split.test:
-        return "test"
-    return "validation" if place < recipe.split.test + recipe.split.validation else "train"
 
 
 def repeats_of(key: bytes, weight: float) -> int:

@@ -117,7 +117,8 @@ def test_only_what_differs_in_white_space_and_capitals_is_an_exact_duplicate(
         found: dict[str, int] = build_data(recipe, tmp_path / "out", processes=1)["sources"]["t"]
         return found
 
-    assert built(0) == {"weight": 1, "read": 8, "train": 7, "duplicate": 1}
+    found = built(0)
+    assert (found["read"], found["train"], found["duplicate"]) == (8, 7, 1)
     assert texts_in(tmp_path / "out" / "train.jsonl") == [*texts[:5], *texts[6:]]
     found = built(0.8)
     assert found["near duplicate"] == 2 and found["train"] == 5, "which are told by their words"
@@ -128,6 +129,35 @@ def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: P
     tally = manifest["sources"]["a"]
     assert tally["overlapping held-out text"] == 1 and "dropped for overlap" not in tally
     assert tally["train"] + tally["validation"] + tally["test"] == 300
+
+
+def test_overlap_of_a_recipes_own_splits_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text_of(seed) for seed in range(200)]
+    write(tmp_path / "t.jsonl", texts)
+    (tmp_path / "r.toml").write_text(
+        "[duplicates]\nnear = 0.8\n[split]\nvalidation = 0.1\ntest = 0.1\n"
+        "[[sources]]\nname = 't'\npaths = ['t.jsonl']\n[clean]\nmin_characters = 100"
+    )
+    out = tmp_path / "out"
+
+    def built() -> dict[str, int]:
+        manifest = build_data(read_data_recipe(tmp_path / "r.toml"), out, processes=1)
+        tally: dict[str, int] = manifest["sources"]["t"]
+        return tally
+
+    assert built()["overlapping validation or test"] == 0
+    held = [texts_in(out / f"{split}.jsonl")[0].split() for split in ("validation", "test")]
+    quotes = [" ".join(words[20:45]) for words in held]
+    longer = [f"{text_of(seed, 30 + seed % 9)} {quotes[seed % 2]}" for seed in range(300, 340)]
+    almost = [f"Oh {text}" for text in texts]  # left out, of either side
+    write(tmp_path / "t.jsonl", [*texts, *longer, "Too short.", *almost])
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 3_000)
+    found = built()
+    with_a_quote = set(texts_in(out / "train.jsonl")) & set(longer)
+    assert found["near duplicate"] == 200 and len(with_a_quote) > 20
+    assert found["overlapping validation or test"] == len(with_a_quote)
 
 
 def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
