@@ -62,7 +62,8 @@ def is_built(folder: Path) -> bool:
 
 def files_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     """`train` alone, with all files; all three where a recipe's `train.jsonl` is among them, whose
-    `validation.jsonl` and `test.jsonl` are held out, given or not."""
+    `validation.jsonl` and `test.jsonl` are held out, given or not. Where one of those is empty the
+    other is held out of everything."""
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for file in files:
         if file.name == "train.jsonl" and is_built(file.parent):
@@ -70,11 +71,9 @@ def files_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
                 held_out = file.with_name(f"{split}.jsonl")
                 if held_out.is_file() and held_out.stat().st_size:
                     found[split].append(held_out)
-    if not (found["validation"] and found["test"]):
-        return {"train": list(files)}
     held = {file.resolve() for split in SPLITS[1:] for file in found[split]}
     found["train"] = [file for file in files if file.resolve() not in held]
-    return found
+    return found if found["validation"] and found["test"] else {"train": found["train"]}
 
 
 def _outputs(folder: Path) -> list[Path]:

@@ -265,9 +265,10 @@ def test_the_splits_of_a_recipe_are_taken_over(tmp_path: Path) -> None:
     whole = build_corpus([data, tmp_path / "more.txt"], BPE, tmp_path / "whole")
     expected["train"].append(ENGLISH)
     assert texts_of(whole, BPE) == expected
-    (data / "validation.jsonl").write_text("")
-    drawn = texts_of(build_corpus([data / "train.jsonl"], BPE, tmp_path / "drawn"), BPE)
+    (data / "validation.jsonl").unlink()
+    drawn = texts_of(build_corpus([data], BPE, tmp_path / "drawn"), BPE)
     assert drawn["validation"] and not set(drawn["train"]) & set(drawn["validation"])
+    assert not set(chain(*drawn.values())) & set(expected["test"])
 
 
 def test_an_epoch_of_packed_batches_sees_every_window_once() -> None:
@@ -323,7 +324,7 @@ def test_a_corpus_is_written_into_the_folder_that_one_is_in(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for text in (ENGLISH, CHINESE):
+    for text in (ENGLISH, "Another text. "):
         (tmp_path / "a.txt").write_text(text * 9)
         build_corpus([tmp_path / "a.txt"], BPE, Path())
         assert texts_of(Corpus.load(Path()), BPE)["train"][0] in text * 9
