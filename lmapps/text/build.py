@@ -149,7 +149,7 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
                 if reason:
                     continue
                 if split != "train":
-                    held_out.append(document.runs)
+                    held_out.append(document.runs.copy())  # a view keeps all of its part
                 times = repeats_of(document.key, source.weight) if split == "train" else 1
                 record = {"text": document.text, "source": source.name}
                 outs[split].write((json.dumps(record, ensure_ascii=False) + "\n") * times)

@@ -111,7 +111,8 @@ def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path
         return Corpus.load(folder)
     _refuse_what_is_not_ours(folder, files)
     if is_corpus(folder):
-        print(f"{folder} holds token files of other input: they are made anew", file=sys.stderr)
+        why = "of other input or by an earlier lmapps"
+        print(f"{folder} holds token files {why}: they are made anew", file=sys.stderr)
     work = folder.resolve()  # "." has no name
     work = work.with_name(work.name + ".building")
     shutil.rmtree(work, ignore_errors=True)
