@@ -12,38 +12,90 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmapps.errors import DataError, StorageError
+from lmapps.small_file import small_object
 from lmapps.text.cleaning import Signature, bands
-from lmapps.text.parts import Marked, make_parts, read_part
+from lmapps.text.parts import Marked, make_parts, read_part, sharing
 from lmapps.text.recipe import DataRecipe
 from lmapps.text.sources import hash_of_files
 from lmapps.text.storage import write_whole
 
 SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+WORK = ".parts"
+"""The folder in the folder, where all is made before it takes its place."""
 
 
 def build_data(recipe: DataRecipe, folder: Path, processes: int = 0) -> dict[str, Any]:
     """Build what the recipe says and return its manifest.
 
-    Raises `DataError` where nothing is left, `StorageError` where the disk is full.
+    Raises `DataError` where nothing is left or a person's file would be replaced, `StorageError`
+    where the disk is full.
     """
-    parts = folder / "parts"
+    _refuse_what_is_not_ours(recipe, folder)
+    work = folder / WORK
     try:
-        parts.mkdir(parents=True, exist_ok=True)
-        made = make_parts(recipe, parts, processes)
-        manifest = _write_splits(recipe, made, folder)
-        write_whole(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-        shutil.rmtree(parts)
+        work.mkdir(parents=True, exist_ok=True)
+        made = make_parts(recipe, work, processes)
+        manifest = _write_splits(recipe, made, work)
+        write_whole(work / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        for file in _outputs(work):
+            os.replace(file, folder / file.name)
+        shutil.rmtree(work)
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error}; make room and try again") from None
     return manifest
+
+
+def is_built(folder: Path) -> bool:
+    """Whether what lies here was made by a recipe."""
+    return {"splits", "sources"} <= small_object(folder / MANIFEST, most=10**9).keys()
+
+
+def files_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """`train` alone, with all files; all three where a recipe's `train.jsonl` is among them, whose
+    `validation.jsonl` and `test.jsonl` are held out, given or not. Where one of those is empty the
+    other is held out of everything."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for file in files:
+        if file.name == "train.jsonl" and is_built(file.parent):
+            for split in SPLITS[1:]:
+                held_out = file.with_name(f"{split}.jsonl")
+                if held_out.is_file() and held_out.stat().st_size:
+                    found[split].append(held_out)
+    held = {file.resolve() for split in SPLITS[1:] for file in found[split]}
+    found["train"] = [file for file in files if file.resolve() not in held]
+    return found if found["validation"] and found["test"] else {"train": found["train"]}
+
+
+def _outputs(folder: Path) -> list[Path]:
+    return [*(folder / f"{split}.jsonl" for split in SPLITS), folder / MANIFEST]
+
+
+def _refuse_what_is_not_ours(recipe: DataRecipe, folder: Path) -> None:
+    """Raises `DataError` where a file of a person's would be replaced."""
+    replaced = {file.resolve() for file in _outputs(folder)}
+    work = (folder / WORK).resolve()
+    for file in (*chain(*(source.files for source in recipe.sources)), *recipe.held_out.files):
+        if file.resolve() in replaced or file.resolve().is_relative_to(work):
+            raise DataError(
+                f"the recipe reads {file}, which would be replaced: choose another folder than "
+                f"{folder}"
+            )
+    there = [file for file in _outputs(folder) if file.exists()]
+    if there and not (is_built(folder) or is_built(folder / WORK)):
+        raise DataError(
+            f"{there[0]} was made by no recipe and would be replaced: choose another folder than "
+            f"{folder}"
+        )
 
 
 class Seen:
@@ -74,25 +126,30 @@ class Seen:
 
 
 def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> dict[str, Any]:
+    """The splits in `folder`, and the manifest that tells of them."""
     from tqdm import tqdm
 
     seen = Seen(recipe.duplicates.exact, recipe.duplicates.near)
     report: dict[str, Any] = {}
     counts: Counter[str] = Counter()
-    work = {split: folder / f"{split}.jsonl.part" for split in SPLITS}
-    outs = {split: file.open("w", encoding="utf-8") for split, file in work.items()}
+    trained_on: list[list[bool]] = []
+    held_out = [np.zeros(0, np.uint64)]
+    outs = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8") for split in SPLITS}
     try:
         for source, own in zip(recipe.sources, parts, strict=True):
             tally: Counter[str] = Counter()
+            trained_on.append([])
             documents = (document for part in own for document in read_part(part, tally))
             for document in tqdm(documents, unit=" documents", desc=f"write {source.name}"):
                 tally["read"] += 1
                 reason = reason_to_drop(document, seen, recipe, tally)
+                split = recipe.split.of(document.key)
+                trained_on[-1].append(not reason and split == "train")
+                tally[reason or split] += 1
                 if reason:
-                    tally[reason] += 1
                     continue
-                split = split_of(document.key, recipe)
-                tally[split] += 1
+                if split != "train":
+                    held_out.append(document.runs.copy())  # a view keeps all of its part
                 times = repeats_of(document.key, source.weight) if split == "train" else 1
                 record = {"text": document.text, "source": source.name}
                 outs[split].write((json.dumps(record, ensure_ascii=False) + "\n") * times)
@@ -102,11 +159,11 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
         for out in outs.values():
             out.close()
     if not counts["train"]:
-        for file in work.values():
-            file.unlink()
         raise DataError(f"the recipe leaves no document to train on: {report}")
-    for split, file in work.items():
-        os.replace(file, folder / f"{split}.jsonl")
+    wanted = np.concatenate(held_out)
+    for source, own, asked in zip(recipe.sources, parts, trained_on, strict=True):
+        found = sharing(own, np.array(asked, bool), wanted)
+        report[source.name]["overlapping validation or test"] = found
     written = {
         split: {"documents": counts[split], "sha256": hash_of_files([folder / f"{split}.jsonl"])}
         for split in SPLITS
@@ -139,14 +196,6 @@ def _inputs(recipe: DataRecipe, parts: list[list[Path]]) -> Iterator[tuple[str, 
         if source.dataset is not None:
             names = "".join(part.stem for part in own)
             yield str(source.dataset), hashlib.sha256(names.encode()).hexdigest()
-
-
-def split_of(key: bytes, recipe: DataRecipe) -> str:
-    """Drawn by the hash of the text: the same document is on the same side in every build."""
-    place = int.from_bytes(key[:8]) / 2**64
-    if place < recipe.split.test:
-        return "test"
-    return "validation" if place < recipe.split.test + recipe.split.validation else "train"
 
 
 def repeats_of(key: bytes, weight: float) -> int:

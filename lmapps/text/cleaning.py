@@ -65,15 +65,16 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def exact_key(words: list[str]) -> bytes:
-    """16 bytes, the same for texts with the same words."""
-    return hashlib.sha256(" ".join(words).encode()).digest()[:16]
+def exact_key(text: str) -> bytes:
+    """16 bytes, the same for texts that differ in white space and capitals alone."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode()).digest()[:16]
 
 
-def pieces(words: list[str], length: int) -> npt.NDArray[np.uint64]:
-    """A number for each run of `length` words, without repeats; one for a shorter text."""
+def pieces(words: list[str], length: int, step: int = 1) -> npt.NDArray[np.uint64]:
+    """A number for each run of `length` words that begins at a multiple of `step`, without repeats;
+    one for a shorter text."""
     ends = max(1, len(words) - length + 1)
-    runs = {" ".join(words[start : start + length]).encode() for start in range(ends)}
+    runs = {" ".join(words[start : start + length]).encode() for start in range(0, ends, step)}
     numbers = b"".join(hashlib.blake2b(run, digest_size=8).digest() for run in runs)
     return np.frombuffer(numbers, dtype=np.uint64)
 

@@ -13,7 +13,8 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.errors import DataError, StorageError
+from lmapps.text.build import files_by_split
 from lmapps.text.sources import Document, data_files, hash_of_files, read_documents
 from lmapps.text.tokenizer import Tokenizer
 
@@ -99,20 +101,28 @@ def is_corpus(path: str | Path) -> bool:
 def build_corpus(paths: Sequence[str | Path], tokenizer: Tokenizer, folder: Path) -> Corpus:
     """Tokenize files and folders into `folder`, or open what was built there from the same input.
 
-    Nothing half-written is left: the work is done beside `folder`, which is renamed at the end.
+    The splits of a recipe are taken over, others are drawn here. Nothing half-written is left: the
+    work is done beside `folder`, and moved into it at the end, the manifest last.
     """
-    files = data_files(paths)
-    key = corpus_key(files, tokenizer)
+    parts = files_by_split(data_files(paths))
+    files = [file for part in parts.values() for file in part]
+    key = corpus_key(parts, tokenizer)
     if (folder / MANIFEST).is_file() and Corpus.load(folder).key == key:
         return Corpus.load(folder)
     _refuse_what_is_not_ours(folder, files)
-    work = folder.with_name(folder.name + ".building")
+    if is_corpus(folder):
+        why = "of other input or by an earlier lmapps"
+        print(f"{folder} holds token files {why}: they are made anew", file=sys.stderr)
+    work = folder.resolve()  # "." has no name
+    work = work.with_name(work.name + ".building")
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(parents=True)
-        _write(read_documents(files), tokenizer, work, key, [str(file) for file in files])
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
+        _write(parts, tokenizer, work, key)
+        folder.mkdir(parents=True, exist_ok=True)  # one that is there stays: a shell may be in it
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in (*(f"{split}.bin" for split in SPLITS), MANIFEST):
+            os.replace(work / name, folder / name)
     except OSError as error:
         raise StorageError(f"cannot write the corpus to {folder}: {error}") from None
     finally:
@@ -130,22 +140,46 @@ def _refuse_what_is_not_ours(folder: Path, files: Sequence[Path]) -> None:
         raise DataError(f"{folder} holds something else: choose an empty or a new folder")
 
 
-def corpus_key(files: Sequence[Path], tokenizer: Tokenizer) -> str:
+def corpus_key(parts: Mapping[str, Sequence[Path]], tokenizer: Tokenizer) -> str:
     """A hash of everything that decides what the token files contain."""
-    parts = ["lmapps corpus 1", hash_of_files(files), tokenizer.raw.to_str()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    hashes = [hash_of_files(files) for files in parts.values()]
+    return hashlib.sha256(
+        "\n".join(["lmapps corpus 2", *hashes, tokenizer.raw.to_str()]).encode()
+    ).hexdigest()
 
 
 def _write(
-    documents: Iterable[Document], tokenizer: Tokenizer, folder: Path, key: str, files: list[str]
+    parts: Mapping[str, Sequence[Path]], tokenizer: Tokenizer, folder: Path, key: str
 ) -> None:
     dtype = "uint16" if tokenizer.vocab_size <= 65536 else "uint32"
+    if len(parts) == 1:
+        counts = _draw_splits(read_documents(parts["train"]), tokenizer, folder, dtype)
+    else:
+        counts = {}
+        for name in SPLITS:
+            documents = read_documents(parts[name])
+            lengths, sizes, _ = _tokenize(documents, tokenizer, folder / f"{name}.bin", dtype)
+            counts[name] = SplitCounts(len(lengths), int(lengths.sum()), int(sizes.sum()))
+    manifest = {
+        "key": key,
+        "dtype": dtype,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": hashlib.sha256(tokenizer.raw.to_str().encode()).hexdigest(),
+        "splits": {name: asdict(count) for name, count in counts.items()},
+        "files": [str(file) for files in parts.values() for file in files],
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _draw_splits(
+    documents: Iterable[Document], tokenizer: Tokenizer, folder: Path, dtype: str
+) -> dict[Split, SplitCounts]:
     whole = folder / "all.bin"
-    lengths, sizes = _tokenize(documents, tokenizer, whole, dtype)
+    lengths, sizes, hashes = _tokenize(documents, tokenizer, whole, dtype)
     ids = np.memmap(whole, dtype=dtype, mode="r")
     if len(ids) < 3:
         raise DataError("there is too little text to train on: give at least a few sentences")
-    spans = _split_documents(lengths, sizes) or _split_stream(len(ids), int(sizes.sum()))
+    spans = _split_documents(lengths, sizes, hashes) or _split_stream(len(ids), int(sizes.sum()))
     counts = {}
     for name, (ranges, size) in spans.items():
         tokens = 0
@@ -156,26 +190,19 @@ def _write(
         counts[name] = SplitCounts(len(ranges), tokens, size)
     del ids
     whole.unlink()
-    manifest = {
-        "key": key,
-        "dtype": dtype,
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer": hashlib.sha256(tokenizer.raw.to_str().encode()).hexdigest(),
-        "splits": {name: asdict(count) for name, count in counts.items()},
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return counts
 
 
 def _tokenize(
     documents: Iterable[Document], tokenizer: Tokenizer, file: Path, dtype: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Write all ids to one file; return tokens and bytes of each document.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Write all ids to one file; return tokens, bytes and a hash of the text of each document.
 
     One thread encodes a batch while this one reads the next and writes the one before.
     """
     lengths: list[npt.NDArray[np.int64]] = []
     sizes: list[int] = []
+    hashes: list[bytes] = []
     with file.open("wb") as out, ThreadPoolExecutor(1) as thread:
 
         def write(encoded: Future[tuple[Ids, npt.NDArray[np.int64]]]) -> None:
@@ -186,13 +213,19 @@ def _tokenize(
         before = None
         for batch in batches_of(documents):
             encoding = thread.submit(tokenizer.encode_documents, batch, dtype)
-            sizes += [len(text.encode()) for text in batch]
+            for text in map(str.encode, batch):
+                sizes.append(len(text))
+                hashes.append(hashlib.blake2b(text, digest_size=8).digest())
             if before is not None:
                 write(before)
             before = encoding
         if before is not None:
             write(before)
-    return np.concatenate([*lengths, np.zeros(0, np.int64)]), np.array(sizes, dtype=np.int64)
+    return (
+        np.concatenate([*lengths, np.zeros(0, np.int64)]),
+        np.array(sizes, dtype=np.int64),
+        np.frombuffer(b"".join(hashes), dtype=np.uint64),
+    )
 
 
 def batches_of(documents: Iterable[Document], characters: int = 2_000_000) -> Iterator[list[str]]:
@@ -212,20 +245,29 @@ def batches_of(documents: Iterable[Document], characters: int = 2_000_000) -> It
 Spans = dict[Split, tuple[list[tuple[int, int]], int]]
 
 
-def _split_documents(lengths: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Spans | None:
-    """Whole documents drawn (seed 0) for test and validation; None where there are too few."""
-    if len(lengths) < FEW_DOCUMENTS:
+def _split_documents(
+    lengths: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
+) -> Spans | None:
+    """Whole documents drawn (seed 0) for test and validation, all copies of one to the same side;
+    None where there are too few."""
+    _, first_seen, kind = np.unique(hashes, return_index=True, return_inverse=True)
+    kinds = len(first_seen)
+    if len(lengths) < FEW_DOCUMENTS or kinds < len(SPLITS):
         return None
+    group = np.argsort(np.argsort(first_seen))[kind]
+    tokens = np.bincount(group, lengths)
     share = min(HELD_OUT_MOST, int(lengths.sum() * HELD_OUT))
-    order = np.random.default_rng(0).permutation(len(lengths))
-    filled = np.cumsum(lengths[order])
+    order = np.random.default_rng(0).permutation(kinds)
+    order = order[np.argsort(tokens[order] > share, kind="stable")]  # the longest are trained on
+    filled = np.cumsum(tokens[order])
     first, second = (int(np.searchsorted(filled, limit)) + 1 for limit in (share, 2 * share))
-    second = max(second, first + 1)  # one long document may fill both shares
+    first = min(first, kinds - 2)
+    second = min(max(second, first + 1), kinds - 1)
     chosen = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
     ends = np.cumsum(lengths)
     spans: Spans = {}
     for name in SPLITS:
-        numbers = np.sort(chosen[name])
+        numbers = np.flatnonzero(np.isin(group, chosen[name]))
         ranges = [(int(ends[n] - lengths[n]), int(ends[n])) for n in numbers]
         spans[name] = (ranges, int(sizes[numbers].sum()))
     return spans

@@ -26,8 +26,10 @@ import numpy.typing as npt
 from lmapps.errors import DataError
 from lmapps.text.cleaning import OVERLAP, cleaned, exact_key, pieces, signature, words_of
 from lmapps.text.hub import read_dataset
-from lmapps.text.recipe import Clean, DataRecipe, Source
+from lmapps.text.recipe import Clean, DataRecipe, Source, Splits
 from lmapps.text.sources import Document, hash_of_files, read_documents
+
+Runs = npt.NDArray[np.uint64]
 
 PART_CHARACTERS = 4_000_000
 """Text in a part: a few seconds of work."""
@@ -41,6 +43,8 @@ class Marks:
     """Whether near duplicates will be looked for."""
     held_out: tuple[Path, ...]
     """Files whose overlap is looked for."""
+    split: Splits
+    """Tells which documents the recipe holds out itself."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,22 @@ class Marked:
 
     text: str
     key: bytes
-    """The same for texts with the same words."""
+    """The same for texts that differ in white space and capitals alone."""
     signature: npt.NDArray[np.uint32] | None
     overlaps: bool
+    """Whether it has words of the held-out files."""
+    runs: Runs
+    """Runs of 13 words: all of a document that is held out, every 13th of one to train on, so that
+    25 words in common are found."""
 
 
 def make_parts(recipe: DataRecipe, folder: Path, processes: int = 0) -> list[list[Path]]:
     """The parts of each source, in order; those that are not there yet are made."""
     from tqdm import tqdm
 
-    marks = Marks(recipe.duplicates.near > 0, recipe.held_out.files)
-    key = json.dumps([asdict(recipe.clean), marks.near, hash_of_files(marks.held_out)])
+    marks = Marks(recipe.duplicates.near > 0, recipe.held_out.files, recipe.split)
+    rules = [asdict(recipe.clean), marks.near, hash_of_files(marks.held_out), asdict(marks.split)]
+    key = json.dumps(rules)
     found: list[list[Path]] = [[] for _ in recipe.sources]
     begun: set[Path] = set()
     with tqdm(unit=" documents", desc="clean") as bar:
@@ -109,7 +118,7 @@ def make_part(job: Job) -> None:
     marks as arrays in a file beside it."""
     dropped: Counter[str] = Counter()
     held_out = held_out_pieces(job.marks.held_out)
-    keys, signatures, overlaps = [], [], []
+    keys, signatures, overlaps, runs = [], [], [], []
     work = job.part.with_name(f"{job.part.name}.{os.getpid()}.part")
     with work.open("w", encoding="utf-8") as out:
         for text in job.texts:
@@ -117,16 +126,22 @@ def make_part(job: Job) -> None:
             if reason:
                 dropped[reason] += 1
                 continue
-            words = words_of(text)
-            keys.append(exact_key(words))
+            keys.append(exact_key(text))
+            words = comparable(text)
             if job.marks.near:
                 signatures.append(signature(words))
-            runs = pieces(words, OVERLAP).tolist() if held_out else ()
-            overlaps.append(not held_out.isdisjoint(runs))
+            every = pieces(words, OVERLAP).tolist() if held_out else ()
+            overlaps.append(not held_out.isdisjoint(every))
+            is_trained_on = job.marks.split.of(keys[-1]) == "train"
+            runs.append(pieces(words, OVERLAP, OVERLAP if is_trained_on else 1))
             out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
         out.write(json.dumps({"dropped": dropped}) + "\n")
     marks = work.with_suffix(".npz")
-    np.savez(marks, keys=np.array(keys, "S16"), signatures=signatures, overlaps=overlaps)
+    np.savez(
+        marks, keys=np.array(keys, "S16"), signatures=signatures, overlaps=overlaps,
+        runs=np.concatenate([*runs, np.zeros(0, np.uint64)]),
+        ends=np.cumsum([0, *map(len, runs)]),
+    )  # fmt: skip
     os.replace(marks, job.part.with_suffix(".npz"))
     os.replace(work, job.part)
 
@@ -135,6 +150,7 @@ def read_part(part: Path, tally: Counter[str]) -> Iterator[Marked]:
     """The documents of a part; how many were dropped, and why, is added to the tally."""
     with np.load(part.with_suffix(".npz")) as marks:
         keys, signatures, overlaps = (marks[name] for name in ("keys", "signatures", "overlaps"))
+        runs, ends = marks["runs"], marks["ends"]
     with part.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines):
             record = json.loads(line)
@@ -143,7 +159,22 @@ def read_part(part: Path, tally: Counter[str]) -> Iterator[Marked]:
                 return
             own = signatures[number] if len(signatures) else None
             key = keys[number].ljust(16, b"\0")  # numpy takes zeros off a text's end
-            yield Marked(record["text"], key, own, bool(overlaps[number]))
+            part_of = runs[ends[number] : ends[number + 1]]
+            yield Marked(record["text"], key, own, bool(overlaps[number]), part_of)
+
+
+def sharing(parts: Sequence[Path], asked: npt.NDArray[np.bool_], wanted: Runs) -> int:
+    """How many of the documents of some parts, of those that are asked for, have a wanted run."""
+    known = np.unique(wanted)
+    count = at = 0
+    for part in parts if len(known) else ():
+        with np.load(part.with_suffix(".npz")) as marks:
+            runs, ends = marks["runs"], marks["ends"]
+        places = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+        found = np.logical_or.reduceat(known[places] == runs, ends[:-1])
+        count += int(np.count_nonzero(found & asked[at : at + len(found)]))
+        at += len(found)
+    return count
 
 
 @functools.cache
@@ -152,8 +183,13 @@ def held_out_pieces(files: tuple[Path, ...]) -> frozenset[int]:
     found: set[int] = set()
     for file in files:
         for document in read_documents([file]):
-            found.update(pieces(words_of(document.text), OVERLAP).tolist())
+            found.update(pieces(comparable(document.text), OVERLAP).tolist())
     return frozenset(found)
+
+
+def comparable(text: str) -> list[str]:
+    """Its words; a text without, such as `***`, is one."""
+    return words_of(text) or [text]
 
 
 def _chunks(source: Source) -> Iterator[list[str]]:

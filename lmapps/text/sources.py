@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,13 @@ def read_records(file: str | Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{file}, line {number}: not JSON ({error.msg})") from None
+            except ValueError:
+                most = sys.get_int_max_str_digits()
+                raise DataError(
+                    f"{file}, line {number}: a number of more than {most:,} digits; quote it"
+                ) from None
+            except RecursionError:
+                raise DataError(f"{file}, line {number}: nested too deeply; leave it out") from None
             if not isinstance(record, dict):
                 raise DataError(f"{file}, line {number}: must be a JSON object, got {line[:40]!r}")
             count += 1

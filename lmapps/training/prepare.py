@@ -63,6 +63,12 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         raise SettingsError(f"best must be loss when training on text, got {settings.best!r}")
     if not settings.data:
         raise SettingsError("no data to train on: name files or folders of text with --data")
+    alone = [path for path in settings.data if is_corpus(path) or are_shards(path)]
+    if alone and len(settings.data) > 1:
+        raise SettingsError(
+            f"{alone[0]} holds token files, which are trained on alone: give no other --data, or "
+            "the text that they were made from instead"
+        )
     shards = Shards(settings.data[0]) if are_shards(settings.data[0]) else None
     if shards is not None:
         checkpoint, corpus = checkpoint_of_corpus(settings, shards.corpus(FIRST))

@@ -94,10 +94,34 @@ def test_a_recipe_is_built_and_every_document_is_accounted_for(
     assert len(set(from_b)) == b["train"]
     assert 2.2 < len(from_b) / b["train"] < 2.8, "written two or three times, 2.5 on average"
     assert len(train) == manifest["splits"]["train"]["documents"]
-    assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out" / "parts").exists()
+    left = {"train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == left
     monkeypatch.setattr(parts, "PART_CHARACTERS", 20_000)  # one file keeps both busy
     again = build_data(read_data_recipe(recipe("")), tmp_path / "again", processes=2)
     assert again == manifest, "in another folder, in other parts, side by side: the same hashes"
+
+
+def test_only_what_differs_in_white_space_and_capitals_is_an_exact_duplicate(
+    tmp_path: Path,
+) -> None:
+    texts = ["***", "---", "a + b", "a - b", "if a:\n    b", "If  A:\n\tB", "今天", "今天！"]
+    write(tmp_path / "t.jsonl", texts)
+    write(tmp_path / "held.jsonl", ["!!!"])
+
+    def built(near: float) -> dict[str, int]:
+        (tmp_path / "r.toml").write_text(
+            f"[duplicates]\nnear = {near}\n[[sources]]\nname = 't'\npaths = ['t.jsonl']\n"
+            "[held_out]\npaths = ['held.jsonl']\n[split]\ntest = 0\nvalidation = 0"
+        )
+        recipe = read_data_recipe(tmp_path / "r.toml")
+        found: dict[str, int] = build_data(recipe, tmp_path / "out", processes=1)["sources"]["t"]
+        return found
+
+    found = built(0)
+    assert (found["read"], found["train"], found["duplicate"]) == (8, 7, 1)
+    assert texts_in(tmp_path / "out" / "train.jsonl") == [*texts[:5], *texts[6:]]
+    found = built(0.8)
+    assert found["near duplicate"] == 2 and found["train"] == 5, "which are told by their words"
 
 
 def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: Path) -> None:
@@ -105,6 +129,35 @@ def test_overlap_may_be_reported_only(recipe: Callable[[str], Path], tmp_path: P
     tally = manifest["sources"]["a"]
     assert tally["overlapping held-out text"] == 1 and "dropped for overlap" not in tally
     assert tally["train"] + tally["validation"] + tally["test"] == 300
+
+
+def test_overlap_of_a_recipes_own_splits_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text_of(seed) for seed in range(200)]
+    write(tmp_path / "t.jsonl", texts)
+    (tmp_path / "r.toml").write_text(
+        "[duplicates]\nnear = 0.8\n[split]\nvalidation = 0.1\ntest = 0.1\n"
+        "[[sources]]\nname = 't'\npaths = ['t.jsonl']\n[clean]\nmin_characters = 100"
+    )
+    out = tmp_path / "out"
+
+    def built() -> dict[str, int]:
+        manifest = build_data(read_data_recipe(tmp_path / "r.toml"), out, processes=1)
+        tally: dict[str, int] = manifest["sources"]["t"]
+        return tally
+
+    assert built()["overlapping validation or test"] == 0
+    held = [texts_in(out / f"{split}.jsonl")[0].split() for split in ("validation", "test")]
+    quotes = [" ".join(words[20:45]) for words in held]
+    longer = [f"{text_of(seed, 30 + seed % 9)} {quotes[seed % 2]}" for seed in range(300, 340)]
+    almost = [f"Oh {text}" for text in texts]  # left out, of either side
+    write(tmp_path / "t.jsonl", [*texts, *longer, "Too short.", *almost])
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 3_000)
+    found = built()
+    with_a_quote = set(texts_in(out / "train.jsonl")) & set(longer)
+    assert found["near duplicate"] == 200 and len(with_a_quote) > 20
+    assert found["overlapping validation or test"] == len(with_a_quote)
 
 
 def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
@@ -126,6 +179,29 @@ def test_a_build_that_was_stopped_goes_on_with_the_parts_that_are_there(
         build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1)
     assert build_data(read_data_recipe(recipe("")), tmp_path / "out", processes=1) == whole
     assert made[3] == made[2] and len(set(made)) == len(made) - 1 == 3
+
+
+def test_a_recipe_replaces_what_a_recipe_made_and_nothing_else(
+    recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "mine.txt").write_text("mine")
+    mine = tmp_path / "train.jsonl"
+    write(mine, [text_of(1)])
+    before = mine.read_text()
+    with pytest.raises(DataError, match=r"train.jsonl was made by no recipe .*: choose another"):
+        build_data(read_data_recipe(recipe("")), tmp_path, processes=1)
+    own = "[[sources]]\nname = 'own'\npaths = ['train.jsonl']"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"reads .*train.jsonl, which would be replaced"):
+        build_data(read_data_recipe(recipe(own)), Path(), processes=1)
+    assert mine.read_text() == before
+    mine.unlink()
+    for _ in range(2):
+        build_data(read_data_recipe(recipe("")), Path(), processes=1)
+    assert (tmp_path / "parts" / "mine.txt").read_text() == "mine" and mine.exists()
+    with pytest.raises(DataError, match="would be replaced"):
+        build_data(read_data_recipe(recipe(own)), tmp_path, processes=1)
 
 
 def test_the_command_builds_and_says_what_came_of_it(

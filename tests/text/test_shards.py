@@ -17,6 +17,8 @@ from lmapps.errors import DataError, SettingsError
 from lmapps.text.corpus import MANIFEST, build_corpus
 from lmapps.text.shards import ShardedBatches, Shards, are_shards
 from lmapps.text.tokenizer import Tokenizer
+from lmapps.training.prepare import prepare_text
+from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 
@@ -120,6 +122,20 @@ def test_what_cannot_be_read_as_shards_is_a_sentence(folder: Path, tmp_path: Pat
     build_corpus([folder.parent / "0.txt"], other, tmp_path / "mixed" / "other")
     with pytest.raises(DataError, match="different vocabularies"):
         Shards(str(tmp_path / "mixed"))
+
+
+@pytest.mark.parametrize("place", [".", "0"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_nothing_that_is_given_beside_token_files_is_passed_over(
+    folder: Path, tmp_path: Path, place: str, is_first: bool
+) -> None:
+    (tmp_path / "more.txt").write_text("More text.")
+    data = [str(folder / place), str(tmp_path / "more.txt")]
+    settings = TrainSettings(
+        data=tuple(data if is_first else reversed(data)), out=str(tmp_path / "m"), steps=1
+    )
+    with pytest.raises(SettingsError, match=r"tokens.* holds token files, which .* alone: give no"):
+        prepare_text(settings, Run(settings.out), 1)
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", '{"splits": {"train": {"tokens": "many"}}}'])

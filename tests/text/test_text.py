@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from lmapps.errors import CheckpointError, DataError, InputError, SettingsError
 from lmapps.text.batches import IGNORED, ExampleBatches, PackedBatches, shuffled
-from lmapps.text.corpus import _split_documents, build_corpus
+from lmapps.text.build import build_data
+from lmapps.text.corpus import SPLITS, Corpus, _split_documents, build_corpus
+from lmapps.text.recipe import read_data_recipe
 from lmapps.text.sources import read_documents, read_records
 from lmapps.text.template import Template
 from lmapps.text.tokenizer import (
@@ -77,6 +80,12 @@ def test_a_folder_is_read_in_a_fixed_order_and_other_files_are_left_out(tmp_path
         ("picture.png", b"x", "picture.png is not of a kind that can be read: .txt, .md, .jsonl"),
         ("none.jsonl", b"\n", "has no records"),
         ("broken.jsonl", b'{"text": "a"}\n{"text', "broken.jsonl, line 2: not JSON"),
+        (
+            "digits.jsonl",
+            b'{"n": ' + b"1" * 5000 + b"}",
+            "digits.jsonl, line 1: a number of more than 4,300",
+        ),
+        ("deep.jsonl", b'{"text": "a"}\n' + b"[" * 10**6, "deep.jsonl, line 2: nested too deeply"),
         ("list.jsonl", b"[1]", "line 1: must be a JSON object"),
         ("other.jsonl", b'{"body": "a"}', r"record 1: no field 'text' \(fields: body\)"),
         ("torn.jsonl.xz", lzma.compress(b'{"text": "a"}')[:-9], "cannot be read"),
@@ -207,16 +216,59 @@ def test_a_corpus_holds_every_document_once_and_is_not_built_twice(
     tokenizer = Tokenizer.train(texts, kind, 400)
     corpus = build_corpus([tmp_path / "a.jsonl"], tokenizer, tmp_path / "corpus")
     assert sum(split.documents for split in corpus.splits.values()) == 300
-    seen = []
-    for split in ("train", "validation", "test"):
-        ids = np.asarray(corpus.ids(split))
-        pieces = np.split(ids, np.flatnonzero(ids == tokenizer.bos_id))[1:]
-        seen += [tokenizer.decode(piece.tolist()) for piece in pieces]
-    assert sorted(seen) == sorted(texts)
+    assert sorted(chain(*texts_of(corpus, tokenizer).values())) == sorted(texts)
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "corpus").rglob("*.bin")}
     again = build_corpus([tmp_path / "a.jsonl"], tokenizer, tmp_path / "corpus")
     assert again.splits == corpus.splits
     assert files == {f: f.stat().st_mtime_ns for f in (tmp_path / "corpus").rglob("*.bin")}
+
+
+def texts_of(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """The documents of each split."""
+    found = {}
+    for split in SPLITS:
+        ids = np.asarray(corpus.ids(split))
+        pieces = np.split(ids, np.flatnonzero(ids == tokenizer.bos_id))[1:]
+        found[split] = [tokenizer.decode(piece.tolist()) for piece in pieces]
+    return found
+
+
+def test_copies_of_a_document_are_all_in_one_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"Document {n % 300}." for n in range(600)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    corpus = build_corpus([tmp_path / "a.jsonl"], BPE, tmp_path / "corpus")
+    found = texts_of(corpus, BPE)
+    assert sum(map(len, found.values())) == 600 and len(found["validation"]) == 6
+    assert sum(len(set(split)) for split in found.values()) == 300, "each in one of them alone"
+    assert not capsys.readouterr().err
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": ENGLISH}))
+    assert build_corpus([tmp_path / "a.jsonl"], BPE, tmp_path / "corpus").key != corpus.key
+    assert "corpus holds token files of other input or by" in capsys.readouterr().err
+
+
+def test_the_splits_of_a_recipe_are_taken_over(tmp_path: Path) -> None:
+    texts = [f"Document number {n}." for n in range(300)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    (tmp_path / "more.txt").write_text(ENGLISH)
+    sources = "[split]\ntest = 0.1\n[[sources]]\npaths = ['a.jsonl']\nweight = 2.0"
+    (tmp_path / "r.toml").write_text(sources)
+    data = tmp_path / "data"
+    build_data(read_data_recipe(tmp_path / "r.toml"), data, processes=1)
+    expected = {
+        split: [document.text for document in read_documents([data / f"{split}.jsonl"])]
+        for split in SPLITS
+    }
+    corpus = build_corpus([data / "train.jsonl"], BPE, tmp_path / "corpus")
+    assert texts_of(corpus, BPE) == expected and corpus.splits["test"].documents > 15
+    whole = build_corpus([data, tmp_path / "more.txt"], BPE, tmp_path / "whole")
+    expected["train"].append(ENGLISH)
+    assert texts_of(whole, BPE) == expected
+    (data / "validation.jsonl").unlink()
+    drawn = texts_of(build_corpus([data], BPE, tmp_path / "drawn"), BPE)
+    assert drawn["validation"] and not set(drawn["train"]) & set(drawn["validation"])
+    assert not set(chain(*drawn.values())) & set(expected["test"])
 
 
 def test_an_epoch_of_packed_batches_sees_every_window_once() -> None:
@@ -267,12 +319,38 @@ def test_a_folder_with_something_of_a_persons_is_never_replaced(tmp_path: Path) 
     assert build_corpus([texts], tokenizer, tmp_path / "empty").splits["train"].tokens
 
 
-def test_one_long_document_leaves_no_split_empty() -> None:
+def test_a_corpus_is_written_into_the_folder_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for text in (ENGLISH, "Another text. "):
+        (tmp_path / "a.txt").write_text(text * 9)
+        build_corpus([tmp_path / "a.txt"], BPE, Path())
+        assert texts_of(Corpus.load(Path()), BPE)["train"][0] in text * 9
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "here"]
+
+
+@pytest.mark.parametrize("long", [np.random.default_rng(0).permutation(220)[0], 219])
+def test_one_long_document_leaves_no_split_empty(long: int) -> None:
     lengths = np.full(220, 60, dtype=np.int64)
-    lengths[np.random.default_rng(0).permutation(220)[0]] = 1500
-    spans = _split_documents(lengths, lengths)
+    lengths[long] = 1500
+    spans = _split_documents(lengths, lengths, np.arange(220, dtype=np.uint64))
     assert spans is not None
     assert all(sum(high - low for low, high in ranges) for ranges, _ in spans.values())
+
+
+def test_a_text_that_is_nearly_all_of_the_corpus_is_trained_on() -> None:
+    lengths = np.full(1000, 10, dtype=np.int64)
+    for other in range(1, 12):
+        hashes = np.zeros(1000, dtype=np.uint64)
+        hashes[:other] = np.arange(1, other + 1)
+        spans = _split_documents(lengths, lengths, hashes)
+        if other == 1:
+            assert spans is None, "two texts make no three splits"
+            continue
+        assert spans is not None and len(spans["train"][0]) >= 989
+        assert spans["validation"][0] and spans["test"][0]
 
 
 def test_half_a_pair_of_utf_16_in_a_record_is_read_as_unknown(tmp_path: Path) -> None:
