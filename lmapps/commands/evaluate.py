@@ -106,8 +106,8 @@ def _evaluate_text(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str
     corpus = (checkpoint.folder or Path()) / "run" / "corpus"
     if is_corpus(corpus):  # what it was trained on, for a model by counting
         ids, bytes_per_token = encode_documents(checkpoint, documents)
-        size = checkpoint.config.vocab_size
-        trigram = trigram_scores(Corpus.load(corpus), size, ids, bytes_per_token)
+        tokenizer = checkpoint.tokenizer
+        trigram = trigram_scores(Corpus.load(corpus), tokenizer, ids, bytes_per_token)
         scores["baselines"] = {"trigram model": trigram}
     return scores
 

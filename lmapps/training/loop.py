@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
 
-from lmapps.evaluation.language import LanguageScores
+from lmapps.evaluation.language import LanguageScores, told_bits
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
 from lmapps.training.adapters import adapters_of
@@ -268,11 +268,10 @@ class Meter:
 
     def note(self, step: int, scores: LanguageScores) -> None:
         """A line about an evaluation, above the bar."""
-        bits = f", {scores.bits_per_byte:.3f} bits per byte" if scores.bits_per_byte else ""
-        self.bar.write(
-            f"step {step}: validation loss {scores.loss:.3f}, perplexity "
-            f"{scores.perplexity:.1f}, accuracy {scores.accuracy:.1%}{bits}"
-        )
+        told = f"step {step}: validation loss {scores.loss:.3f}, perplexity "
+        told += f"{scores.perplexity:.1f}, accuracy {scores.accuracy:.1%}"
+        bits = told_bits(scores.as_dict())
+        self.bar.write(f"{told}, {bits}" if bits else told)
 
     def close(self) -> None:
         self.bar.close()

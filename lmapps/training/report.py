@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ def make_report(
     baselines: dict[str, dict[str, Any]] = {}
     if prepared.corpus:
         for split in SPLITS_SCORED:
-            scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
-            trigram = trigram_on(prepared.corpus, best.config.vocab_size, split)
+            own = evaluate_corpus(best.model, prepared.corpus, best.tokenizer, split)
+            scores[split] = own.as_dict()
+            trigram = trigram_on(prepared.corpus, best.tokenizer, split)
             baselines[split] = {"trigram model": trigram}
     else:
         scores["validation"] = prepared.validate(best.model).as_dict()
@@ -140,6 +141,7 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         scores={name: shown_scores(values) for name, values in rows.items()},
         trivial=rows.keys() - report["scores"].keys(),
         score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
+        no_bits=why_no_bits(rows.values()),
         gap=_gap(log),
         charts={name: Markup(chart) for name, chart in charts(log).items()},  # noqa: S704
         samples=list(_samples(log))[-SAMPLES_SHOWN:],
@@ -223,10 +225,23 @@ def _data_rows(report: dict[str, Any]) -> dict[str, str]:
     return rows | {"SHA-256": report["data_sha256"]}
 
 
-def shown_scores(scores: dict[str, Any]) -> dict[str, str]:
+def shown_scores(scores: Mapping[str, Any]) -> dict[str, str]:
+    """As they stand in a table; "-" for bits per byte that `why_no_bits` says more about."""
+    shown = dict(scores) | ({"bits_per_byte": "-"} if scores.get("unknown_rate") else {})
     return {
-        name.replace("_", " "): _plain(value) for name, value in scores.items() if value is not None
+        name.replace("_", " "): _plain(value) for name, value in shown.items() if value is not None
     }
+
+
+def why_no_bits(scores: Iterable[Mapping[str, Any]]) -> str:
+    """What "-" stands for, as a sentence; '' where no text has unknown tokens."""
+    rates = [rate for values in scores if (rate := values.get("unknown_rate"))]
+    return (
+        f"No bits per byte (-) where tokens are unknown (up to {100 * max(rates):.3g}% of them): "
+        "the text that they stand for is lost."
+        if rates
+        else ""
+    )
 
 
 def _plain(value: Any) -> str:

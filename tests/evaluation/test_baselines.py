@@ -60,8 +60,9 @@ def test_a_split_of_a_corpus_is_scored_in_bits_per_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog sat on the cat. " * 200)
     tokenizer = Tokenizer.train([(tmp_path / "a.txt").read_text()], "bpe", 300)
     corpus = build_corpus([tmp_path / "a.txt"], tokenizer, tmp_path / "tokens")
-    scores = trigram_on(corpus, tokenizer.vocab_size, "test")
-    assert 0 < scores["bits_per_byte"] < 1
+    scores = trigram_on(corpus, tokenizer, "test")
+    assert scores["loss"] is not None and scores["bits_per_byte"] is not None
+    assert 0 < scores["bits_per_byte"] < 1 and scores["unknown_rate"] is None
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
 
 

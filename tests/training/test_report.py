@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from lmapps.commands.train import summary
 from lmapps.training.chart import line_chart, ticks
+from lmapps.training.compare import compare_page, compare_text
 from lmapps.training.report import charts, report_page
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
+
+REPORT = {
+    "settings": {"out": "m", "data": ["a.txt"]}, "steps": 1, "tokens": 1, "seconds": 1.0,
+    "model": {"body": "gru", "parameters": 1}, "finished": "", "scores": {}, "data": {},
+    "data_sha256": "", "machine": {}, "lmapps": "", "code": None, "before": None,
+}  # fmt: skip
 
 
 def test_a_run_writes_a_page_with_its_scores_curves_and_samples(tmp_path: Path) -> None:
@@ -33,12 +41,25 @@ def test_a_run_writes_a_page_with_its_scores_curves_and_samples(tmp_path: Path) 
 def test_what_a_model_or_a_person_wrote_is_inert_in_the_page() -> None:
     evil = "<script>alert(1)</script>"
     log = [{"step": 1, "validation": {"loss": 1.0}, "samples": {evil: evil}, "metrics": {evil: 1}}]
-    report = {
-        "settings": {"out": evil, "data": [evil]}, "steps": 1, "tokens": 1, "seconds": 1.0,
-        "model": {"body": "gru", "parameters": 1}, "finished": "", "scores": {}, "data": {},
-        "data_sha256": "", "machine": {}, "lmapps": "", "code": None, "before": None,
-    }  # fmt: skip
+    report = REPORT | {"settings": {"out": evil, "data": [evil]}}
     assert "<script" not in report_page(report, log)
+
+
+def test_where_tokens_are_unknown_a_dash_stands_for_bits_per_byte_and_is_explained() -> None:
+    loss = {"loss": 0.1, "accuracy": 0.9, "perplexity": 1.1}
+    scores = {"test": {**loss, "bits_per_byte": None, "unknown_rate": 0.989}}
+    trigram = {"loss": 0.2, "bits_per_byte": None, "unknown_rate": 0.989}
+    report = REPORT | {"scores": scores, "baselines": {"test": {"trigram model": trigram}}}
+    page = report_page(report, [])
+    assert page.count('<td class="short">-</td>') == 2 and "98.9%" in page
+    table = {"m": {"text": {**scores["test"], "baselines": {"trigram model": trigram}}}}
+    told = compare_text(table)
+    assert told.splitlines()[1].split()[-2:] == ["-", "0.989"] and "98.9%" in told
+    assert "98.9%" in compare_page(table, {})
+    assert "no bits per byte: 98.9% of" in summary(report)
+    known = {"m": {"text": {**loss, "bits_per_byte": 2.5, "unknown_rate": None}}}
+    assert compare_text(known).splitlines()[1].split()[-1] == "2.5"
+    assert len(compare_text(known).splitlines()) == 2
 
 
 def test_curves_are_drawn_over_the_tokens_seen() -> None:
