@@ -352,5 +352,7 @@ def test_metrics_by_hand() -> None:
     assert rouge_l("the cat sat", "the cat sat on the mat") == pytest.approx(2 * 3 / 9)
     assert rouge_l("", "") == rouge_l("a", "b") == 0
     assert word_f1("mat the on", "the mat") == pytest.approx(0.8)
+    chinese = "天气很好", "今天天气很好。"
+    assert rouge_l(*chinese) == word_f1(*chinese) == pytest.approx(2 * 4 / 10)
     assert parses_as_python("```python\nx = 1\n```") == 1
     assert parses_as_python("x = = 1") == parses_as_python("```\n```") == 0
