@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -21,7 +22,7 @@ from lmapps import (
 )
 from lmapps.errors import DataError, FieldError, PluginError
 from lmapps.metrics import parses_as_python
-from lmapps.plugin import Plugin
+from lmapps.plugin import Example, Plugin
 
 
 @plugin(title="Poem", examples=[["rain"], ["snow", 3, "glad"]])
@@ -264,6 +265,19 @@ def test_examples_come_from_the_own_file_and_from_records() -> None:
     assert echo.scores("four", example) == {"length": 4.0}
     with pytest.raises(DataError, match="record 1 has no field 'big'; it needs small, big"):
         list(echo.examples_from([{"small": "b"}]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_finite_number_is_refused_with_its_metric(value: float) -> None:
+    echo = made(one)
+
+    @echo.metric
+    def length(reply: str, reference: str, fields: dict[str, Any]) -> float:
+        return value
+
+    words = f"the metric 'length' of plugin 'one' gave {value}: return a finite number"
+    with pytest.raises(PluginError, match=words):
+        echo.scores("four", Example({"text": "a"}, "A", "A"))
 
 
 def broken_list() -> Any:

@@ -7,6 +7,7 @@ learning rate follows the clock and only the data order is exact.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -174,7 +175,10 @@ def _evaluate(
     """Validation: log it, keep the best weights, and stop early where that was asked for."""
     scores = validate(checkpoint.model)
     seen = observe() if accelerator.is_main_process else Observation()
-    goodness = -scores.loss if settings.best == "loss" else seen.metrics.get(settings.best, 0.0)
+    if settings.best == "loss":
+        goodness = -scores.loss
+    else:  # without a score, worse than any
+        goodness = seen.metrics.get(settings.best, -math.inf)
     goodness = _from_main_process(goodness, accelerator)
     better = progress["best"] is None or goodness > progress["best"]
     progress["worse"] = 0 if better else progress["worse"] + 1
