@@ -27,9 +27,7 @@ Ids = npt.NDArray[np.int64]
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？][”’」』）]*|\n\n|\Z)", re.S)
 
 
-def baseline_scores(
-    plugin: Plugin, examples: Sequence[Example], limit: int
-) -> dict[str, dict[str, float]]:
+def baseline_scores(plugin: Plugin, examples: Sequence[Example]) -> dict[str, dict[str, float]]:
     """Each metric's mean for the empty reply and, where there is a long text, for its beginning."""
     trivial: dict[str, Callable[[Example], str]] = {"empty reply": lambda example: ""}
     field = plugin.passage_field
@@ -38,7 +36,7 @@ def baseline_scores(
     found = {}
     for name, reply in trivial.items():
         try:
-            scores = [plugin.scores(reply(example), example) for example in examples[:limit]]
+            scores = [plugin.scores(reply(example), example) for example in examples]
         except PluginError:  # a metric that cannot take such a reply says nothing about it
             continue
         if scores:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from lmapps import __version__
 from lmapps.engine.engine import Engine
-from lmapps.evaluation.baselines import baseline_scores, trigram_on
+from lmapps.evaluation.baselines import trigram_on
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
@@ -95,7 +95,7 @@ def score_apps(
             trivial: dict[str, Any] = {}
             if judged and plugin.metrics and examples:
                 own = score(plugin, engine, examples, judged, overlap=True)
-                trivial = baseline_scores(plugin, examples, judged)
+                trivial = own.pop("baselines")
             if plugin in prepared.problems:
                 problems = prepared.problems[plugin]
                 own |= pass_at_ks(plugin, engine, problems, settings.samples)

@@ -97,7 +97,7 @@ def shorten() -> Plugin:
 def test_an_application_is_scored_for_nothing_and_for_the_beginning(shorten: Plugin) -> None:
     text = "A dog ran. A cat sat. A bird sang. A fish swam."
     examples = [Example({"text": text}, "A dog ran.", "A dog ran.")] * 2
-    scores = baseline_scores(shorten, examples, 5)
+    scores = baseline_scores(shorten, examples)
     assert scores["empty reply"] == {"overlap": 0.0}
     assert scores["first 3 sentences"]["overlap"] == pytest.approx(2 * 3 / (3 + 9))
 
@@ -107,7 +107,7 @@ def test_a_metric_that_cannot_take_an_empty_reply_leaves_that_baseline_out(short
     def first_letter(reply: str, reference: str, fields: dict) -> float:
         return float(reply[0] == reference[0])
 
-    scores = baseline_scores(shorten, [Example({"text": "A dog."}, "A", "A")], 5)
+    scores = baseline_scores(shorten, [Example({"text": "A dog."}, "A", "A")])
     assert list(scores) == ["first 3 sentences"]
 
 
