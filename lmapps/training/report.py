@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from lmapps.training.chart import line_chart
 from lmapps.training.curves import logged_points, metric_names
 from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
+from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
 from lmapps.training.run import Progress
 from lmapps.training.settings import TrainSettings
 
@@ -54,7 +54,9 @@ def make_report(
         baselines |= {name: trivial for name, (_, trivial) in apps.items()}
     return {
         "lmapps": __version__,
-        "code": _commit(),
+        "code": commit_of(Path(__file__)),
+        "code_sha256": sources_hash(),
+        "plugins_sha256": plugin_hashes(prepared.held_out),
         "settings": settings.as_dict(),
         "model": {"body": best.config.body, "parameters": best.config.parameters},
         "data": {
@@ -148,8 +150,7 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         tables={
             "Settings": {k: _plain(v) for k, v in settings.items() if v not in ("", (), [])},
             "Data": _data_rows(report),
-            "Machine and code": report["machine"]
-            | {"lmapps": report["lmapps"], "commit": report["code"]},
+            "Machine and code": report["machine"] | _code_rows(report),
         },
         history=list(_history(report["before"])),
     )
@@ -225,6 +226,16 @@ def _data_rows(report: dict[str, Any]) -> dict[str, str]:
     return rows | {"SHA-256": report["data_sha256"]}
 
 
+def _code_rows(report: dict[str, Any]) -> dict[str, str]:
+    plugins = report.get("plugins_sha256", {})
+    return {
+        "lmapps": report["lmapps"],
+        "commit": report["code"] or "not known",
+        "SHA-256 of its sources": report.get("code_sha256", ""),
+        **{f"SHA-256 of plugin {name}": value for name, value in plugins.items()},
+    }
+
+
 def shown_scores(scores: Mapping[str, Any]) -> dict[str, str]:
     """As they stand in a table; "-" for bits per byte that `why_no_bits` says more about."""
     shown = dict(scores) | ({"bits_per_byte": "-"} if scores.get("unknown_rate") else {})
@@ -250,14 +261,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def _commit() -> str | None:
-    """The commit of the lmapps that trained, where it runs from a git checkout."""
-    here = Path(__file__).parent
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
