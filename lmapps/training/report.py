@@ -23,21 +23,24 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_object
 from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
+from lmapps.training.course import curves_of, gap_of, samples_of
 from lmapps.training.curves import logged_points, metric_names
 from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
 from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
-from lmapps.training.run import Progress
+from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
-SAMPLES_SHOWN = 12
+LEFT_OUT = ("curves", "samples")
+"""Left out of the history of runs before, which would grow with each."""
 SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def make_report(
     settings: TrainSettings, prepared: Prepared, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Scores of the best checkpoint on validation and test, and what it took."""
+    """Scores of the best checkpoint on validation and test, what it took, and how it went."""
+    log = Run(settings.out).entries()
     best = Checkpoint.load(settings.out, device=accelerator.device)
     scores: dict[str, Any] = {}
     baselines: dict[str, dict[str, Any]] = {}
@@ -70,6 +73,7 @@ def make_report(
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "scores": scores,
         "baselines": baselines,
+        "gap": gap_of(log),
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -80,6 +84,8 @@ def make_report(
             "cores": os.cpu_count(),
             "mixed_precision": accelerator.mixed_precision,
         },
+        "samples": samples_of(log),
+        "curves": curves_of(log),
         "before": report_of(settings.start_from),
     }
 
@@ -119,8 +125,10 @@ def with_baselines(
 
 
 def report_of(folder: str) -> dict[str, Any] | None:
-    """The report of the checkpoint that a run started from: the whole history goes along."""
-    return small_object(Path(folder) / "report.json") or None if folder else None
+    """The report of the checkpoint that a run started from, without its curves and samples: the
+    whole history goes along."""
+    report = small_object(Path(folder) / "report.json") if folder else {}
+    return {name: value for name, value in report.items() if name not in LEFT_OUT} or None
 
 
 def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
@@ -144,9 +152,9 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         trivial=rows.keys() - report["scores"].keys(),
         score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
         no_bits=why_no_bits(rows.values()),
-        gap=_gap(log),
+        gap=_gap(report),
         charts={name: Markup(chart) for name, chart in charts(log).items()},  # noqa: S704
-        samples=list(_samples(log))[-SAMPLES_SHOWN:],
+        samples=samples_of(log),
         tables={
             "Settings": {k: _plain(v) for k, v in settings.items() if v not in ("", (), [])},
             "Data": _data_rows(report),
@@ -177,24 +185,14 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
 
 
-def _gap(log: Sequence[Progress]) -> str:
-    """How much better the text that was trained on is known than held-out text, at the end."""
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    validation = [entry["validation"]["loss"] for entry in log if "validation" in entry]
-    if not losses or not validation:
+def _gap(report: Mapping[str, Any]) -> str:
+    gap = report.get("gap")
+    if gap is None:
         return ""
-    last = losses[-max(1, len(losses) // 10) :]
-    gap = validation[-1] - sum(last) / len(last)
     return (
         f"Validation loss is {abs(gap):.3f} {'above' if gap > 0 else 'below'} the training loss "
         "of the last tenth of the run."
     )
-
-
-def _samples(log: Sequence[Progress]) -> Iterator[tuple[int, str, str]]:
-    for entry in log:
-        for asked, text in entry.get("samples", {}).items():
-            yield entry["step"], asked, text
 
 
 def _history(report: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
