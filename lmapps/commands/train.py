@@ -98,6 +98,7 @@ def context_of(folder: str) -> int:
 def summary(report: dict[str, Any]) -> str:
     """The scores of a finished run, one line a split."""
     from lmapps.evaluation.language import told_bits
+    from lmapps.training.report import TRAINED_ON
 
     lines = []
     for split, scores in report["scores"].items():
@@ -110,6 +111,8 @@ def summary(report: dict[str, Any]) -> str:
             f"{split}: loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}, "
             f"perplexity {scores['perplexity']:.2f}" + (f", {bits}" if bits else "")
         )
+    if report.get("validated_on") == TRAINED_ON:
+        lines.append(f"validation is on {TRAINED_ON}")
     out = report["settings"]["out"]
     lines.append(f"checkpoint in {out}: try `lmapps serve --checkpoint {out}`")
     return "\n".join(lines)

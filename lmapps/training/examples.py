@@ -84,7 +84,8 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     if text is not None:
         batches = MixedBatches(batches, text, settings.mix)
     validation_batches = _validation_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
-    print(f"{len(train):,} examples, {len(validation):,} held out")
+    none = "" if validation else ": validation is on examples that are trained on"
+    print(f"{len(train):,} examples, {len(validation):,} held out{none}")
     return Prepared(
         checkpoint,
         batches,

@@ -31,6 +31,7 @@ from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
 from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
+HELD_OUT, TRAINED_ON = "held-out data", "examples that were trained on, since none were held out"
 LEFT_OUT = ("curves", "samples")
 """Left out of the history of runs before, which would grow with each."""
 SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
@@ -55,6 +56,7 @@ def make_report(
         apps = score_apps(best, prepared, settings)
         scores |= {name: own for name, (own, _) in apps.items()}
         baselines |= {name: trivial for name, (_, trivial) in apps.items()}
+    is_held_out = prepared.corpus is not None or any(prepared.held_out.values())
     return {
         "lmapps": __version__,
         "code": commit_of(Path(__file__)),
@@ -73,7 +75,8 @@ def make_report(
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "scores": scores,
         "baselines": baselines,
-        "gap": gap_of(log),
+        "validated_on": HELD_OUT if is_held_out else TRAINED_ON,
+        "gap": gap_of(log) if is_held_out else None,
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -151,8 +154,7 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         scores={name: shown_scores(values) for name, values in rows.items()},
         trivial=rows.keys() - report["scores"].keys(),
         score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
-        no_bits=why_no_bits(rows.values()),
-        gap=_gap(report),
+        notes=list(filter(None, [why_no_bits(rows.values()), _validated(report), _gap(report)])),
         charts={name: Markup(chart) for name, chart in charts(log).items()},  # noqa: S704
         samples=samples_of(log),
         tables={
@@ -183,6 +185,11 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
         "Tokens a second": {"": over("tokens_per_second")},
     }
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
+
+
+def _validated(report: Mapping[str, Any]) -> str:
+    trained_on = report.get("validated_on") == TRAINED_ON
+    return f"Validation is on {TRAINED_ON}: it says nothing about others." if trained_on else ""
 
 
 def _gap(report: Mapping[str, Any]) -> str:

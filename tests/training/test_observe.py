@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lmapps.commands.train import summary
 from lmapps.errors import PluginError, SettingsError
 from lmapps.evaluation.sandbox import NoSandbox, why_not
 from lmapps.model.checkpoint import Checkpoint
@@ -112,6 +113,22 @@ def test_a_metric_that_gives_no_number_ends_the_run_with_a_sentence(
     (tmp_path / "home" / "plugins" / "agree.py").write_text(plugin)
     with pytest.raises(PluginError, match="the metric 'length' of plugin 'agree' gave nan"):
         run_training(settings("nan", steps=1, evaluations=1))
+
+
+def test_a_run_without_held_out_examples_says_what_validation_is_on(
+    settings: Callable[..., TrainSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few.jsonl").write_text(json.dumps({"number": 1}))
+    for name, data, told in (
+        ("few", {"data": [f"agree={tmp_path / 'few.jsonl'}"]}, True),
+        ("many", {}, False),
+    ):
+        report = run_training(settings(name, steps=1, evaluations=1, judged=0, **data))
+        printed, page = capsys.readouterr().out, (tmp_path / name / "report.html").read_text()
+        assert ("held out: validation is on examples that are trained on" in printed) == told
+        for text in (page.lower(), summary(report)):
+            assert ("validation is on examples that were trained on" in text) == told
+        assert (report["gap"] is None) == told
 
 
 PROBLEMS = [
