@@ -98,7 +98,7 @@ def _records(file: Path) -> Iterable[Mapping[str, Any]]:
         raise DataError(f"{file} begins as a list, and cannot be read as JSON: {error}") from None
     if not records or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{file} must be a list of JSON objects, at least one")
-    return records  # type: ignore[no-any-return]
+    return records
 
 
 def _is_list(file: Path) -> bool:

@@ -53,7 +53,11 @@ def score(
         name: sum(values[name] for values in scores) / len(scores) if scores else None
         for name in plugin.metrics
     }
-    result = {"examples": len(scores), "skipped": len(replies) - len(scores), **means}
+    result: dict[str, Any] = {
+        "examples": len(scores),
+        "skipped": len(replies) - len(scores),
+        **means,
+    }
     if overlap:
         texts, references = [r for r, _ in answered], [e.reference for _, e in answered]
         result |= conduct([done for done in replies if done is not None])
