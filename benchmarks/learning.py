@@ -56,8 +56,12 @@ class Task:
     micro_tokens: int
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.corpus.folder)
+
+    @property
     def vocab_size(self) -> int:
-        return Tokenizer.load(self.corpus.folder).vocab_size
+        return self.tokenizer.vocab_size
 
     @property
     def config(self) -> ModelConfig:
@@ -225,7 +229,7 @@ def main() -> None:
     print(json.dumps(shared["machine"]))
     with tempfile.TemporaryDirectory() as folder:
         task = prepare_task(args, Path(folder))
-        shared["trigram"] = trigram_on(task.corpus, task.vocab_size, "test")["bits_per_byte"]
+        shared["trigram"] = trigram_on(task.corpus, task.tokenizer, "test")["bits_per_byte"]
         for result in compete(task, args):
             file = machine.write("learning", shared | result)
     print(table_of(shared | result))

@@ -1,22 +1,21 @@
 """A reply and a reference -> a score from 0 to 1: what a plugin's metric can use.
 
 Written here because each is a few lines; the packages for them bring whole toolkits along.
+A word may be of any script, and each Chinese or Japanese character is one.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections import Counter
 
 from lmapps.replies import code_of
-
-_WORD = re.compile(r"[^\W_]+")
+from lmapps.words import words_of
 
 
 def rouge_l(reply: str, reference: str) -> float:
     """F1 of the longest common subsequence of words (Lin, "ROUGE", 2004), without stemming."""
-    ours, theirs = _words(reply), _words(reference)
+    ours, theirs = words_of(reply), words_of(reference)
     lengths = [0] * (len(theirs) + 1)
     for word in ours:
         diagonal = 0
@@ -30,7 +29,7 @@ def rouge_l(reply: str, reference: str) -> float:
 
 def word_f1(reply: str, reference: str) -> float:
     """F1 of the words in common, in any order (Rajpurkar et al., "SQuAD", 2016)."""
-    ours, theirs = _words(reply), _words(reference)
+    ours, theirs = words_of(reply), words_of(reference)
     return _f1(sum((Counter(ours) & Counter(theirs)).values()), len(ours), len(theirs))
 
 
@@ -42,10 +41,6 @@ def parses_as_python(reply: str) -> float:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return 0.0
     return 1.0 if code.strip() else 0.0
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def _f1(common: int, ours: int, theirs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -188,16 +189,26 @@ class Plugin:
             return self.finish(reply)
 
     def scores(self, reply: str, example: Example) -> dict[str, float]:
-        """Each metric's score of a reply; 0 for one that has not the plugin's form."""
+        """Each metric's score of a reply; 0 for one that has not the plugin's form.
+
+        Raises `PluginError` for a metric that fails, or whose score is no finite number.
+        """
         try:
             value = self.reply_form.parse(reply)
         except ReplyError:
             return dict.fromkeys(self.metrics, 0.0)
         with plugin_boundary(f"a metric of plugin {self.name!r}", self.function):
-            return {
+            scores = {
                 name: float(metric(value, example.reference, example.fields))
                 for name, metric in self.metrics.items()
             }
+            for name, number in scores.items():
+                if not math.isfinite(number):
+                    raise PluginError(
+                        f"the metric {name!r} of plugin {self.name!r} gave {number}: return a "
+                        "finite number, for an empty reply too"
+                    )
+            return scores
 
     def own_examples(self) -> Iterator[Example]:
         """The examples in the plugin's own file."""

@@ -12,7 +12,7 @@ ORDER = [
     *("sentence", "errors", "paths", "machine", "failures", "interrupt", "small_file"),
     *("decoding", "passage"),
     *("kinds", "number", "messages", "fields", "options"),
-    *("replies", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
+    *("replies", "words", "metrics", "reply", "steps", "examples", "plugin", "prompts"),
     *("toml_plugin", "switches", "loading", "discovery"),
     *(
         "text",

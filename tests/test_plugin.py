@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -21,7 +22,7 @@ from lmapps import (
 )
 from lmapps.errors import DataError, FieldError, PluginError
 from lmapps.metrics import parses_as_python
-from lmapps.plugin import Plugin
+from lmapps.plugin import Example, Plugin
 
 
 @plugin(title="Poem", examples=[["rain"], ["snow", 3, "glad"]])
@@ -266,6 +267,19 @@ def test_examples_come_from_the_own_file_and_from_records() -> None:
         list(echo.examples_from([{"small": "b"}]))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_finite_number_is_refused_with_its_metric(value: float) -> None:
+    echo = made(one)
+
+    @echo.metric
+    def length(reply: str, reference: str, fields: dict[str, Any]) -> float:
+        return value
+
+    words = f"the metric 'length' of plugin 'one' gave {value}: return a finite number"
+    with pytest.raises(PluginError, match=words):
+        echo.scores("four", Example({"text": "a"}, "A", "A"))
+
+
 def broken_list() -> Any:
     record: dict[str, str] = {}
     return [({"text": "a"}, record["boom"])]
@@ -352,5 +366,7 @@ def test_metrics_by_hand() -> None:
     assert rouge_l("the cat sat", "the cat sat on the mat") == pytest.approx(2 * 3 / 9)
     assert rouge_l("", "") == rouge_l("a", "b") == 0
     assert word_f1("mat the on", "the mat") == pytest.approx(0.8)
+    chinese = "天气很好", "今天天气很好。"
+    assert rouge_l(*chinese) == word_f1(*chinese) == pytest.approx(2 * 4 / 10)
     assert parses_as_python("```python\nx = 1\n```") == 1
     assert parses_as_python("x = = 1") == parses_as_python("```\n```") == 0

@@ -106,15 +106,14 @@ def _evaluate_text(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str
     corpus = (checkpoint.folder or Path()) / "run" / "corpus"
     if is_corpus(corpus):  # what it was trained on, for a model by counting
         ids, bytes_per_token = encode_documents(checkpoint, documents)
-        size = checkpoint.config.vocab_size
-        trigram = trigram_scores(Corpus.load(corpus), size, ids, bytes_per_token)
+        tokenizer = checkpoint.tokenizer
+        trigram = trigram_scores(Corpus.load(corpus), tokenizer, ids, bytes_per_token)
         scores["baselines"] = {"trigram model": trigram}
     return scores
 
 
 def _evaluate_apps(checkpoint: Checkpoint, args: argparse.Namespace) -> Scores:
     from lmapps.engine.engine import Engine
-    from lmapps.evaluation.baselines import baseline_scores
     from lmapps.evaluation.samples import draw_samples, samples_page
     from lmapps.evaluation.tasks import score
     from lmapps.training.examples import examples_to_score, files_of_apps, find_plugins
@@ -125,9 +124,7 @@ def _evaluate_apps(checkpoint: Checkpoint, args: argparse.Namespace) -> Scores:
     with Engine(checkpoint, weights=args.weights) as engine:
         for plugin in find_plugins(names):
             examples = examples_to_score(plugin, files[plugin.name], args.held_out)
-            scores = score(plugin, engine, examples, args.limit, overlap=True)
-            scores["baselines"] = baseline_scores(plugin, examples, args.limit)
-            results[plugin.name] = scores
+            results[plugin.name] = score(plugin, engine, examples, args.limit, overlap=True)
             if args.write:
                 samples[plugin.name] = draw_samples(plugin, engine, examples, SAMPLES)
     if args.write:

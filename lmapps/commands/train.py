@@ -99,18 +99,22 @@ def context_of(folder: str) -> int:
 
 def summary(report: dict[str, Any]) -> str:
     """The scores of a finished run, one line a split."""
+    from lmapps.evaluation.language import told_bits
+    from lmapps.training.report import TRAINED_ON
+
     lines = []
     for split, scores in report["scores"].items():
         if "loss" not in scores:  # a plugin's own metrics
             known = (f"{key} {value:.3g}" for key, value in scores.items() if value is not None)
             lines.append(f"{split}: {', '.join(known)}")
             continue
-        bits = scores.get("bits_per_byte")
+        bits = told_bits(scores)
         lines.append(
             f"{split}: loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}, "
-            f"perplexity {scores['perplexity']:.2f}"
-            + (f", {bits:.4f} bits per byte" if bits else "")
+            f"perplexity {scores['perplexity']:.2f}" + (f", {bits}" if bits else "")
         )
+    if report.get("validated_on") == TRAINED_ON:
+        lines.append(f"validation is on {TRAINED_ON}")
     out = report["settings"]["out"]
     lines.append(f"checkpoint in {out}: try `lmapps serve --checkpoint {out}`")
     return "\n".join(lines)

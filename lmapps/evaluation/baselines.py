@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.errors import PluginError
+from lmapps.evaluation.language import unknown_rate
 from lmapps.plugin import Example, Plugin
 from lmapps.text.corpus import Corpus, Split
+from lmapps.text.tokenizer import Tokenizer
 
 LEAD = 3
 """Sentences: the beginning of a news article is hard to beat as its summary (Nenkova, 2005)."""
@@ -25,9 +27,7 @@ Ids = npt.NDArray[np.int64]
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？][”’」』）]*|\n\n|\Z)", re.S)
 
 
-def baseline_scores(
-    plugin: Plugin, examples: Sequence[Example], limit: int
-) -> dict[str, dict[str, float]]:
+def baseline_scores(plugin: Plugin, examples: Sequence[Example]) -> dict[str, dict[str, float]]:
     """Each metric's mean for the empty reply and, where there is a long text, for its beginning."""
     trivial: dict[str, Callable[[Example], str]] = {"empty reply": lambda example: ""}
     field = plugin.passage_field
@@ -36,7 +36,7 @@ def baseline_scores(
     found = {}
     for name, reply in trivial.items():
         try:
-            scores = [plugin.scores(reply(example), example) for example in examples[:limit]]
+            scores = [plugin.scores(reply(example), example) for example in examples]
         except PluginError:  # a metric that cannot take such a reply says nothing about it
             continue
         if scores:
@@ -102,23 +102,26 @@ class _Counts:
 
 
 def trigram_scores(
-    corpus: Corpus, vocab_size: int, ids: npt.NDArray[Any], bytes_per_token: float
-) -> dict[str, float]:
-    """A trigram model of the training text, on other ids of the same vocabulary."""
-    loss = Trigram(_spread(corpus.ids("train"), TRAINING_TOKENS), vocab_size).loss(ids)
+    corpus: Corpus, tokenizer: Tokenizer, ids: npt.NDArray[Any], bytes_per_token: float
+) -> dict[str, float | None]:
+    """A trigram model of the training text, on other ids of the same vocabulary: the scores of
+    `LanguageScores` but for the accuracy."""
+    train = _spread(corpus.ids("train"), TRAINING_TOKENS)
+    loss, rate = Trigram(train, tokenizer.vocab_size).loss(ids), unknown_rate(ids, tokenizer)
     return {
         "loss": loss,
         "perplexity": math.exp(loss),
-        "bits_per_byte": loss / math.log(2) / bytes_per_token,
+        "bits_per_byte": None if rate else loss / math.log(2) / bytes_per_token,
         "tokens": len(ids) - 1,
+        "unknown_rate": rate,
     }
 
 
-def trigram_on(corpus: Corpus, vocab_size: int, split: Split) -> dict[str, float]:
+def trigram_on(corpus: Corpus, tokenizer: Tokenizer, split: Split) -> dict[str, float | None]:
     """`trigram_scores` on a split of the corpus itself."""
     counts = corpus.splits[split]
     return trigram_scores(
-        corpus, vocab_size, corpus.ids(split), counts.bytes / max(1, counts.tokens)
+        corpus, tokenizer, corpus.ids(split), counts.bytes / max(1, counts.tokens)
     )
 
 

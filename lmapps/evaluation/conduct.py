@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmapps.engine.application import Done
-from lmapps.text.cleaning import words_of
+from lmapps.words import words_of
 
 RUN = 4
 """Words in a row that occur twice make a repetition."""

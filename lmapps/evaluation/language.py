@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from lmapps.model.language_model import LanguageModel
 from lmapps.text.batches import IGNORED, Batch
 from lmapps.text.corpus import Corpus, Split
 from lmapps.text.sources import Document
+from lmapps.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class LanguageScores:
     """exp(loss)."""
     bits_per_byte: float | None
     """loss in bits, per byte of the text: comparable between tokenizers. None where the bytes
-    are not known."""
+    are not known, or unknown tokens stand for some of them."""
     tokens: int
     """How many tokens were predicted."""
+    unknown_rate: float | None = None
+    """Share of the text's tokens that stand for what is outside the vocabulary; None where there
+    are none."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,19 +75,25 @@ def window_batches(
 
 
 def evaluate_corpus(
-    model: LanguageModel, corpus: Corpus, split: Split, most_tokens: int | None = None
+    model: LanguageModel,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    split: Split,
+    most_tokens: int | None = None,
 ) -> LanguageScores:
     """Scores on a split, the whole or an even sample of it."""
-    counts = corpus.splits[split]
-    batches = window_batches(corpus.ids(split), model.config.context, most_tokens=most_tokens)
-    return score_batches(model, batches, counts.bytes / max(1, counts.tokens))
+    counts, ids = corpus.splits[split], corpus.ids(split)
+    batches = window_batches(ids, model.config.context, most_tokens=most_tokens)
+    scores = score_batches(model, batches, counts.bytes / max(1, counts.tokens))
+    return _without_lost_bytes(scores, ids, tokenizer)
 
 
 def evaluate_documents(checkpoint: Checkpoint, documents: Iterable[Document]) -> LanguageScores:
     """Scores on texts that are not part of a corpus, such as held-out files."""
     stream, bytes_per_token = encode_documents(checkpoint, documents)
     batches = window_batches(stream, checkpoint.config.context)
-    return score_batches(checkpoint.model, batches, bytes_per_token)
+    scores = score_batches(checkpoint.model, batches, bytes_per_token)
+    return _without_lost_bytes(scores, stream, checkpoint.tokenizer)
 
 
 def encode_documents(
@@ -98,6 +108,29 @@ def encode_documents(
     if len(ids) < 2:
         raise DataError("there is no text to evaluate on")
     return np.array(ids, dtype=np.int64), size / len(ids)
+
+
+def unknown_rate(ids: npt.NDArray[Any], tokenizer: Tokenizer) -> float | None:
+    """Share of ids that stand for what is outside the vocabulary; None where there are none."""
+    name = getattr(tokenizer.raw.model, "unk_token", None)
+    unknown = None if name is None else tokenizer.raw.token_to_id(name)
+    return None if unknown is None else float((ids == unknown).mean()) or None
+
+
+def told_bits(scores: Mapping[str, Any]) -> str:
+    """The bits per byte of `as_dict`, or why there are none; '' where the bytes are not known."""
+    if scores.get("unknown_rate"):
+        return f"no bits per byte: {100 * scores['unknown_rate']:.3g}% of the tokens are unknown"
+    bits = scores.get("bits_per_byte")
+    return "" if bits is None else f"{bits:.4f} bits per byte"
+
+
+def _without_lost_bytes(
+    scores: LanguageScores, ids: npt.NDArray[Any], tokenizer: Tokenizer
+) -> LanguageScores:
+    """An unknown token is easy to predict, and says nothing of the bytes that it stands for."""
+    rate = unknown_rate(ids, tokenizer)
+    return replace(scores, bits_per_byte=None, unknown_rate=rate) if rate else scores
 
 
 def _windows(ids: npt.NDArray[Any], starts: npt.NDArray[np.int64], context: int) -> Batch:

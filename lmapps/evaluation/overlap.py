@@ -1,7 +1,8 @@
 """Replies and reference texts -> ROUGE and BLEU of the packages that papers use.
 
 Part of the extra `evaluation`: rouge-score (Google's re-implementation of Lin, 2004) and sacrebleu
-(Post, 2018). Words are those of any script, and each Chinese or Japanese character is one.
+(Post, 2018). Words are those of any script, in small letters and without punctuation, and each
+Chinese or Japanese character is one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmapps.text.cleaning import words_of
+from lmapps.words import words_of
 
 
 class _Words:
@@ -35,4 +36,5 @@ def overlap_scores(replies: Sequence[str], references: Sequence[Any]) -> dict[st
     scorer = RougeScorer(kinds, tokenizer=_Words())
     scores = [scorer.score(right, ours) for ours, right in zip(replies, references, strict=True)]
     means = {kind: sum(score[kind].fmeasure for score in scores) / len(scores) for kind in kinds}
-    return {**means, "bleu": float(BLEU().corpus_score(list(replies), [list(references)]).score)}
+    ours, theirs = ([" ".join(words_of(text)) for text in texts] for texts in (replies, references))
+    return {**means, "bleu": float(BLEU(tokenize="none").corpus_score(ours, [theirs]).score)}

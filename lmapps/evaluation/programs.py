@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from lmapps.errors import DataError, SettingsError
 from lmapps.evaluation.sandbox import Limits, run_python
 from lmapps.replies import code_of
+from lmapps.small_file import small_json
 from lmapps.text.sources import read_records
 
 SIDE_BY_SIDE = 2
@@ -35,21 +37,24 @@ class Problem:
     def program(self, reply: str) -> str:
         """The reply's code with its tests."""
         code = code_of(reply)
-        if self.entry_point and f"def {self.entry_point}" not in code:
+        definition = re.compile(rf"\bdef\s+{re.escape(self.entry_point)}\b")
+        if self.entry_point and not definition.search(code):
             code = self.beginning + code
         elif self.beginning:  # imports and helpers that stand before the function
-            code = self.beginning[: self.beginning.rfind(f"def {self.entry_point}")] + code
+            starts = [found.start() for found in definition.finditer(self.beginning)]
+            code = self.beginning[: starts[-1] if starts else None] + code
         return f"{code}\n\n{self.tests}"
 
 
 def read_problems(file: str | Path) -> list[Problem]:
-    """The problems of a JSON Lines file. Raises `DataError` for a record of another format.
+    """The problems of a JSON Lines file, or of a JSON file that is a list of them. Raises
+    `DataError` for a record of another format.
 
     HumanEval (Chen et al., 2021): task_id, prompt, entry_point, test. MBPP (Austin et al., 2021):
     task_id, text (in its sanitized part: prompt), test_list and, if there are any, test_setup_code
     or test_imports.
     """
-    return [_problem(record, file) for record in read_records(file)]
+    return [_problem(record, file) for record in _records(Path(file))]
 
 
 def ks_of(samples: int) -> list[int]:
@@ -81,6 +86,27 @@ def score_programs(
     return {
         f"pass@{k}": sum(pass_at_k(n, right, k) for n, right in counts) / len(counts) for k in ks
     }
+
+
+def _records(file: Path) -> Iterable[Mapping[str, Any]]:
+    """The objects of either kind of file."""
+    if not _is_list(file):
+        return read_records(file)
+    try:
+        records = small_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} begins as a list, and cannot be read as JSON: {error}") from None
+    if not records or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{file} must be a list of JSON objects, at least one")
+    return records
+
+
+def _is_list(file: Path) -> bool:
+    """Whether it begins with a bracket."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(1000).lstrip().startswith(b"[")
 
 
 def _problem(record: Mapping[str, Any], file: str | Path) -> Problem:

@@ -12,8 +12,8 @@ from lmapps.errors import DataError
 from lmapps.evaluation.conduct import conduct
 from lmapps.evaluation.tasks import ask
 from lmapps.plugin import Plugin
-from lmapps.text.cleaning import words_of
 from lmapps.text.sources import read_records
+from lmapps.words import words_of
 
 
 @dataclass(frozen=True)

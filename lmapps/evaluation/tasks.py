@@ -10,6 +10,7 @@ from lmapps.decoding import Decoding
 from lmapps.engine.application import Application, Done
 from lmapps.engine.engine import Engine
 from lmapps.errors import PluginError, PromptTooLong, ReplyError
+from lmapps.evaluation.baselines import baseline_scores
 from lmapps.evaluation.conduct import conduct
 from lmapps.evaluation.overlap import overlap_scores
 from lmapps.evaluation.programs import Problem, score_programs
@@ -33,10 +34,9 @@ def score(
 ) -> dict[str, Any]:
     """The mean of each metric over the first `limit` examples, answered greedily.
 
-    With `overlap` how the replies behave too, and ROUGE and BLEU where the references are texts.
-    `skipped` counts examples
-    whose prompt does not fit the model's context. Raises `PluginError` where the plugin has no
-    metric.
+    `skipped` counts examples whose prompt does not fit the model's context. With `overlap` how the
+    replies behave too, ROUGE and BLEU where the references are texts, and `baselines`: the scores
+    of trivial replies to the same examples. Raises `PluginError` where the plugin has no metric.
     """
     if not plugin.metrics:
         raise PluginError(f"plugin {plugin.name!r} has no metric: add one with @metric")
@@ -53,11 +53,16 @@ def score(
         name: sum(values[name] for values in scores) / len(scores) if scores else None
         for name in plugin.metrics
     }
-    result = {"examples": len(scores), "skipped": len(replies) - len(scores), **means}
+    result: dict[str, Any] = {
+        "examples": len(scores),
+        "skipped": len(replies) - len(scores),
+        **means,
+    }
     if overlap:
         texts, references = [r for r, _ in answered], [e.reference for _, e in answered]
         result |= conduct([done for done in replies if done is not None])
         result |= overlap_scores(texts, references)
+        result["baselines"] = baseline_scores(plugin, [example for _, example in answered])
     return result
 
 

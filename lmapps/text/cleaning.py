@@ -13,7 +13,6 @@ from lmapps.text.recipe import SCRIPTS, Clean
 
 _TRAILING = re.compile(r"[ \t]+(?=\n|\Z)")
 _BLANK = re.compile(r"\n{3,}")
-_WORD = re.compile(r"[一-鿿぀-ヿ]|[^\W_一-鿿぀-ヿ]+")
 
 PIECE = 5
 """Words in a piece whose being in common makes two documents alike."""
@@ -59,10 +58,6 @@ def script_of(text: str) -> str:
             counts[language] += name.startswith(script)
     best = max(counts, key=lambda language: counts[language])
     return best if letters and counts[best] * 2 > len(letters) else ""
-
-
-def words_of(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def exact_key(text: str) -> bytes:

@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.errors import DataError
-from lmapps.text.cleaning import OVERLAP, cleaned, exact_key, pieces, signature, words_of
+from lmapps.text.cleaning import OVERLAP, cleaned, exact_key, pieces, signature
 from lmapps.text.hub import read_dataset
 from lmapps.text.recipe import Clean, DataRecipe, Source, Splits
 from lmapps.text.sources import Document, hash_of_files, read_documents
+from lmapps.words import words_of
 
 Runs = npt.NDArray[np.uint64]
 

@@ -9,13 +9,13 @@ from typing import Any
 from lmapps.training.chart import bar_chart, line_chart
 from lmapps.training.curves import logged_points
 from lmapps.training.log import Log
-from lmapps.training.report import shown_scores, with_baselines
+from lmapps.training.report import shown_scores, why_no_bits, with_baselines
 
 Results = Mapping[str, Mapping[str, dict[str, Any]]]
 """Checkpoint -> subject (`text`, a plugin, `programs`) -> scores, with `baselines` among them, and
 `model` -> its body and parameters."""
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "unknown_rate")
 NOT_DRAWN = ("tokens", "examples", "skipped")
 
 
@@ -47,14 +47,19 @@ def compare_table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def compare_text(results: Results) -> str:
-    """The table in columns, for a terminal."""
+    """The table in columns, for a terminal, and what a "-" in it stands for."""
     header, rows = compare_table(results)
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [header, *rows]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [no_bits(results)])])
+
+
+def no_bits(results: Results) -> str:
+    """Why some have no bits per byte; '' where all have."""
+    return why_no_bits(values for *_, values in rows_of(results))
 
 
 def compare_page(results: Results, folders: Mapping[str, Path]) -> str:
@@ -69,6 +74,7 @@ def compare_page(results: Results, folders: Mapping[str, Path]) -> str:
         title=f"{len(results)} checkpoints compared" if len(results) > 1 else "Scores",
         header=header,
         rows=rows,
+        no_bits=no_bits(results),
         trivial={subject for _, subject, _ in rows_of(results) if ": " in subject},
         charts={name: Markup(chart) for name, chart in charts.items()},  # noqa: S704
     )

@@ -49,10 +49,13 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     train: list[Rendered] = []
     held_out: dict[Plugin, list[Example]] = {}
     validation: list[Rendered] = []
+    own: list[bytes] = []
     files = files_of_apps(settings.apps, settings.data)
     for plugin in find_plugins(settings.apps):
         held_out[plugin] = []
         for example in examples_of(plugin, files.get(plugin.name, ())):
+            if example.record is None:
+                own.append(_digest(plugin, example))
             rendered = render(plugin, example, checkpoint.template, checkpoint.config.context)
             if rendered is None:
                 continue
@@ -81,18 +84,15 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     if text is not None:
         batches = MixedBatches(batches, text, settings.mix)
     validation_batches = _validation_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
-    print(f"{len(train):,} examples, {len(validation):,} held out")
+    none = "" if validation else ": validation is on examples that are trained on"
+    print(f"{len(train):,} examples, {len(validation):,} held out{none}")
     return Prepared(
         checkpoint,
         batches,
         lambda model: score_batches(model, validation_batches),
         lambda: observe_apps(checkpoint, held_out, settings.judged, problems, settings.samples),
         None,
-        hash_of_files(
-            data_files([*chain.from_iterable(files.values()), *settings.mix_data])
-            if settings.data or settings.mix_data
-            else []
-        ),
+        hash_of_data([*chain.from_iterable(files.values()), *settings.mix_data], own),
         held_out,
         problems,
     )
@@ -179,10 +179,20 @@ def render(plugin: Plugin, example: Example, template: Template, context: int) -
 
 def is_held_out(plugin: Plugin, example: Example) -> bool:
     """All examples of a record are on the same side, in every run."""
+    return int.from_bytes(_digest(plugin, example)[:4]) % HELD_OUT_EVERY == 0
+
+
+def _digest(plugin: Plugin, example: Example) -> bytes:
+    """SHA-256 of what an example was made of, or of itself where it is the plugin's own."""
     origin = example.record or {"fields": example.fields, "reply": example.reply}
-    text = repr((plugin.name, sorted(origin.items())))
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
-    return number % HELD_OUT_EVERY == 0
+    return hashlib.sha256(repr((plugin.name, sorted(origin.items()))).encode()).digest()
+
+
+def hash_of_data(files: Sequence[str], own: Sequence[bytes]) -> str:
+    """SHA-256 of files, and of the digests of the plugins' own examples where there are some."""
+    found = [hash_of_files(data_files(files))] if files else []
+    found += [hashlib.sha256(b"".join(own)).hexdigest()] if own else []
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def examples_to_score(plugin: Plugin, files: Sequence[str], held_out: bool) -> list[Example]:

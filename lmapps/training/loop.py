@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
 
-from lmapps.evaluation.language import LanguageScores
+from lmapps.evaluation.language import LanguageScores, told_bits
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.text.batches import BatchSource
 from lmapps.training.adapters import adapters_of
@@ -187,7 +187,10 @@ def _evaluate(
     """Validation: log it, keep the best weights, and stop early where that was asked for."""
     scores = validate(checkpoint.model)
     seen = observe() if accelerator.is_main_process else Observation()
-    goodness = -scores.loss if settings.best == "loss" else _of(seen.metrics, settings.best)
+    if settings.best == "loss":
+        goodness = -scores.loss
+    else:  # without a score, worse than any
+        goodness = seen.metrics.get(settings.best, -math.inf)
     goodness = _from_main_process(goodness, accelerator)
     better = progress["best"] is None or goodness > progress["best"]
     progress["worse"] = 0 if better else progress["worse"] + 1
@@ -202,12 +205,6 @@ def _evaluate(
         if better:
             run.keep_best(checkpoint, getattr(torch, settings.save_dtype))
     accelerator.wait_for_everyone()
-
-
-def _of(metrics: Mapping[str, float], name: str) -> float:
-    """A metric; one that could not be told is worse than any."""
-    value = metrics.get(name, -math.inf)
-    return -math.inf if math.isnan(value) else value
 
 
 def _from_main_process(value: float, accelerator: Accelerator) -> float:
@@ -287,11 +284,10 @@ class Meter:
 
     def note(self, step: int, scores: LanguageScores) -> None:
         """A line about an evaluation, above the bar."""
-        bits = f", {scores.bits_per_byte:.3f} bits per byte" if scores.bits_per_byte else ""
-        self.bar.write(
-            f"step {step}: validation loss {scores.loss:.3f}, perplexity "
-            f"{scores.perplexity:.1f}, accuracy {scores.accuracy:.1%}{bits}"
-        )
+        told = f"step {step}: validation loss {scores.loss:.3f}, perplexity "
+        told += f"{scores.perplexity:.1f}, accuracy {scores.accuracy:.1%}"
+        bits = told_bits(scores.as_dict())
+        self.bar.write(f"{told}, {bits}" if bits else told)
 
     def close(self) -> None:
         self.bar.close()

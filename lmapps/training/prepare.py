@@ -83,7 +83,7 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         batches = PackedBatches(corpus.ids("train"), context, rows, settings.seed)
 
     def validate(model: Any) -> Any:
-        return evaluate_corpus(model, corpus, "validation", VALIDATION_TOKENS)
+        return evaluate_corpus(model, corpus, checkpoint.tokenizer, "validation", VALIDATION_TOKENS)
 
     return Prepared(
         checkpoint,

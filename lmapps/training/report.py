@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,52 @@ from accelerate import Accelerator
 
 from lmapps import __version__
 from lmapps.engine.engine import Engine
-from lmapps.evaluation.baselines import baseline_scores, trigram_on
+from lmapps.evaluation.baselines import trigram_on
 from lmapps.evaluation.language import evaluate_corpus
 from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_object
 from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
+from lmapps.training.course import curves_of, gap_of, samples_of
 from lmapps.training.curves import logged_points, metric_names
 from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
-from lmapps.training.run import Progress
+from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
+from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
-SAMPLES_SHOWN = 12
+HELD_OUT, TRAINED_ON = "held-out data", "examples that were trained on, since none were held out"
+LEFT_OUT = ("curves", "samples")
+"""Left out of the history of runs before, which would grow with each."""
 SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def make_report(
     settings: TrainSettings, prepared: Prepared, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Scores of the best checkpoint on validation and test, and what it took."""
+    """Scores of the best checkpoint on validation and test, what it took, and how it went."""
+    log = Run(settings.out).entries()
     best = Checkpoint.load(settings.out, device=accelerator.device)
     scores: dict[str, Any] = {}
     baselines: dict[str, dict[str, Any]] = {}
     if prepared.corpus:
         for split in SPLITS_SCORED:
-            scores[split] = evaluate_corpus(best.model, prepared.corpus, split).as_dict()
-            trigram = trigram_on(prepared.corpus, best.config.vocab_size, split)
+            own = evaluate_corpus(best.model, prepared.corpus, best.tokenizer, split)
+            scores[split] = own.as_dict()
+            trigram = trigram_on(prepared.corpus, best.tokenizer, split)
             baselines[split] = {"trigram model": trigram}
     else:
         scores["validation"] = prepared.validate(best.model).as_dict()
         apps = score_apps(best, prepared, settings)
         scores |= {name: own for name, (own, _) in apps.items()}
         baselines |= {name: trivial for name, (_, trivial) in apps.items()}
+    is_held_out = prepared.corpus is not None or any(prepared.held_out.values())
     return {
         "lmapps": __version__,
-        "code": _commit(),
+        "code": commit_of(Path(__file__)),
+        "code_sha256": sources_hash(),
+        "plugins_sha256": plugin_hashes(prepared.held_out),
         "settings": settings.as_dict(),
         "model": {"body": best.config.body, "parameters": best.config.parameters},
         "data": {
@@ -67,6 +75,8 @@ def make_report(
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "scores": scores,
         "baselines": baselines,
+        "validated_on": HELD_OUT if is_held_out else TRAINED_ON,
+        "gap": gap_of(log) if is_held_out else None,
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -77,6 +87,8 @@ def make_report(
             "cores": os.cpu_count(),
             "mixed_precision": accelerator.mixed_precision,
         },
+        "samples": samples_of(log),
+        "curves": curves_of(log),
         "before": report_of(settings.start_from),
     }
 
@@ -94,7 +106,7 @@ def score_apps(
             trivial: dict[str, Any] = {}
             if judged and plugin.metrics and examples:
                 own = score(plugin, engine, examples, judged, overlap=True)
-                trivial = baseline_scores(plugin, examples, judged)
+                trivial = own.pop("baselines")
             if plugin in prepared.problems:
                 problems = prepared.problems[plugin]
                 own |= pass_at_ks(plugin, engine, problems, settings.samples)
@@ -116,8 +128,10 @@ def with_baselines(
 
 
 def report_of(folder: str) -> dict[str, Any] | None:
-    """The report of the checkpoint that a run started from: the whole history goes along."""
-    return small_object(Path(folder) / "report.json") or None if folder else None
+    """The report of the checkpoint that a run started from, without its curves and samples: the
+    whole history goes along."""
+    report = small_object(Path(folder) / "report.json") if folder else {}
+    return {name: value for name, value in report.items() if name not in LEFT_OUT} or None
 
 
 def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
@@ -140,14 +154,13 @@ def report_page(report: dict[str, Any], log: Sequence[Progress]) -> str:
         scores={name: shown_scores(values) for name, values in rows.items()},
         trivial=rows.keys() - report["scores"].keys(),
         score_names=list(dict.fromkeys(k for v in rows.values() for k in shown_scores(v))),
-        gap=_gap(log),
+        notes=list(filter(None, [why_no_bits(rows.values()), _validated(report), _gap(report)])),
         charts={name: Markup(chart) for name, chart in charts(log).items()},  # noqa: S704
-        samples=list(_samples(log))[-SAMPLES_SHOWN:],
+        samples=samples_of(log),
         tables={
             "Settings": {k: _plain(v) for k, v in settings.items() if v not in ("", (), [])},
             "Data": _data_rows(report),
-            "Machine and code": report["machine"]
-            | {"lmapps": report["lmapps"], "commit": report["code"]},
+            "Machine and code": report["machine"] | _code_rows(report),
         },
         history=list(_history(report["before"])),
     )
@@ -174,24 +187,19 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
     return {name: line_chart(name, "tokens", series) for name, series in drawn.items()}
 
 
-def _gap(log: Sequence[Progress]) -> str:
-    """How much better the text that was trained on is known than held-out text, at the end."""
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    validation = [entry["validation"]["loss"] for entry in log if "validation" in entry]
-    if not losses or not validation:
+def _validated(report: Mapping[str, Any]) -> str:
+    trained_on = report.get("validated_on") == TRAINED_ON
+    return f"Validation is on {TRAINED_ON}: it says nothing about others." if trained_on else ""
+
+
+def _gap(report: Mapping[str, Any]) -> str:
+    gap = report.get("gap")
+    if gap is None:
         return ""
-    last = losses[-max(1, len(losses) // 10) :]
-    gap = validation[-1] - sum(last) / len(last)
     return (
         f"Validation loss is {abs(gap):.3f} {'above' if gap > 0 else 'below'} the training loss "
         "of the last tenth of the run."
     )
-
-
-def _samples(log: Sequence[Progress]) -> Iterator[tuple[int, str, str]]:
-    for entry in log:
-        for asked, text in entry.get("samples", {}).items():
-            yield entry["step"], asked, text
 
 
 def _history(report: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -223,10 +231,33 @@ def _data_rows(report: dict[str, Any]) -> dict[str, str]:
     return rows | {"SHA-256": report["data_sha256"]}
 
 
-def shown_scores(scores: dict[str, Any]) -> dict[str, str]:
+def _code_rows(report: dict[str, Any]) -> dict[str, str]:
+    plugins = report.get("plugins_sha256", {})
     return {
-        name.replace("_", " "): _plain(value) for name, value in scores.items() if value is not None
+        "lmapps": report["lmapps"],
+        "commit": report["code"] or "not known",
+        "SHA-256 of its sources": report.get("code_sha256", ""),
+        **{f"SHA-256 of plugin {name}": value for name, value in plugins.items()},
     }
+
+
+def shown_scores(scores: Mapping[str, Any]) -> dict[str, str]:
+    """As they stand in a table; "-" for bits per byte that `why_no_bits` says more about."""
+    shown = dict(scores) | ({"bits_per_byte": "-"} if scores.get("unknown_rate") else {})
+    return {
+        name.replace("_", " "): _plain(value) for name, value in shown.items() if value is not None
+    }
+
+
+def why_no_bits(scores: Iterable[Mapping[str, Any]]) -> str:
+    """What "-" stands for, as a sentence; '' where no text has unknown tokens."""
+    rates = [rate for values in scores if (rate := values.get("unknown_rate"))]
+    return (
+        f"No bits per byte (-) where tokens are unknown (up to {100 * max(rates):.3g}% of them): "
+        "the text that they stand for is lost."
+        if rates
+        else ""
+    )
 
 
 def _plain(value: Any) -> str:
@@ -235,14 +266,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def _commit() -> str | None:
-    """The commit of the lmapps that trained, where it runs from a git checkout."""
-    here = Path(__file__).parent
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -213,6 +213,8 @@ def test_a_plugins_metric_is_computed_on_its_examples(engine: Engine) -> None:
     assert score(echo, engine, examples, limit=4) == {
         "examples": 3, "skipped": 1, "right": pytest.approx(1 / 3),
     }  # fmt: skip
+    beside = score(echo, engine, examples, limit=4, overlap=True)["baselines"]
+    assert beside["empty reply"] == {"right": pytest.approx(1 / 3)}, "of the same examples"
 
 
 PAGE = "The dog ran after the cat, and the cat ran up a tree. It was a fine day. " * 24

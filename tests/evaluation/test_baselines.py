@@ -60,8 +60,9 @@ def test_a_split_of_a_corpus_is_scored_in_bits_per_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog sat on the cat. " * 200)
     tokenizer = Tokenizer.train([(tmp_path / "a.txt").read_text()], "bpe", 300)
     corpus = build_corpus([tmp_path / "a.txt"], tokenizer, tmp_path / "tokens")
-    scores = trigram_on(corpus, tokenizer.vocab_size, "test")
-    assert 0 < scores["bits_per_byte"] < 1
+    scores = trigram_on(corpus, tokenizer, "test")
+    assert scores["loss"] is not None and scores["bits_per_byte"] is not None
+    assert 0 < scores["bits_per_byte"] < 1 and scores["unknown_rate"] is None
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
 
 
@@ -96,7 +97,7 @@ def shorten() -> Plugin:
 def test_an_application_is_scored_for_nothing_and_for_the_beginning(shorten: Plugin) -> None:
     text = "A dog ran. A cat sat. A bird sang. A fish swam."
     examples = [Example({"text": text}, "A dog ran.", "A dog ran.")] * 2
-    scores = baseline_scores(shorten, examples, 5)
+    scores = baseline_scores(shorten, examples)
     assert scores["empty reply"] == {"overlap": 0.0}
     assert scores["first 3 sentences"]["overlap"] == pytest.approx(2 * 3 / (3 + 9))
 
@@ -106,7 +107,7 @@ def test_a_metric_that_cannot_take_an_empty_reply_leaves_that_baseline_out(short
     def first_letter(reply: str, reference: str, fields: dict) -> float:
         return float(reply[0] == reference[0])
 
-    scores = baseline_scores(shorten, [Example({"text": "A dog."}, "A", "A")], 5)
+    scores = baseline_scores(shorten, [Example({"text": "A dog."}, "A", "A")])
     assert list(scores) == ["first 3 sentences"]
 
 
@@ -117,6 +118,8 @@ def test_rouge_and_bleu_are_those_of_the_packages_in_any_script() -> None:
     scores = overlap_scores([same], [same])
     assert scores["rougeL"] == scores["rouge1"] == 1 and scores["bleu"] == pytest.approx(100)
     half = overlap_scores(["今天天气好"], ["今天天气很好"])
-    assert half["rouge1"] == pytest.approx(2 * 5 / 11)
+    assert half["rouge1"] == pytest.approx(2 * 5 / 11) and 50 < half["bleu"] < 60
+    chinese = overlap_scores(["今天天气很好。"], ["今天天气很好！"])
+    assert chinese["bleu"] == pytest.approx(100)
     assert overlap_scores(["a b d c"], ["a b c"])["rougeL"] == rouge_l("a b d c", "a b c")
     assert overlap_scores(["x"], [{"tests": []}]) == {}

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lmapps.errors import DataError
-from lmapps.evaluation.language import evaluate_documents, score_batches, window_batches
+from lmapps.evaluation.baselines import trigram_on, trigram_scores
+from lmapps.evaluation.language import (
+    encode_documents,
+    evaluate_corpus,
+    evaluate_documents,
+    score_batches,
+    told_bits,
+    window_batches,
+)
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.model.config import ModelConfig
+from lmapps.model.language_model import LanguageModel
 from lmapps.text.batches import IGNORED, Batch
+from lmapps.text.corpus import build_corpus
 from lmapps.text.sources import Document
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer
 
 TEXT = "The dog ran after the cat, 今天天气很好, and the cat ran up a tree. " * 16
 
@@ -50,6 +65,30 @@ def test_scores_are_those_of_the_definition(checkpoint: Checkpoint) -> None:
     assert scores.bits_per_byte is not None
     bits = scores.loss / math.log(2) * len(ids) / len(TEXT.encode())
     assert scores.bits_per_byte == pytest.approx(bits)
+
+
+@pytest.mark.parametrize("kind", ["word", "character"])
+def test_text_lost_as_unknown_tokens_gives_no_bits_per_byte(kind: Any, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train([TEXT], kind, 16)
+    config = ModelConfig.from_size("tiny", body="gru", vocab_size=16, context=64)
+    model = LanguageModel(config.changed(num_layers=1)).eval()
+    checkpoint = Checkpoint(model, tokenizer, Template(tokenizer))
+    (tmp_path / "a.txt").write_text(TEXT)
+    corpus = build_corpus([tmp_path / "a.txt"], tokenizer, tmp_path / "tokens")
+    documents = [Document(TEXT, "a text")]
+    lost = tokenizer.report([TEXT]).unknown_rate
+    for scores in (
+        evaluate_documents(checkpoint, documents).as_dict(),
+        evaluate_corpus(model, corpus, tokenizer, "test").as_dict(),
+        trigram_scores(corpus, tokenizer, *encode_documents(checkpoint, documents)),
+        trigram_on(corpus, tokenizer, "test"),
+    ):
+        assert scores["bits_per_byte"] is None
+        assert scores["unknown_rate"] == pytest.approx(lost, abs=0.1)
+        assert told_bits(scores).startswith("no bits per byte: ")
+        assert told_bits(scores).endswith("% of the tokens are unknown")
+    known = evaluate_documents(checkpoint, [Document(tokenizer.decode([7] * 9), "x")])
+    assert known.unknown_rate is None and known.bits_per_byte is not None
 
 
 def test_only_counted_targets_count(checkpoint: Checkpoint) -> None:

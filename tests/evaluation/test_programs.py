@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmapps.errors import DataError, SettingsError
-from lmapps.evaluation.programs import pass_at_k, read_problems, score_programs
+from lmapps.evaluation.programs import Problem, pass_at_k, read_problems, score_programs
 from lmapps.evaluation.sandbox import why_not
 
 HUMAN_EVAL = {
@@ -75,6 +75,32 @@ def test_pass_at_k_is_the_share_of_choices_with_one_that_passes() -> None:
         assert pass_at_k(samples, passed, k) == pytest.approx(share)
     with pytest.raises(SettingsError, match=r"pass@10 needs at least 10 samples .* got 5"):
         pass_at_k(5, 1, 10)
+
+
+def test_a_json_file_may_be_a_list_of_problems(file: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "sanitized-mbpp.json"
+    whole.write_text(json.dumps([HUMAN_EVAL, MBPP, SANITIZED], indent=2))
+    assert read_problems(whole) == read_problems(file)
+    for text, words in (
+        ("[]", "must be a list of JSON objects, at least one"),
+        ("[1]", "must be a list of JSON objects, at least one"),
+        ("[{", "begins as a list, and cannot be read as JSON: Expecting property name"),
+    ):
+        whole.write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_problems(whole)
+
+
+def test_a_function_whose_name_only_begins_like_the_one_asked_for_is_not_it() -> None:
+    before = "def add_all(numbers):\n    return sum(numbers)\n\n\n"
+    head = 'def add(a, b):\n    """ As add_all. """\n'
+    problem = Problem("x", "", before + head, "add", "check(add)\n")
+    goes_on = "    return add_all([a, b])\n\n\ndef add_some():\n    pass\n"
+    assert problem.program(goes_on).startswith(before + head + goes_on)
+    whole = "def add(a, b):\n    return add_all([a, b])\n"
+    assert problem.program(whole).startswith(before + whole)
+    after = Problem("x", "", head + "    pass\n\n\n" + before, "add", "check(add)\n")
+    assert after.program(whole).startswith(whole)
 
 
 def test_another_format_is_named_with_its_fields(tmp_path: Path) -> None:

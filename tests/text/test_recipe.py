@@ -16,10 +16,11 @@ from lmapps.__main__ import main
 from lmapps.errors import DataError, SettingsError
 from lmapps.text import parts
 from lmapps.text.build import build_data
-from lmapps.text.cleaning import cleaned, script_of, signature, words_of
+from lmapps.text.cleaning import cleaned, script_of, signature
 from lmapps.text.hub import HubDataset
 from lmapps.text.recipe import Clean, read_data_recipe
 from lmapps.text.sources import read_records
+from lmapps.words import words_of
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
 

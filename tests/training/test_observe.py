@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmapps.errors import SettingsError
+from lmapps.commands.train import summary
+from lmapps.errors import PluginError, SettingsError
 from lmapps.evaluation.sandbox import NoSandbox, why_not
 from lmapps.model.checkpoint import Checkpoint
-from lmapps.training.observe import observe_text
+from lmapps.training.observe import Observation, observe_text
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 
@@ -93,6 +94,41 @@ def test_a_metric_may_end_the_run(settings: Callable[..., TrainSettings]) -> Non
     seen = evaluations(settings("short"))
     assert report["steps"] < 48 and len(seen) < 6
     assert [entry["is_best"] for entry in seen[-2:]] == [False, False]
+
+
+def test_an_evaluation_without_the_metric_is_worse_than_any_with_it(
+    settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([{"agree.length": -1.0}, {}, {"agree.length": -0.5}])
+    see = "lmapps.training.examples.observe_apps"
+    monkeypatch.setattr(see, lambda *_: Observation(metrics=next(scores)))
+    run_training(missing := settings("missing", best="agree.length", steps=3, evaluations=3))
+    assert [entry["is_best"] for entry in evaluations(missing)] == [True, False, True]
+
+
+def test_a_metric_that_gives_no_number_ends_the_run_with_a_sentence(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    plugin = PLUGIN.replace("return len(reply)", 'return float("nan")')
+    (tmp_path / "home" / "plugins" / "agree.py").write_text(plugin)
+    with pytest.raises(PluginError, match="the metric 'length' of plugin 'agree' gave nan"):
+        run_training(settings("nan", steps=1, evaluations=1))
+
+
+def test_a_run_without_held_out_examples_says_what_validation_is_on(
+    settings: Callable[..., TrainSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few.jsonl").write_text(json.dumps({"number": 1}))
+    for name, data, told in (
+        ("few", {"data": [f"agree={tmp_path / 'few.jsonl'}"]}, True),
+        ("many", {}, False),
+    ):
+        report = run_training(settings(name, steps=1, evaluations=1, judged=0, **data))
+        printed, page = capsys.readouterr().out, (tmp_path / name / "report.html").read_text()
+        assert ("held out: validation is on examples that are trained on" in printed) == told
+        for text in (page.lower(), summary(report)):
+            assert ("validation is on examples that were trained on" in text) == told
+        assert (report["gap"] is None) == told
 
 
 PROBLEMS = [

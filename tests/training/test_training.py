@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from lmapps.commands.train import _halve, summary
 from lmapps.errors import DataError, SettingsError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
-from lmapps.training.loop import Bounds, _after, _due, _of
+from lmapps.training.loop import Bounds, _after, _due
 from lmapps.training.prepare import checkpoint_before
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings, read_recipe
@@ -234,11 +233,6 @@ def test_a_run_of_an_older_version_without_a_new_setting_goes_on(tmp_path: Path)
     Run(tmp_path).open(chosen)
     with pytest.raises(SettingsError, match="patience = 0, not 4"):
         Run(tmp_path).open(replace(chosen, patience=4))
-
-
-def test_a_metric_that_could_not_be_told_is_worse_than_any() -> None:
-    assert _of({"chat.f1": -3.0}, "chat.f1") == -3.0
-    assert _of({}, "chat.f1") == _of({"chat.f1": math.nan}, "chat.f1") == -math.inf
 
 
 def test_what_takes_most_of_the_memory_is_told_after_a_kill_too(
