@@ -105,9 +105,8 @@ class ChatTab:
         def imported(place: Place, file: str) -> Seen:
             return talk.take_in(place, read_export(Path(file)))
 
-        rest = [self.picker.box, *self.decoding.inputs]
-        if self.fields:
-            rest += self.fields.inputs
+        filled = self.fields.inputs if self.fields else []
+        rest = [self.picker.box, *self.decoding.inputs, *filled]
         written = [*here, self.message, *rest]
         asking: Any = [
             self.send.click(self._on_send, written, self.outputs, **QUIET),
