@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
@@ -19,7 +23,10 @@ from lmapps.engine.request import Delta
 from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
+from lmapps.model.language_model import LanguageModel
 from lmapps.native.torch_step import TorchStep
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer
 
 PROMPTS = [
     "The cat",
@@ -453,3 +460,20 @@ def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> N
     assert isinstance(arrived[-1].error, Busy)
     with pytest.raises(Busy, match="shutting down"):
         engine.submit([1], LONG, arrived.append)
+def test_ids_behind_one_that_is_left_out_are_read_penalised_and_sampled() -> None:
+    words = {f"w{number}": number for number in range(50) if number != 30}
+    raw = RawTokenizer(WordLevel(words, unk_token="w0"))
+    raw.pre_tokenizer, raw.decoder = Whitespace(), Fuse()
+    tokenizer = Tokenizer(raw)
+    tokenizer.end_ids = frozenset({1})
+    model = LanguageModel(vocab_size=64, embed_size=8, hidden_size=8, num_layers=1).eval()
+    with Engine(Checkpoint(model, tokenizer, Template(tokenizer))) as engine:
+        decoding = Decoding(repetition_penalty=1.2, logit_bias={49: 100}, max_new_tokens=5)
+        for prompt in (engine.read("w49"), engine.read([49])):
+            assert engine.generate(prompt, decoding).ids == (49,) * 5
+        with pytest.raises(InputError, match="between 0 and 49"):
+            engine.read([50])
+        held = decoding.replace(regex="(?s:.*)", logit_bias={30: 100})
+        assert 30 not in engine.generate([49], held).ids
+
+
