@@ -247,10 +247,13 @@ class Engine:
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""
         arriving: queue.SimpleQueue[Delta] = queue.SimpleQueue()
-        self.submit(prompt_ids, decoding, arriving.put)
-        deltas = [arriving.get()]
-        while deltas[-1].finish is None:
-            deltas.append(arriving.get())
+        request = self.submit(prompt_ids, decoding, arriving.put)
+        try:
+            deltas = [arriving.get()]
+            while deltas[-1].finish is None:
+                deltas.append(arriving.get())
+        finally:  # where somebody interrupts it too
+            request.cancel()
         if deltas[-1].error:
             raise deltas[-1].error
         return joined(deltas)

@@ -157,6 +157,21 @@ def test_closing_a_stream_frees_its_slot(engine: Engine) -> None:
     wait_until(lambda: engine.running == 0)
 
 
+def test_interrupting_whoever_waits_for_a_reply_frees_its_slot(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(SimpleQueue):  # type: ignore[type-arg]
+        def get(self, *args: Any, **options: Any) -> Any:
+            if super().get(timeout=30).ids:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmapps.engine.engine.queue", SimpleNamespace(SimpleQueue=Interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(ids_of(engine, "The cat"), LONG)
+    wait_until(lambda: engine.running == 0)
+    assert engine.counts.finished == {"cancelled": 1}
+
+
 def test_a_reader_whose_loop_is_gone_frees_its_slot(engine: Engine) -> None:
     loop = asyncio.new_event_loop()
     stream = engine.stream(ids_of(engine, "The cat"), LONG)
@@ -451,15 +466,6 @@ def test_memory_that_ends_in_the_head_of_a_step_gives_no_neighbour_a_token_twice
     assert failures == 0 and len(failed) == (1 if body == "transformer" else 3)
 
 
-def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:
-    arrived: list[Delta] = []
-    engine = Engine(transformer)
-    engine.submit(ids_of(engine, "The cat"), LONG, arrived.append)
-    wait_until(lambda: len(arrived) > 2)
-    engine.close()
-    assert isinstance(arrived[-1].error, Busy)
-    with pytest.raises(Busy, match="shutting down"):
-        engine.submit([1], LONG, arrived.append)
 def test_ids_behind_one_that_is_left_out_are_read_penalised_and_sampled() -> None:
     words = {f"w{number}": number for number in range(50) if number != 30}
     raw = RawTokenizer(WordLevel(words, unk_token="w0"))
@@ -477,3 +483,12 @@ def test_ids_behind_one_that_is_left_out_are_read_penalised_and_sampled() -> Non
         assert 30 not in engine.generate([49], held).ids
 
 
+def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:
+    arrived: list[Delta] = []
+    engine = Engine(transformer)
+    engine.submit(ids_of(engine, "The cat"), LONG, arrived.append)
+    wait_until(lambda: len(arrived) > 2)
+    engine.close()
+    assert isinstance(arrived[-1].error, Busy)
+    with pytest.raises(Busy, match="shutting down"):
+        engine.submit([1], LONG, arrived.append)
