@@ -14,15 +14,13 @@ from lmapps.engine.admission import ANY, Lengths, admit
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
-    RETRIED,
     RemotePrompt,
     Temporary,
     body_of,
     context_of,
     deltas_of,
+    failure,
     models_in,
-    refusal,
-    seconds_to_wait,
 )
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
@@ -90,7 +88,8 @@ class OpenAIBackend:
     ) -> OpenAIBackend:  # fmt: skip
         """Ask the servers for their models; without a name the first one's first is taken.
 
-        Raises `ModelServerError` where none answers, and where one that does has no such model.
+        Raises `ModelServerError`, or `Busy`, where none answers or all fail for now, and where
+        one that answers has no such model or refuses.
         """
         client, answered = cls(name, url, model, key=key, queue=queue, lengths=lengths), 0
         for server in client.fleet.servers:
@@ -99,7 +98,7 @@ class OpenAIBackend:
                 answered += 1
             except Temporary as failure:
                 client.fleet.failed(server)
-                gone = failure.error
+                gone = temporary.error
         if not answered:
             raise gone
         return client
@@ -215,7 +214,7 @@ class OpenAIBackend:
             raise Temporary(self._unreachable(server, error)) from None
         known = models_in(response.text) if response.status_code == 200 else {}
         if response.status_code not in (200, 404):
-            raise refusal(self.name, response.status_code, response.text, {})
+            raise failure(self.name, response.status_code, response.text, {})
         if not (known or self.model):
             raise ModelServerError(
                 f"{asked} is no list of models: is the URL that of an API like "
@@ -287,10 +286,7 @@ class OpenAIBackend:
     async def _refused(self, response: httpx.Response) -> Exception:
         key = self._headers.get("Authorization", "")[7:] or "\0"  # which the server may quote
         text = (await response.aread()).decode(errors="replace").replace(key, "***")
-        error = refusal(self.name, response.status_code, text, response.headers)
-        if response.status_code in RETRIED:
-            return Temporary(error, seconds_to_wait(response.headers))
-        return error
+        return failure(self.name, response.status_code, text, response.headers)
 
     def _unreachable(self, server: Server, error: Exception) -> ModelServerError:
         return ModelServerError(
