@@ -222,7 +222,7 @@ class Engine:
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
-            constraint = await in_time(lambda: self._grammars.constraint(decoding))
+            constraint = await in_time(lambda: self._grammars.constraint(decoding), user)
         box = Box()
         request = self.submit(prompt_ids, decoding, self._mail.to(box), user, constraint)
         try:
