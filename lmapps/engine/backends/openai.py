@@ -25,7 +25,7 @@ from lmapps.engine.backends.wire import (
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply, joined
-from lmapps.engine.request import Delta
+from lmapps.engine.request import Delta, Usage
 from lmapps.engine.scheduler import LONGEST_SECONDS
 from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
@@ -96,7 +96,7 @@ class OpenAIBackend:
             try:
                 client._learn(server, is_first=not answered)
                 answered += 1
-            except Temporary as failure:
+            except Temporary as temporary:
                 client.fleet.failed(server)
                 gone = temporary.error
         if not answered:
@@ -233,26 +233,28 @@ class OpenAIBackend:
     ) -> AsyncGenerator[Delta, None]:
         """The reply; while nothing of it has come, one server after the other is asked, and then,
         after a while, all of them again, a few times."""
-        began, has_begun = time.monotonic(), False
+        began, pieces = time.monotonic(), 0
         for attempt in range(RETRIES + 1):
             for server in self.fleet.in_order(user):
                 try:
                     async with aclosing(self._once(server, prompt, body)) as deltas:
                         async for delta in deltas:
-                            if delta.text and not has_begun:
-                                has_begun = True
+                            if delta.text and not pieces:
                                 self.counts.first_token.add(time.monotonic() - began)
+                            pieces += bool(delta.text)
                             is_late = time.monotonic() - began > LONGEST_SECONDS
                             if is_late and user is not None and not delta.finish:
-                                yield Delta(delta.text, finish="length")
+                                # The server tells at the end what it counted: here a piece is one.
+                                usage = Usage(len(prompt), pieces)
+                                yield Delta(delta.text, finish="length", usage=usage)
                                 return
                             yield delta
                     return
-                except Temporary as failure:
-                    if has_begun:
+                except Temporary as temporary:
+                    if pieces:
                         raise ModelServerError("the reply broke off, ask again: {error}",
-                                               error=failure.error) from None  # fmt: skip
-                    last = failure
+                                               error=temporary.error) from None  # fmt: skip
+                    last = temporary
             if attempt == RETRIES:
                 raise last.error
             await asyncio.sleep(last.wait or FIRST_WAIT * 2**attempt)
