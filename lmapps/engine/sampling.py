@@ -20,7 +20,8 @@ from lmapps.decoding import Decoding
 from lmapps.errors import CheckpointError, DecodingError
 from lmapps.sentence import Sentence
 
-Floats, Ids = npt.NDArray[np.float64], npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 RULED_OUT = -9999.0
 """The logarithm of a probability that is told instead of minus infinity, as in OpenAI's API."""
 _BLOCK = 128
