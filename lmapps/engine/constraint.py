@@ -20,7 +20,8 @@ from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
 KEPT_GRAMMARS = 16
-"""Compiled grammars kept for the next request with the same regex or schema."""
+"""Compiled grammars, and why others are refused, kept for the next request with the same regex or
+schema."""
 MOST_LEXER_STATES = 20_000
 """Of one grammar, at about 2 kB each: what a person sends must not fill the memory."""
 
@@ -45,14 +46,23 @@ class Grammars:
             return None
         with self._lock:
             known = self._compiled.get(grammar)
-        compiled = known or self._compile(grammar)  # who needs another one does not wait for it
+        compiled = known or self._tried(grammar)  # who needs another one does not wait for it
         with self._lock:
             self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > KEPT_GRAMMARS:
                 self._compiled.popitem(last=False)
+            if isinstance(compiled, DecodingError):
+                raise DecodingError(*compiled.args)
             matcher = compiled.deep_copy()
         return Constraint(matcher, self._tokenizer)
+
+    def _tried(self, grammar: str) -> Any:
+        """A grammar, or why there is none: to find that out may take as long."""
+        try:
+            return self._compile(grammar)
+        except DecodingError as error:
+            return error
 
     def _compile(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.engine.request import Request
-from lmapps.engine.sampling import changes, completing, sample
+from lmapps.engine.sampling import Floats, Ids, changes, completing, sample
 from lmapps.errors import LmappsError
 from lmapps.native.library import Unavailable
 from lmapps.native.sampler import Row, Sampler
@@ -45,31 +45,30 @@ class Drawing:
         if self._sampler is None:
             return [-1] * len(requests)
         rows: list[Row] = []
-        ids: list[int] = []
-        values: list[float] = []
+        ids: list[Ids] = [np.empty(0, np.int64)]
+        values: list[Floats] = [np.empty(0)]
         for number, request in enumerate(requests):
             if request.is_constrained:
                 continue
             decoding, generated = request.decoding, request.generated
-            changed, others = changes(logits_BV[number], decoding, request.prompt_ids, generated)
+            changed, others = changes(logits_BV[number], decoding, request.seen, generated)
             banned = completing(generated, decoding.no_repeat_ngram)
-            ids += changed
-            ids += banned
-            values += others
+            ids += [changed, np.array(banned, np.int64)]
+            values.append(others)
             rows.append(
                 Row(
                     number, decoding.top_k, decoding.temperature, decoding.top_p, decoding.min_p,
                     request.random.random(), len(changed), len(banned),
                 )
             )  # fmt: skip
-        drawn = iter(self._sampler(logits_BV, rows, ids, values))
+        drawn = iter(self._sampler(logits_BV, rows, np.concatenate(ids), np.concatenate(values)))
         return [-1 if request.is_constrained else next(drawn) for request in requests]
 
 
 def _sampled(logits_V: Logits, request: Request) -> int | LmappsError:
     try:
         return sample(
-            logits_V, request.decoding, request.random, request.prompt_ids, request.generated,
+            logits_V, request.decoding, request.random, request.seen, request.generated,
             request.allowed(),
         )  # fmt: skip
     except LmappsError as error:  # this request's alone

@@ -122,22 +122,26 @@ class Engine:
     def why_not_ready(self) -> str | None:
         """Why a request that comes now would be refused, or would wait for the engine to be made
         ready; None where it would not."""
-        if reason := self._refusal():
+        if reason := self._refusal(self._left_waiting()):
             return reason
         if preparing := self._loop.preparing:
             return f"the model {self.name!r} is being made ready ({preparing}): try again soon"
         return None
 
-    def _refusal(self) -> str | None:
+    def _refusal(self, left: Sequence[User]) -> str | None:
         if self._loop.is_closed:
             return ShuttingDown.told
         if reason := self.broken:
             return str(engine_failed(reason))
-        if self.waiting >= self.queue:
+        if len(left) >= self.queue:
             return Sentence(
-                "{count} requests are waiting already: try again in a moment", count=self.waiting
+                "{count} requests are waiting already: try again in a moment", count=len(left)
             )
         return None
+
+    def _left_waiting(self) -> list[User]:
+        """Whose requests fill the queue: not those that find a slot in the next step."""
+        return self._scheduler.left_waiting(self._loop.arrived)
 
     @property
     def broken(self) -> str | None:
@@ -218,7 +222,7 @@ class Engine:
     ) -> AsyncGenerator[Delta, None]:  # fmt: skip
         """Deltas as they come, the last with `finish` set. Closing the iterator cancels."""
         if decoding.grammar is not None and constraint is None:  # compiled while others go on
-            constraint = await in_time(lambda: self._grammars.constraint(decoding))
+            constraint = await in_time(lambda: self._grammars.constraint(decoding), user)
         box = Box()
         request = self.submit(prompt_ids, decoding, self._mail.to(box), user, constraint)
         try:
@@ -247,10 +251,13 @@ class Engine:
     def generate(self, prompt_ids: Sequence[int], decoding: Decoding) -> Reply:
         """The whole reply, for code that is not asynchronous."""
         arriving: queue.SimpleQueue[Delta] = queue.SimpleQueue()
-        self.submit(prompt_ids, decoding, arriving.put)
-        deltas = [arriving.get()]
-        while deltas[-1].finish is None:
-            deltas.append(arriving.get())
+        request = self.submit(prompt_ids, decoding, arriving.put)
+        try:
+            deltas = [arriving.get()]
+            while deltas[-1].finish is None:
+                deltas.append(arriving.get())
+        finally:  # where somebody interrupts it too
+            request.cancel()
         if deltas[-1].error:
             raise deltas[-1].error
         return joined(deltas)
@@ -262,6 +269,5 @@ class Engine:
             raise ShuttingDown()
         if broken := self.broken:
             raise engine_failed(broken)
-        queued = [*self._loop.arrived, *list(self._scheduler.waiting)]
-        users, wait = [request.user for request in queued], patience(self.waiting, self.counts)
-        admit(self._refusal(), user, users, self.queue, self.counts, wait)
+        left, wait = self._left_waiting(), patience(self.waiting, self.counts)
+        admit(self._refusal(left), user, left, self.queue, self.counts, wait)

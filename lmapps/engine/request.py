@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Constraint
-from lmapps.engine.sampling import Logprob
+from lmapps.engine.sampling import Logprob, distinct, with_id
 from lmapps.engine.stops import StopStrings
 from lmapps.engine.turns import User
 from lmapps.text.tokenizer import Tokenizer
@@ -91,6 +91,9 @@ class Request:
         self.decoding = decoding
         self.max_new_tokens = max_new_tokens
         self.generated: list[int] = []
+        self._penalises = decoding.repetition_penalty != 1
+        self.seen = distinct(prompt_ids if self._penalises else ())
+        """What a repetition penalty lowers; kept, since a prompt may be long."""
         self.user = user
         self.prefilled = 0
         """How many ids of the prompt are in the state."""
@@ -143,6 +146,8 @@ class Request:
     def take(self, token_id: int, logprob: Logprob | None = None) -> bool:
         """Take the next sampled id and stream its text; True when the reply is at its end."""
         self.generated.append(token_id)
+        if self._penalises:
+            self.seen = with_id(self.seen, token_id)
         ended = token_id in self._end_ids
         text, stopped = self._stops.feed("" if ended else self._text.step(token_id) or "")
         finish: Finish | None = None

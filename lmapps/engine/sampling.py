@@ -21,6 +21,7 @@ from lmapps.errors import CheckpointError, DecodingError
 from lmapps.sentence import Sentence
 
 Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 RULED_OUT = -9999.0
 """The logarithm of a probability that is told instead of minus infinity, as in OpenAI's API."""
 _BLOCK = 128
@@ -40,15 +41,16 @@ def sample(
     logits_V: npt.NDArray[Any],
     decoding: Decoding,
     rng: random.Random,
-    prompt_ids: Sequence[int] = (),
+    seen: Sequence[int] | Ids = (),
     generated: Sequence[int] = (),
     allowed_V: npt.NDArray[np.bool_] | None = None,
 ) -> int:
     """The next id: the most probable one at temperature 0, else drawn with one random number.
 
-    Where `allowed_V` is given, it is one of those that are true in it.
+    `seen` are the ids of the prompt and of what was generated, `distinct`. Where `allowed_V` is
+    given, it is one of those that are true in it.
     """
-    logits = adjusted(logits_V, decoding, prompt_ids, generated, allowed_V)
+    logits = adjusted(logits_V, decoding, seen, generated, allowed_V)
     if decoding.temperature == 0:
         return int(logits.argmax())
     return draw(probabilities(logits, decoding), rng)
@@ -57,7 +59,7 @@ def sample(
 def adjusted(
     logits_V: npt.NDArray[Any],
     decoding: Decoding,
-    prompt_ids: Sequence[int] = (),
+    seen: Sequence[int] | Ids = (),
     generated: Sequence[int] = (),
     allowed_V: npt.NDArray[np.bool_] | None = None,
 ) -> Floats:
@@ -71,7 +73,7 @@ def adjusted(
         raise CheckpointError(
             Sentence("the model's output is not a number: its weights are damaged")
         )
-    ids, values = changes(logits_V, decoding, prompt_ids, generated)
+    ids, values = changes(logits_V, decoding, seen, generated)
     logits[ids] = values
     if allowed_V is not None:
         logits[~allowed_V] = -np.inf
@@ -165,30 +167,45 @@ def _reached(weights: Floats, target: float) -> tuple[int, float]:
     return place, target - (float(sums[place - 1]) if place else 0.0)
 
 
+def distinct(ids: Sequence[int]) -> Ids:
+    """Each id once, in their order."""
+    return np.unique(np.array(ids, np.int64))
+
+
+def with_id(ids: Ids, token_id: int) -> Ids:
+    """Distinct ids and one that may be new among them."""
+    place = int(np.searchsorted(ids, token_id))
+    is_there = place < len(ids) and ids[place] == token_id
+    return ids if is_there else np.insert(ids, place, token_id)
+
+
 def changes(
     logits_V: npt.NDArray[Any],
     decoding: Decoding,
-    prompt_ids: Sequence[int],
+    seen: Sequence[int] | Ids,
     generated: Sequence[int],
-) -> tuple[list[int], list[float]]:
+) -> tuple[Ids, Floats]:
     """The ids whose logits bias and penalties change, and their new ones (repetition: Keskar et
     al., CTRL, 2019)."""
     penalty, bias = decoding.repetition_penalty, dict(decoding.logit_bias)
     presence, frequency = decoding.presence_penalty, decoding.frequency_penalty
-    seen = {*prompt_ids, *generated} if penalty != 1 else set[int]()
+    lowered = np.asarray(seen if penalty != 1 else (), np.int64)
     counts: dict[int, int] = Counter(generated) if presence or frequency else {}
-    if not (bias or seen or counts):
-        return [], []
-    ids = sorted({*bias, *seen, *counts})
+    biased, counted = np.array([*bias], np.int64), np.array([*counts], np.int64)
+    ids = lowered
+    if bias or counts:
+        ids = np.unique(np.concatenate((biased, lowered, counted)))
     values = logits_V[ids].astype(np.float64)
     if bias:
-        values += [bias.get(number, 0) for number in ids]
-    if seen:
-        lowered = np.where(values > 0, values / penalty, values * penalty)
-        values = np.where([number in seen for number in ids], lowered, values)
+        values[np.searchsorted(ids, biased)] += [*bias.values()]
+    if len(lowered):
+        places = slice(None) if ids is lowered else np.searchsorted(ids, lowered)
+        before = values[places]
+        values[places] = np.where(before > 0, before / penalty, before * penalty)
     if counts:
-        values -= [presence + frequency * counts[n] if n in counts else 0 for n in ids]
-    return ids, values.tolist()
+        times = np.array([*counts.values()])
+        values[np.searchsorted(ids, counted)] -= presence + frequency * times
+    return ids, values
 
 
 def completing(generated: Sequence[int], size: int) -> list[int]:

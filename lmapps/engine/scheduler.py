@@ -17,7 +17,7 @@ from lmapps.engine.pace import Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
-from lmapps.engine.turns import User, in_turn, next_place
+from lmapps.engine.turns import User, in_turn, left_waiting, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
 
 PREFILL_TOKENS = 512
@@ -58,6 +58,12 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.reading or self.slots.running)
+
+    def left_waiting(self, arrived: Sequence[Request]) -> list[User]:
+        """Whose requests wait for somebody else's end, of those that came too; from any thread."""
+        held = Counter(request.user for request in self._holding())
+        users = [request.user for request in (*self.waiting, *arrived)]
+        return left_waiting(users, held, self.slots.count)
 
     def step(self) -> None:
         """One round: at most one decoding pass, and as much reading as the pace allows."""
@@ -109,8 +115,8 @@ class Scheduler:
     def _holding(self) -> Iterator[Request]:
         """The requests that have a slot, or will have once their prompt is read."""
         yield from self.slots.running
-        if self.reading:
-            yield self.reading
+        if reading := self.reading:  # asked for once: other threads look too
+            yield reading
 
     def _drop_cancelled(self) -> None:
         self._drop(lambda request: request.cancelled, "cancelled")

@@ -60,13 +60,34 @@ def next_place(
 ) -> int | None:
     """The place in the queue that gets the next slot; None where nobody there may have one."""
     together = held_by_owner(held)
-    present = {owner for owner, count in together.items() if count} | set(map(owner_of, waiting))
-    most = slots - spare(slots) if len(present) == 1 else share(slots)
+    most = _most(waiting, together, slots)
     for place in in_turn(waiting, held, last_turn):
         user = waiting[place]
         if user is None or together[owner_of(user)] < most:
             return place
     return None
+
+
+def left_waiting(waiting: Sequence[User], held: Mapping[User, int], slots: int) -> list[User]:
+    """Whose requests of a queue still wait once everybody who may have a free slot has one."""
+    together, free, left = held_by_owner(held), slots - sum(held.values()), list[User]()
+    if free < 1:
+        return list(waiting)
+    most = _most(waiting, together, slots)
+    for user in map(waiting.__getitem__, in_turn(waiting, held, {})):
+        owner = owner_of(user)
+        if free and (owner is None or together[owner] < most):
+            together[owner] += 1
+            free -= 1
+        else:
+            left.append(user)
+    return left
+
+
+def _most(waiting: Sequence[User], together: Mapping[User, int], slots: int) -> int:
+    """How many slots one owner may hold now."""
+    present = {owner for owner, count in together.items() if count} | set(map(owner_of, waiting))
+    return slots - spare(slots) if len(present) == 1 else share(slots)
 
 
 def share(places: int) -> int:

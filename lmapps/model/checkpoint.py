@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmapps.errors import CheckpointError, StorageError
-from lmapps.model.config import LIMIT, ModelConfig
+from lmapps.model.config import ModelConfig
 from lmapps.model.folder import load_model, read_json, save_model
 from lmapps.model.language_model import LanguageModel
 from lmapps.small_file import small_text
@@ -49,11 +49,7 @@ class Checkpoint:
         folder = Path(folder).expanduser()
         model = load_model(folder, dtype)
         tokenizer = load_tokenizer(folder)
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                f"{model.config.vocab_size}: they do not belong together"
-            )
+        tokenizer.check_fits(model.config.vocab_size, folder)
         return cls(model.to(device), tokenizer, load_template(folder, tokenizer), folder)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -79,9 +75,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     begin, end = ids.get("bos_token_id"), ids.get("eos_token_id")
     named = [number for number in (end if isinstance(end, list) else [end]) if number is not None]
     for number in (*named, *([] if begin is None else [begin])):
-        if type(number) is not int or not 0 <= number < LIMIT:
+        if type(number) is not int or not 0 <= number < tokenizer.vocab_size:
             raise CheckpointError(
-                f"{folder}: bos_token_id and eos_token_id are ids of tokens, got {number!r:.80}"
+                f"{folder}: bos_token_id and eos_token_id must be ids of the tokenizer, 0 to "
+                f"{tokenizer.vocab_size - 1}, got {number!r:.80}: correct generation_config.json, "
+                "or else config.json"
             )
     if named:
         tokenizer.end_ids = frozenset(named)

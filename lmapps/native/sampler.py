@@ -50,8 +50,8 @@ class Sampler:
         self,
         logits_BV: npt.NDArray[Any],
         rows: Sequence[Row],
-        ids: Sequence[int] = (),
-        values: Sequence[float] = (),
+        ids: npt.ArrayLike = (),
+        values: npt.ArrayLike = (),
     ) -> list[int]:
         """The next id of each of these rows, or -1 where the logits allow none or are no numbers.
 

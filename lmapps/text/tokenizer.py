@@ -62,7 +62,8 @@ class Tokenizer:
     def __init__(self, raw: RawTokenizer) -> None:
         self.raw = raw
         raw.encode_special_tokens = True
-        self.vocab_size: int = raw.get_vocab_size()
+        self.vocab_size: int = 1 + max(raw.get_vocab().values(), default=-1)
+        """One more than the highest id: there may be ids below it that stand for nothing."""
         missing = [token for token in CONTROL_TOKENS[:2] if raw.token_to_id(token) is None]
         self.bos_id: int = -1 if missing else self.id_of(END_OF_TEXT)
         self.end_ids: frozenset[int] = (
@@ -113,6 +114,16 @@ class Tokenizer:
         if number is None:
             raise CheckpointError(f"the tokenizer has no token {token!r}; use another checkpoint")
         return int(number)
+
+    def check_fits(self, rows: int, folder: Path) -> None:
+        """Raises `CheckpointError` where a model of so many ids lacks one of these. More it may have:
+        embeddings are often rounded up."""
+        if self.vocab_size > rows:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has ids up to {self.vocab_size - 1}, the model up to "
+                f"{rows - 1}: they do not belong together; resize the model's embedding to "
+                f"{self.vocab_size} rows, or give it the tokenizer that it was trained with"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without any control token."""

@@ -26,10 +26,11 @@ from lmapps.training.adapters import adapters_of
 from lmapps.training.compiled import compile_training
 from lmapps.training.observe import Observation, Observe
 from lmapps.training.optimizer import learning_rate_factor, set_learning_rate
+from lmapps.training.optimizer_state import state_of
 from lmapps.training.parallel import distribute, gather, whole
 from lmapps.training.process import Paused
 from lmapps.training.reading import Reading
-from lmapps.training.run import Progress, Run, state_of
+from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 from lmapps.training.watch import Watch
 

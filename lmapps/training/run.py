@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_json, small_object
 from lmapps.text.storage import sync, write_whole
 from lmapps.training.log import Entry, lines_of
-from lmapps.training.parallel import like, whole_on_cpu
+from lmapps.training.optimizer_state import restore
 from lmapps.training.process import OUTPUT, Request
 from lmapps.training.settings import TrainSettings
 
@@ -248,7 +248,7 @@ class Run:
             state = load_file(saved[-1] / "optimizer.safetensors")
             for name, weight in adapters.items():
                 weight.copy_(state.pop(name))
-            _unflatten(state, optimizers)
+            restore(state, optimizers)
 
     def finish(self, report: dict[str, Any], page: str) -> None:
         """Write the report, as data and as a page."""
@@ -271,31 +271,3 @@ def _resuming(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}; delete it") from None
-
-
-def state_of(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Optimizer state as whole named tensors, `optimizer.parameter.name`, on the CPU.
-
-    All processes must call it.
-    """
-    tensors = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"{number}.{index}.{name}"] = whole_on_cpu(torch.as_tensor(value))
-    return tensors
-
-
-def _unflatten(
-    tensors: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
-    weights = [[w for g in optimizer.param_groups for w in g["params"]] for optimizer in optimizers]
-    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
-    for key, tensor in tensors.items():
-        number, index, name = key.split(".", 2)
-        split = like(tensor, weights[int(number)][int(index)])
-        states[int(number)].setdefault(int(index), {})[name] = split
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )

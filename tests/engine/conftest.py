@@ -12,7 +12,7 @@ import torch
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Grammars
 from lmapps.engine.request import Delta, Request
-from lmapps.engine.sampling import adjusted, probabilities
+from lmapps.engine.sampling import adjusted, distinct, probabilities
 from lmapps.engine.scheduler import Scheduler
 from lmapps.engine.slots import Slots
 from lmapps.model.language_model import LanguageModel
@@ -45,7 +45,8 @@ def _same_but_for_rounding(
     for token_id in first[:place] if constraint else ():
         constraint.take(token_id)  # type: ignore[union-attr]
     allowed = constraint.allowed() if constraint else None
-    values = adjusted(logits, decoding, prompt_ids, first[:place], allowed)
+    seen = distinct([*prompt_ids, *first[:place]])
+    values = adjusted(logits, decoding, seen, first[:place], allowed)
     low, high = sorted((first[place], second[place]))
     if decoding.temperature == 0:
         return bool(abs(values[low] - values[high]) < 1e-4)

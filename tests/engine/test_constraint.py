@@ -200,6 +200,34 @@ def test_a_grammar_that_is_too_large_is_refused_and_harms_nobody(engine: Engine)
     assert reply_of(engine, regex="cat").text == "cat"
 
 
+def test_why_a_grammar_is_refused_is_not_found_out_twice(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, compiled = list[str](), engine._grammars._compile
+    monkeypatch.setattr(
+        engine._grammars, "_compile", lambda grammar: tried.append(grammar) or compiled(grammar)
+    )
+    for _ in range(3):
+        with pytest.raises(DecodingError, match="too complex") as raised:
+            reply_of(engine, regex="((a{1000}){1000}|c){1000}")
+        assert len(raised.traceback) < 12, "each has a traceback of its own"
+    assert len(tried) == 1
+
+
+def test_who_asks_takes_turns_with_others_where_grammars_are_compiled(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = list[Any]()
+
+    async def noted(work: Callable[[], Any], user: Any = None) -> Any:
+        users.append(user)
+        return work()
+
+    monkeypatch.setattr("lmapps.engine.engine.in_time", noted)
+    asyncio.run(engine.complete([5, 6], Decoding(regex="cat"), "somebody"))
+    assert users == ["somebody"]
+
+
 def test_bytes_that_are_no_text_do_not_stop_a_stream() -> None:
     tokenizer = sentencepiece_like()
     byte = {name: tokenizer.id_of(f"<0x{name}>") for name in ("E4", "BB", "8A")}

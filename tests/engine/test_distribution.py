@@ -17,7 +17,7 @@ import torch
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
 from lmapps.engine.engine import Engine
-from lmapps.engine.sampling import logprob_of
+from lmapps.engine.sampling import distinct, logprob_of
 from lmapps.errors import DecodingError
 from lmapps.model.checkpoint import Checkpoint
 
@@ -108,7 +108,8 @@ def test_sampled_ids_follow_the_definition(
     decoding = Decoding(**{"temperature": 1.0, **settings})
     mask = np.array([number in allowed for number in range(8)])
     asked: Any = SimpleNamespace(
-        decoding=decoding, random=random.Random(1), prompt_ids=PROMPT, generated=GENERATED,
+        decoding=decoding, random=random.Random(1), generated=GENERATED,
+        seen=distinct([*PROMPT, *GENERATED]),
         is_constrained=not mask.all(), allowed=lambda: mask,
     )  # fmt: skip
     logits_BV = np.tile(np.array(LOGITS, dtype=np.float32), (DRAWS // 4, 1))

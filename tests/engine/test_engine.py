@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
@@ -19,7 +23,10 @@ from lmapps.engine.request import Delta
 from lmapps.errors import Busy, InputError, LmappsError, PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import BODIES
+from lmapps.model.language_model import LanguageModel
 from lmapps.native.torch_step import TorchStep
+from lmapps.text.template import Template
+from lmapps.text.tokenizer import Tokenizer
 
 PROMPTS = [
     "The cat",
@@ -148,6 +155,21 @@ def test_closing_a_stream_frees_its_slot(engine: Engine) -> None:
 
     asyncio.run(leave())
     wait_until(lambda: engine.running == 0)
+
+
+def test_interrupting_whoever_waits_for_a_reply_frees_its_slot(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(SimpleQueue):  # type: ignore[type-arg]
+        def get(self, *args: Any, **options: Any) -> Any:
+            if super().get(timeout=30).ids:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmapps.engine.engine.queue", SimpleNamespace(SimpleQueue=Interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(ids_of(engine, "The cat"), LONG)
+    wait_until(lambda: engine.running == 0)
+    assert engine.counts.finished == {"cancelled": 1}
 
 
 def test_a_reader_whose_loop_is_gone_frees_its_slot(engine: Engine) -> None:
@@ -442,6 +464,23 @@ def test_memory_that_ends_in_the_head_of_a_step_gives_no_neighbour_a_token_twice
         assert one.last.error is None or isinstance(one.last.error, LmappsError)
     failed = [one for one in asked if one.last.finish == "error"]
     assert failures == 0 and len(failed) == (1 if body == "transformer" else 3)
+
+
+def test_ids_behind_one_that_is_left_out_are_read_penalised_and_sampled() -> None:
+    words = {f"w{number}": number for number in range(50) if number != 30}
+    raw = RawTokenizer(WordLevel(words, unk_token="w0"))
+    raw.pre_tokenizer, raw.decoder = Whitespace(), Fuse()
+    tokenizer = Tokenizer(raw)
+    tokenizer.end_ids = frozenset({1})
+    model = LanguageModel(vocab_size=64, embed_size=8, hidden_size=8, num_layers=1).eval()
+    with Engine(Checkpoint(model, tokenizer, Template(tokenizer))) as engine:
+        decoding = Decoding(repetition_penalty=1.2, logit_bias={49: 100}, max_new_tokens=5)
+        for prompt in (engine.read("w49"), engine.read([49])):
+            assert engine.generate(prompt, decoding).ids == (49,) * 5
+        with pytest.raises(InputError, match="between 0 and 49"):
+            engine.read([50])
+        held = decoding.replace(regex="(?s:.*)", logit_bias={30: 100})
+        assert 30 not in engine.generate([49], held).ids
 
 
 def test_closing_the_engine_ends_what_is_under_way(transformer: Checkpoint) -> None:

@@ -104,6 +104,7 @@ class Played:
         self.pieces = ["Hel", "lo"]
         self.breaks_off = False
         self.models = [{"id": "m", "max_model_len": 512}]
+        self.models_status = 200
         self.code = "ServerError"
         self.app.get("/v1/models")(self._models)
         self.app.post("/v1/chat/completions")(self._chat)
@@ -118,7 +119,7 @@ class Played:
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     async def _models(self) -> Response:
-        return JSONResponse({"data": self.models})
+        return JSONResponse({"data": self.models}, self.models_status)
 
     async def _chat(self, request: Request) -> Response:
         self.asked += 1
@@ -243,6 +244,18 @@ def test_it_starts_as_long_as_one_of_them_is_there(two: tuple[Played, Played]) -
     two[1].models = [{"id": "other"}]
     with pytest.raises(ModelServerError, match="has no model 'm'; it has 'other'"):
         OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+
+
+def test_it_starts_where_one_of_them_is_not_ready_yet(two: tuple[Played, Played]) -> None:
+    for two[0].models_status in (503, 429, 502, 500):
+        far = OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+        assert far.model == "m" and far.servers_up == {two[0].url: False, two[1].url: True}
+    two[1].models_status = 503
+    with pytest.raises(Busy, match="the model 'far' says"):
+        OpenAIBackend.connect("far", f"{two[0].url},{two[1].url}")
+    two[0].models_status = 401
+    with pytest.raises(ModelServerError, match="is its key set"):
+        OpenAIBackend.connect("far", f"{two[1].url},{two[0].url}")
 
 
 def test_a_model_none_of_whose_servers_answers_is_not_ready() -> None:

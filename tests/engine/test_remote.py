@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -238,6 +240,19 @@ def test_what_may_be_gone_the_next_time_is_tried_again_until_the_reply_begins(
     done = reply(far, SHORT)
     assert done.text == "Hello" and done.finish == "stop" and len(tricks.asked) == 4
     assert done.tokens == 2, "pieces, where the server does not count"
+
+
+def test_of_a_reply_that_is_cut_as_it_takes_too_long_what_came_is_counted(
+    tricks: Tricks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, clock = OpenAIBackend("far", tricks.url, "m"), itertools.count()
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(remote, "LONGEST_SECONDS", 3)
+    tricks.next_is(200, *map(said, ("One", " two", " three", " four", " five")))
+    prompt = far.render(HELLO)
+    done = asyncio.run(far.complete(prompt, SHORT, "somebody"))
+    assert (done.text, done.finish, done.tokens) == ("One two three", "length", 3)
+    assert (far.counts.generated_tokens, far.counts.prompt_tokens) == (3, len(prompt))
 
 
 def test_what_cannot_be_unpacked_is_an_answer_that_did_not_come(tricks: Tricks) -> None:

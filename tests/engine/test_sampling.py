@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
+from lmapps.engine.request import Request
 from lmapps.engine.sampling import adjusted, draw, logprob_of, probabilities, sample
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError, DecodingError
@@ -66,7 +69,7 @@ def test_penalties_lower_what_was_there() -> None:
     greedy = Decoding(temperature=0)
     logits = np.array([2.0, 1.9, -1.0])
     assert sample(logits, greedy, rng) == 0
-    assert sample(logits, greedy.replace(repetition_penalty=1.5), rng, prompt_ids=[0]) == 1
+    assert sample(logits, greedy.replace(repetition_penalty=1.5), rng, seen=[0]) == 1
     assert sample(logits, greedy.replace(presence_penalty=0.5), rng, [0], [0]) == 1
     assert sample(logits, greedy.replace(presence_penalty=0.5), rng, [0], []) == 0
     assert sample(logits, greedy.replace(frequency_penalty=0.06), rng, [], [0]) == 0
@@ -77,8 +80,49 @@ def test_bias_and_penalties_change_just_the_ids_that_they_speak_of() -> None:
     settings = Decoding(
         logit_bias={0: 1, 4: -1}, repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25
     )
-    logits = adjusted(np.array([2.0, 2.0, 2.0, -2.0, 9.0, 2.0]), settings, [1, 3], [2, 2, 3])
+    logits = adjusted(np.array([2.0, 2.0, 2.0, -2.0, 9.0, 2.0]), settings, [1, 2, 3], [2, 2, 3])
     assert logits.tolist() == [3, 1, 1 - 0.5 - 0.5, -4 - 0.5 - 0.25, 8, 2]
+
+
+@given(
+    st.lists(st.integers(0, 11), max_size=20),
+    st.lists(st.integers(0, 11), max_size=9),
+    st.sampled_from([0.5, 1, 1.2, 3]),
+    st.sampled_from([-1, 0, 0.3]),
+    st.sampled_from([0, 0.7]),
+    st.dictionaries(st.integers(0, 11), st.floats(-100, 100), max_size=3),
+)
+def test_what_a_request_has_seen_is_penalised_as_if_it_were_counted_anew(
+    prompt: list[int],
+    generated: list[int],
+    repetition: float,
+    presence: float,
+    frequency: float,
+    bias: dict[int, float],
+) -> None:
+    decoding = Decoding(
+        repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency,
+        logit_bias=bias,
+    )  # fmt: skip
+    tokenizer: Any = SimpleNamespace(end_ids=frozenset(), decode_stream=NoText)
+    request = Request(prompt, decoding, 100, tokenizer, lambda delta: None)
+    for token_id in generated:
+        request.take(token_id)
+    logits = np.random.default_rng(len(prompt)).normal(0, 3, 12).astype(np.float32)
+    expected = logits.astype(np.float64)
+    for number, value in enumerate(expected):
+        value += bias.get(number, 0)
+        if number in {*prompt, *generated}:
+            value = value / repetition if value > 0 else value * repetition
+        if number in generated:
+            value -= presence + frequency * generated.count(number)
+        expected[number] = value
+    assert adjusted(logits, decoding, request.seen, generated).tolist() == expected.tolist()
+
+
+class NoText:
+    def step(self, token_id: int) -> str:
+        return ""
 
 
 def test_no_repeat_ngram_never_completes_a_run_twice() -> None:

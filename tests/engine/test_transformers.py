@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as RawTokenizer
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -292,6 +293,37 @@ def test_a_folder_that_is_not_whole_or_lies_is_refused_with_a_sentence(
         config.write_text(json.dumps(told | wrong))
         with pytest.raises(CheckpointError):
             open_backend(Source("x", str(folder)))
+
+
+def added_to(folder: Path, token: str) -> None:
+    file = folder / "tokenizer.json"
+    raw = RawTokenizer.from_file(str(file))
+    raw.add_special_tokens([token])
+    raw.save(str(file))
+
+
+def test_ids_of_the_tokenizer_that_the_model_has_not_are_told_when_it_is_loaded(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    checkpoint = tiny_checkpoint("gru")
+    size = checkpoint.tokenizer.vocab_size
+    folder = make("gpt2", tmp_path / "gpt2", checkpoint)
+    settings = folder / "generation_config.json"
+    theirs = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.write_text(json.dumps({"eos_token_id": 50256}))
+    assert load(folder).tokenizer.end_ids == {checkpoint.tokenizer.id_of(theirs["eos_token"])}
+    del theirs["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(theirs))
+    with pytest.raises(CheckpointError, match=rf"has \(0 to {size - 1}\), got 50256, so no reply"):
+        load(folder)
+    added_to(folder, "[PAD]")
+    settings.write_text(json.dumps({"eos_token_id": 1}))
+    with pytest.raises(CheckpointError, match=f"has ids up to {size}, the model up to {size - 1}"):
+        load(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(size + 9)  # rounded up
+    model.save_pretrained(folder)
+    assert load(folder).tokenizer.vocab_size == size + 1
 
 
 def test_where_memory_ends_in_the_middle_of_a_row_the_row_goes_on_as_if_it_had_not(

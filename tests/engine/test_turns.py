@@ -17,7 +17,7 @@ from lmapps.engine.engine import Engine
 from lmapps.engine.pace import FEWEST_TOKENS, Pace
 from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
-from lmapps.engine.turns import in_turn, next_place, subdivided
+from lmapps.engine.turns import in_turn, left_waiting, next_place, subdivided
 from lmapps.errors import Busy
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
@@ -52,6 +52,15 @@ def test_a_new_name_in_each_request_gives_no_larger_share() -> None:
     assert next_place(waiting[:1], held, {}, 8) == 0, "nobody else is there"
     names = [subdivided("firm", name) for name in ("x", "x", "y")]
     assert [names[n] for n in in_turn(names, {}, {})] == [names[0], names[2], names[1]]
+
+
+def test_who_finds_a_free_slot_does_not_wait() -> None:
+    assert left_waiting(["a"] * 4, {}, 8) == []
+    assert left_waiting(["a"] * 9, {}, 8) == ["a"] * 2, "one is left free"
+    assert left_waiting(["a"] * 6 + ["b"], {}, 8) == ["a"] * 2, "half of them, where others are"
+    assert left_waiting(["a", None, "b"], {"a": 3}, 4) == ["b", "a"]
+    assert left_waiting(["a", "b"], {"a": 1, "c": 3}, 4) == ["a", "b"], "none is free"
+    assert left_waiting([None] * 9, {None: 1}, 8) == [None] * 2
 
 
 @pytest.fixture(scope="module")
@@ -338,3 +347,20 @@ def test_nobody_fills_the_queue_alone(
         with pytest.raises(Busy, match="4 requests are waiting already"):
             ask("other")
         assert engine.counts.refused == 2 and engine.counts.accepted == 5
+
+
+def test_as_many_as_find_a_slot_come_at_once_however_short_the_queue_is(
+    endless_checkpoint: Callable[[str], Checkpoint],
+) -> None:
+    with Engine(endless_checkpoint("gru"), slots=16, queue=8) as engine:
+
+        def ask(user: str) -> Request:
+            return engine.submit([6, 7], Decoding(max_new_tokens=4), lambda delta: None, user)
+
+        with engine._loop.turn:  # its thread takes nothing up meanwhile
+            for _ in range(14 + 4):
+                ask("one")
+            assert engine.waiting == 18
+            with pytest.raises(Busy, match="4 of your requests are waiting already"):
+                ask("one")
+            assert engine.why_not_ready() is None and ask("other")

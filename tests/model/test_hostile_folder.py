@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, LmappsError
 from lmapps.model.checkpoint import Checkpoint
@@ -65,6 +66,13 @@ def pipe(folder: Path, name: str) -> None:
     os.mkfifo(folder / name)
 
 
+def added_to(folder: Path, token: str) -> None:
+    file = folder / "tokenizer.json"
+    raw = RawTokenizer.from_file(str(file))
+    raw.add_special_tokens([token])
+    raw.save(str(file))
+
+
 def settings(folder: Path, **values: Any) -> None:
     (folder / TEMPLATE).unlink()
     write(folder, "tokenizer_config.json", values)
@@ -107,6 +115,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "an end that is a list of lists": lambda f: write(f, IDS, {"eos_token_id": [[1]]}),
     "an end that is a text": lambda f: write(f, IDS, {"eos_token_id": "x"}),
     "a beginning that is a list": lambda f: write(f, IDS, {"bos_token_id": [1]}),
+    "an end that is no token": lambda f: write(f, IDS, {"eos_token_id": [1, 400]}),
+    "a beginning that is no token": lambda f: write(f, IDS, {"bos_token_id": 400}),
+    "a token that the model has not": lambda f: added_to(f, "[PAD]"),
     "a large template": lambda f: large(f, TEMPLATE, LARGE),
     "a template without end": lambda f: endless(f, TEMPLATE),
     "a template that is a pipe": lambda f: pipe(f, TEMPLATE),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
-from lmapps.engine.sampling import adjusted, probabilities, sample
+from lmapps.engine.sampling import adjusted, distinct, probabilities, sample
 from lmapps.errors import CheckpointError
 from lmapps.native.library import Unavailable, levels
 from lmapps.native.sampler import Row, Sampler
@@ -57,6 +57,10 @@ class Asked:
     prompt_ids: list[int] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
     is_constrained: bool = False
+
+    @property
+    def seen(self) -> Any:
+        return distinct([*self.prompt_ids, *self.generated])
 
     def allowed(self) -> None:
         return None
@@ -145,13 +149,13 @@ def test_the_native_call_draws_the_ids_that_the_definition_draws(
     size, some = made
     logits_BV, requests, expected = [], list[Any](), list[int]()
     for logits_V, asked in some:
-        history = asked.prompt_ids, asked.generated
-        values = adjusted(logits_V, asked.decoding, *history)
+        values = adjusted(logits_V, asked.decoding, asked.seen, asked.generated)
         for place, number in points(values, asked.decoding):
             point: Any = Point(place)
-            assert sample(logits_V, asked.decoding, point, *history) == number
+            known = asked.seen, asked.generated
+            assert sample(logits_V, asked.decoding, point, *known) == number
             logits_BV.append(logits_V)
-            requests.append(Asked(asked.decoding, point, *history))
+            requests.append(Asked(asked.decoding, point, asked.prompt_ids, asked.generated))
             expected.append(number)
     drawn = native(size, level)._native(np.array(logits_BV), requests)
     assert drawn == expected, "-1 would be left to NumPy"

@@ -14,20 +14,18 @@ from lmapps.engine.admission import ANY, Lengths, admit
 from lmapps.engine.backends.estimate import estimated_prompt, estimated_tokens
 from lmapps.engine.backends.fleet import Fleet, Server, urls_of
 from lmapps.engine.backends.wire import (
-    RETRIED,
     RemotePrompt,
     Temporary,
     body_of,
     context_of,
     deltas_of,
+    failure,
     models_in,
-    refusal,
-    seconds_to_wait,
 )
 from lmapps.engine.counts import Counts
 from lmapps.engine.explanation import Explanation
 from lmapps.engine.reply import Reply, joined
-from lmapps.engine.request import Delta
+from lmapps.engine.request import Delta, Usage
 from lmapps.engine.scheduler import LONGEST_SECONDS
 from lmapps.engine.scoring import Score
 from lmapps.engine.turns import User
@@ -90,16 +88,17 @@ class OpenAIBackend:
     ) -> OpenAIBackend:  # fmt: skip
         """Ask the servers for their models; without a name the first one's first is taken.
 
-        Raises `ModelServerError` where none answers, and where one that does has no such model.
+        Raises `ModelServerError`, or `Busy`, where none answers or all fail for now, and where
+        one that answers has no such model or refuses.
         """
         client, answered = cls(name, url, model, key=key, queue=queue, lengths=lengths), 0
         for server in client.fleet.servers:
             try:
                 client._learn(server, is_first=not answered)
                 answered += 1
-            except Temporary as failure:
+            except Temporary as temporary:
                 client.fleet.failed(server)
-                gone = failure.error
+                gone = temporary.error
         if not answered:
             raise gone
         return client
@@ -215,7 +214,7 @@ class OpenAIBackend:
             raise Temporary(self._unreachable(server, error)) from None
         known = models_in(response.text) if response.status_code == 200 else {}
         if response.status_code not in (200, 404):
-            raise refusal(self.name, response.status_code, response.text, {})
+            raise failure(self.name, response.status_code, response.text, {})
         if not (known or self.model):
             raise ModelServerError(
                 f"{asked} is no list of models: is the URL that of an API like "
@@ -234,26 +233,28 @@ class OpenAIBackend:
     ) -> AsyncGenerator[Delta, None]:
         """The reply; while nothing of it has come, one server after the other is asked, and then,
         after a while, all of them again, a few times."""
-        began, has_begun = time.monotonic(), False
+        began, pieces = time.monotonic(), 0
         for attempt in range(RETRIES + 1):
             for server in self.fleet.in_order(user):
                 try:
                     async with aclosing(self._once(server, prompt, body)) as deltas:
                         async for delta in deltas:
-                            if delta.text and not has_begun:
-                                has_begun = True
+                            if delta.text and not pieces:
                                 self.counts.first_token.add(time.monotonic() - began)
+                            pieces += bool(delta.text)
                             is_late = time.monotonic() - began > LONGEST_SECONDS
                             if is_late and user is not None and not delta.finish:
-                                yield Delta(delta.text, finish="length")
+                                # The server tells at the end what it counted: here a piece is one.
+                                usage = Usage(len(prompt), pieces)
+                                yield Delta(delta.text, finish="length", usage=usage)
                                 return
                             yield delta
                     return
-                except Temporary as failure:
-                    if has_begun:
+                except Temporary as temporary:
+                    if pieces:
                         raise ModelServerError("the reply broke off, ask again: {error}",
-                                               error=failure.error) from None  # fmt: skip
-                    last = failure
+                                               error=temporary.error) from None  # fmt: skip
+                    last = temporary
             if attempt == RETRIES:
                 raise last.error
             await asyncio.sleep(last.wait or FIRST_WAIT * 2**attempt)
@@ -287,10 +288,7 @@ class OpenAIBackend:
     async def _refused(self, response: httpx.Response) -> Exception:
         key = self._headers.get("Authorization", "")[7:] or "\0"  # which the server may quote
         text = (await response.aread()).decode(errors="replace").replace(key, "***")
-        error = refusal(self.name, response.status_code, text, response.headers)
-        if response.status_code in RETRIED:
-            return Temporary(error, seconds_to_wait(response.headers))
-        return error
+        return failure(self.name, response.status_code, text, response.headers)
 
     def _unreachable(self, server: Server, error: Exception) -> ModelServerError:
         return ModelServerError(

@@ -137,6 +137,7 @@ def _read(folder: Path, device: str, weights: str) -> ForeignCheckpoint:
     if not options:
         torch.nn.Module.to(inner, device)
     tokenizer = _tokenizer(folder, theirs, inner)
+    tokenizer.check_fits(_known_ids(inner), folder)
     template = _template(theirs, tokenizer)
     return ForeignCheckpoint(ForeignModel(inner), tokenizer, template, folder)
 
@@ -242,12 +243,24 @@ def _tokenizer(folder: Path, theirs: Any, inner: Any) -> Tokenizer:
     tokenizer = Tokenizer(RawTokenizer.from_str(backend.to_str()))
     end = inner.generation_config.eos_token_id
     ends = [*(end if isinstance(end, list) else [end]), theirs.eos_token_id]
-    tokenizer.end_ids = frozenset(number for number in ends if number is not None)
+    named = [number for number in ends if number is not None]
+    # Whoever trains a model anew often leaves there the id of the one whose settings they took.
+    tokenizer.end_ids = frozenset(n for n in named if 0 <= n < tokenizer.vocab_size)
     if not tokenizer.end_ids:
-        raise CheckpointError(f"{folder}: no eos_token_id in its files, so no reply could end")
+        raise CheckpointError(
+            f"{folder}: no eos_token_id in its files that its tokenizer has (0 to "
+            f"{tokenizer.vocab_size - 1}), got {', '.join(map(str, named)) or 'none':.80}, so no "
+            "reply could end: correct generation_config.json"
+        )
     begins = list(theirs("a").input_ids)[:1]
     tokenizer.bos_id = begins[0] if begins == [theirs.bos_token_id] else -1
     return tokenizer
+
+
+def _known_ids(inner: Any) -> int:
+    """How many ids a model reads, and writes: of two numbers the smaller one."""
+    tables = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    return min(len(table.weight) for table in tables if hasattr(table, "weight"))
 
 
 def _template(theirs: Any, tokenizer: Tokenizer) -> Template:

@@ -180,6 +180,14 @@ def refusal(name: str, status: int, text: str, headers: Mapping[str, str]) -> Lm
     return ModelServerError("{said} (status {status})", said=said, status=status)
 
 
+def failure(
+    name: str, status: int, text: str, headers: Mapping[str, str]
+) -> LmappsError | Temporary:
+    """The same, as what may be gone the next time where that is so."""
+    error = refusal(name, status, text, headers)
+    return Temporary(error, seconds_to_wait(headers)) if status in RETRIED else error
+
+
 def seconds_to_wait(headers: Mapping[str, str]) -> float:
     """`Retry-After` in seconds, bounded; 0 where it is not told."""
     try:
