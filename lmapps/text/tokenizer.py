@@ -116,8 +116,8 @@ class Tokenizer:
         return int(number)
 
     def check_fits(self, rows: int, folder: Path) -> None:
-        """Raises `CheckpointError` where a model of so many ids lacks one of these. More it may have:
-        embeddings are often rounded up."""
+        """Raises `CheckpointError` where a model of so many ids lacks one of these. It may have
+        more: embeddings are often rounded up."""
         if self.vocab_size > rows:
             raise CheckpointError(
                 f"{folder}: the tokenizer has ids up to {self.vocab_size - 1}, the model up to "
