@@ -87,7 +87,7 @@ class Decoding:
         """What the whole reply must match, in llguidance's form; None = anything."""
         return _grammar_of(self.regex, self.json_schema)
 
-    def replace(self, **changes: Any) -> Decoding:
+    def replace(self, /, **changes: Any) -> Decoding:
         """A copy with some values changed; an unknown name raises `DecodingError`."""
         known = [field.name for field in fields(self)]
         for name in changes:

@@ -142,7 +142,8 @@ def test_json_object_and_regex(client: openai.OpenAI) -> None:
         ({"logprobs": True, "top_logprobs": 30}, "logprobs must be a whole number between 0"),
         ({"logprobs": "yes"}, "logprobs must be a whole number"),
         ({"response_format": {"type": "xml"}}, "response_format.type must be text, json_object"),
-        ({"response_format": 3}, "response_format.type must be text"),
+        ({"response_format": 3}, "response_format must be an object like"),
+        ({"response_format": "json_schema"}, 'must be an object like {"type": "json_object"}, got'),
         ({"response_format": {"type": "json_schema"}}, "needs a schema under json_schema.schema"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}},

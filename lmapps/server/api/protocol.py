@@ -63,11 +63,12 @@ async def read_json(request: Request) -> dict[str, Any]:
     body = await read_body(request)
     _check_structure(body)
     try:
-        values = json.loads(body or b"{}")
+        # Given bytes, json would also read UTF-16, and let through half a surrogate pair as such.
+        values = json.loads(body.decode("utf-8-sig") or "{}")
         if b"\\u" in body:  # half a surrogate pair is JSON, but no text
             json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the request's body is not JSON: {error}") from None
+        raise InputError(f"the request's body is not JSON in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"the request's body must be a JSON object, got {str(values)[:60]!r}")
     return values
@@ -113,8 +114,15 @@ def _logprobs(values: Mapping[str, Any]) -> int | None:
 def _schema(values: Mapping[str, Any]) -> str | None:
     """The JSON schema that `response_format` asks for."""
     wanted = values.get("response_format")
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
-    if wanted is None or kind == "text":
+    if wanted is None:
+        return None
+    if not isinstance(wanted, dict):
+        raise InputError(
+            f'response_format must be an object like {{"type": "json_object"}}, '
+            f"got {str(wanted)[:80]!r}"
+        )
+    kind = wanted.get("type")
+    if kind == "text":
         return None
     if kind == "json_object":
         return '{"type": "object"}'
