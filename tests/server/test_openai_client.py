@@ -130,6 +130,18 @@ def test_json_object_and_regex(client: openai.OpenAI) -> None:
     assert re.fullmatch("(yes|no)!", reply.choices[0].message.content)
 
 
+def test_a_regex_and_a_schema_where_vllm_has_them(client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"structured_outputs": {"regex": "(yes|no)!", "json": None}})
+    assert re.fullmatch("(yes|no)!", reply.choices[0].message.content)
+    wanted = {"structured_outputs": {"json": SCHEMA}}
+    reply = chat(client, extra_body=wanted, max_tokens=60, temperature=1.5)
+    assert json.loads(reply.choices[0].message.content)["mood"] in ("happy", "sad")
+    text = client.completions.create(
+        model="unnamed", prompt="The cat", extra_body={"structured_outputs": {"regex": "[ab]{3}"}}
+    )
+    assert re.fullmatch("[ab]{3}", text.choices[0].text)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -150,6 +162,19 @@ def test_json_object_and_regex(client: openai.OpenAI) -> None:
             "json_schema cannot be used",
         ),
         ({"regex": "("}, "regex cannot be used: unclosed group"),
+        ({"structured_outputs": {"regex": "("}}, "regex cannot be used: unclosed group"),
+        ({"structured_outputs": {"choice": ["a"]}}, "and nothing else, got \"{'choice': ['a']}\""),
+        ({"structured_outputs": {"json": "{}"}}, "or with a JSON schema as json"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "and nothing else"),
+        ({"structured_outputs": "a"}, "structured_outputs must be an object"),
+        ({"structured_outputs": {"regex": "a"}, "regex": "b"}, "structured_outputs or regex, not"),
+        ({"ignore_eos": True}, "ignore_eos is not supported: leave it out, got True"),
+        ({"min_tokens": 3}, "min_tokens is not supported"),
+        ({"guided_regex": "a"}, "guided_regex is not supported"),
+        ({"repeat_penalty": 1.1}, "repeat_penalty is not supported: leave it out, got 1.1"),
+        ({"stream": True, "stream_options": "x"}, "stream_options must be an object, got 'x'"),
+        ({"stream_options": []}, "stream_options must be an object"),
+        ({"stop": {"x": 1}}, "stop must be a text or a list of texts"),
         ({"logit_bias": {"cat": 3}}, "an id in logit_bias must be a whole number"),
         ({"logit_bias": {"999999": 3}}, "an id in logit_bias must be between 0 and"),
         ({"seed": -1}, "seed must be a whole number"),

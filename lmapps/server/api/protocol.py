@@ -39,6 +39,11 @@ _MISSING: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "echo": (False,), "suffix": ("",), "tools": ([],), "functions": ([],),
     "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "audio": (),
     "modalities": (["text"],), "prediction": (), "web_search_options": (),
+    # What vLLM and llama.cpp take besides.
+    "ignore_eos": (False,), "min_tokens": (0,), "stop_token_ids": ([],), "bad_words": ([],),
+    "allowed_token_ids": ([],), "repeat_penalty": (1,), "use_beam_search": (False,),
+    "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
+    "grammar": ("",), "continue_final_message": (False,),
 }  # fmt: skip
 
 
@@ -80,6 +85,31 @@ def _check_structure(body: bytes) -> None:
         raise TooLarge(
             f"the request has more than {MAX_STRUCTURE:,} bytes around its texts: shorten it"
         )
+
+
+def in_our_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The same request with what vLLM's `structured_outputs` holds a reply to, a regex or a JSON
+    schema, where we have it: `regex` and `response_format`. Raises `InputError`."""
+    wanted = values.get("structured_outputs")
+    if wanted is None:
+        return values
+    asked = wanted.items() if isinstance(wanted, dict) else ()
+    match {name: value for name, value in asked if value not in (None, False)}:
+        case {"regex": regex, **rest} if not rest:
+            name, ours = "regex", regex
+        case {"json": dict(schema), **rest} if not rest:
+            name = "response_format"
+            ours = {"type": "json_schema", "json_schema": {"schema": schema}}
+        case _:
+            raise InputError(
+                "structured_outputs must be an object with a regex, or with a JSON schema as json, "
+                f"and nothing else, got {str(wanted)[:80]!r}"
+            )
+    if values.get(name) is not None:
+        raise InputError(
+            f"give structured_outputs or {name}, not both, got {str(values[name])[:80]!r}"
+        )
+    return {**values, name: ours}
 
 
 def decoding_of(values: Mapping[str, Any], start: Decoding) -> Decoding:
