@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from lmapps.engine.turns import subdivided
+from lmapps.errors import DecodingError
 
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 SCHEMA = {
@@ -187,6 +188,20 @@ def test_what_is_wrong_is_named(served: Any, changes: dict[str, Any], words: str
     response = httpx.post(f"{served.url}/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_tokens_of_an_unknown_kind_are_refused_before_the_reply(
+    served: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def unknown(_: Any) -> Any:
+        raise DecodingError("it is not known what the tokens write")
+
+    monkeypatch.setattr("lmapps.server.api.shapes.token_bytes", unknown)
+    monkeypatch.setattr(served.engine, "submit", None)  # it is not even asked
+    body = {"messages": ASK, "max_tokens": 3, "logprobs": True, "stream": stream}
+    response = httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    assert response.status_code == 400 and "not known" in response.json()["error"]["message"]
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back(served: Any) -> None:
