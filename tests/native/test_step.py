@@ -240,7 +240,7 @@ def take_the_same_ids(
 @needs_native
 @pytest.mark.parametrize("body", ["transformer", "rnn", "gru", "lstm"])
 @pytest.mark.parametrize(
-    ("examples", "tokens"), [(12, 30), pytest.param(40, 512, marks=pytest.mark.long)]
+    ("examples", "tokens"), [(8, 30), pytest.param(40, 512, marks=pytest.mark.long)]
 )
 def test_greedy_ids_of_models_of_any_shape_are_torchs(
     body: str, examples: int, tokens: int
