@@ -87,7 +87,7 @@ class Decoding:
         """What the whole reply must match, in llguidance's form; None = anything."""
         return _grammar_of(self.regex, self.json_schema)
 
-    def replace(self, **changes: Any) -> Decoding:
+    def replace(self, /, **changes: Any) -> Decoding:
         """A copy with some values changed; an unknown name raises `DecodingError`."""
         known = [field.name for field in fields(self)]
         for name in changes:
@@ -127,7 +127,7 @@ def _integer(name: str, value: object, low: int, high: int) -> None:
 def _stop_strings(stop: object) -> tuple[str, ...]:
     """One string or several -> a tuple of non-empty strings."""
     strings = (stop,) if isinstance(stop, str) else stop
-    if isinstance(strings, Iterable):
+    if isinstance(strings, Iterable) and not isinstance(strings, Mapping):
         strings = tuple(strings)
         if all(isinstance(string, str) and string for string in strings):
             if len(strings) <= MAX_STOPS and all(len(s) <= MAX_STOP_LENGTH for s in strings):

@@ -89,12 +89,13 @@ def has_nvidia() -> bool:
 
 def _decoding(device: str) -> Finding:
     """What computes a step on this machine."""
-    from lmapps.native.library import SWITCH, Unavailable, levels
+    from lmapps.native.library import SWITCH, Unavailable, left_out, levels
 
     if device != "cpu":
         return Finding("decoding", f"with torch on {device}")
     try:
-        return Finding("decoding", f"native, {levels()[0]} ({SWITCH}=0 turns it off)")
+        missing = f"; its compiler did not know {left_out()}" if left_out() else ""
+        return Finding("decoding", f"native, {levels()[0]} ({SWITCH}=0 turns it off){missing}")
     except Unavailable as reason:
         told, _, way_out = str(reason).partition(": ")
         return Finding("decoding", f"with torch, several times slower: {told}", way_out)

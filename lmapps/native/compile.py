@@ -40,23 +40,30 @@ class CannotCompile(Exception):
 def compile_library(
     target: Path = LIBRARY, *, compiler: str = "", machine: str = "", extra: Sequence[str] = ()
 ) -> Path:
-    """Compile and link. `extra` flags go to every call. Raises `CannotCompile`."""
+    """Compile and link, without the instruction sets whose flags the compiler does not know.
+    `extra` flags go to every call. Raises `CannotCompile`."""
     command = [*shlex.split(compiler or find_compiler()), *extra]
     processor = {"AMD64": "x86_64", "arm64": "aarch64"}.get(
         machine or platform.machine(), machine or platform.machine()
     )
+    levels = LEVELS.get(processor, {})
+    left_out = [level for level, flags in levels.items() if not _knows(command, flags)]
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        stamp = f"-DSOURCES={fingerprint()}"
+        stamp = f"-DSOURCES={fingerprint()} -DLEFT_OUT={','.join(left_out)}"
+        stamp += "".join(f" -DWITHOUT_{level}" for level in left_out)
         objects = [
             _object(command, "step.cpp", "step", stamp, Path(scratch)),
             _object(command, "sample.cpp", "sample", "", Path(scratch)),
         ]
-        for level, flags in {"baseline": "", **LEVELS.get(processor, {})}.items():
-            flags += f" -DLEVEL={level}"
-            objects.append(_object(command, "kernels.cpp", level, flags, Path(scratch)))
+        for level, flags in {"baseline": "", **levels}.items():
+            if level not in left_out:
+                flags += f" -DLEVEL={level}"
+                objects.append(_object(command, "kernels.cpp", level, flags, Path(scratch)))
         linked = Path(scratch) / target.name
         _run([*command, "-shared", "-pthread", "-o", str(linked), *objects])
         os.replace(linked, target)  # a process that uses the old one keeps it
+    if left_out:
+        print(f"left out, {command[0]} does not know them: {', '.join(left_out)}", file=sys.stderr)
     return target
 
 
@@ -74,6 +81,15 @@ def find_compiler() -> str:
     if found is None:
         raise CannotCompile("no C++ compiler (c++, g++ or clang++) on this machine")
     return found
+
+
+def _knows(command: list[str], flags: str) -> bool:
+    """Whether the compiler takes these flags: GCC before 10 has no -mavx512bf16."""
+    try:
+        _run([*command, *flags.split(), "-fsyntax-only", "-x", "c++", os.devnull])
+    except CannotCompile:
+        return False
+    return True
 
 
 def _object(command: list[str], source: str, name: str, flags: str, scratch: Path) -> str:

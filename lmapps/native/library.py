@@ -39,6 +39,7 @@ def _load() -> ctypes.CDLL:
         raise OSError("it was built from other sources")
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "lmapps_level": (ctypes.c_char_p, [number]),
+        "lmapps_left_out": (ctypes.c_char_p, []),
         "lmapps_new": (pointer, [ctypes.POINTER(number), real, pointer, number]),
         "lmapps_free": (None, [pointer]),
         "lmapps_matrix": (number, [pointer, number, number, pointer, number, number, pointer]),
@@ -65,3 +66,9 @@ def levels() -> list[str]:
     while name := library().lmapps_level(len(names)):
         names.append(name.decode())
     return names
+
+
+def left_out() -> str:
+    """Instruction sets that the library lacks since its compiler did not know them, with commas.
+    Raises `Unavailable`."""
+    return str(library().lmapps_left_out().decode()).replace(",", ", ")

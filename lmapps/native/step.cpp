@@ -29,24 +29,31 @@ extern const Kernels kernels_neon_dotprod;
 #endif
 extern const Kernels kernels_baseline;
 
+// A compiler that does not know an instruction set has not built its kernels (compile.py then says
+// WITHOUT_ it), and may not know how to ask a processor for it either.
 int levels(const Kernels *(&found)[4]) {
   int count = 0;
 #if defined(__x86_64__)
-  auto has = [](bool yes, const Kernels &kernels, auto &found, int &count) {
-    if (yes) found[count++] = &kernels;
-  };
   __builtin_cpu_init();
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512vnni");
-  has(avx512 && __builtin_cpu_supports("avx512bf16"), kernels_avx512_bf16, found, count);
-  has(avx512, kernels_avx512, found, count);
-  has(avx2, kernels_avx2, found, count);
-#elif defined(__aarch64__) && defined(__APPLE__)
+#ifndef WITHOUT_avx2
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#ifndef WITHOUT_avx512
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+#ifndef WITHOUT_avx512_bf16
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) found[count++] = &kernels_avx512_bf16;
+#endif
+  if (avx512) found[count++] = &kernels_avx512;
+#endif
+  if (avx2) found[count++] = &kernels_avx2;
+#endif
+#elif defined(__aarch64__) && !defined(WITHOUT_neon_dotprod)
+#if defined(__APPLE__)
   found[count++] = &kernels_neon_dotprod;
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(__linux__)
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found[count++] = &kernels_neon_dotprod;
+#endif
 #endif
   found[count++] = &kernels_baseline;
   return count;
@@ -408,6 +415,11 @@ const char *lmapps_level(int number) {
   const Kernels *found[4];
   return number < levels(found) ? found[number]->name : nullptr;
 }
+
+#define TEXT(...) #__VA_ARGS__
+#define TEXT_OF(...) TEXT(__VA_ARGS__)
+// Names, with commas, of the instruction sets that the compiler did not know.
+const char *lmapps_left_out() { return TEXT_OF(LEFT_OUT); }
 
 // A model without weights; null where there is not enough memory.
 void *lmapps_new(const int *shape, float epsilon, const float *cos_sin, int level) {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from lmapps.doctor.software import _decoding
+from lmapps.native import library
 from lmapps.native.compile import compile_library
+from lmapps.native.library import levels
 
 DRIVER = Path(__file__).parent / "drive.cpp"
 
@@ -51,6 +55,37 @@ def assert_alike(found: dict[tuple[str, ...], list[float]]) -> None:
         away = distance(numbers, plain)
         assert away < TOLERANCE[kind], f"{shape} {kind} {level} {threads} {rows}: {away}"
         assert shape != "sample" or numbers == plain
+
+
+OLD_COMPILER = """#!/bin/sh
+case " $* " in
+  *" -mavx512bf16 "*) echo "error: unrecognized command-line option '-mavx512bf16'" >&2; exit 1 ;;
+esac
+exec g++ "$@" -O0
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its flag is one of x86-64")
+def test_what_an_old_compiler_does_not_know_is_left_out_and_the_rest_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    compiler = tmp_path / "c++"
+    compiler.write_text(OLD_COMPILER)
+    compiler.chmod(0o755)
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libstep.so")
+    library._load.cache_clear()
+    try:
+        compile_library(library.LIBRARY, compiler=str(compiler))
+        assert library.left_out() == "avx512_bf16" and "avx512_bf16" not in levels()
+        assert levels()[-1] == "baseline"
+        found = str(_decoding("cpu"))
+    finally:
+        library._load.cache_clear()
+    assert found.endswith("its compiler did not know avx512_bf16")
+    assert "does not know them: avx512_bf16" in capfd.readouterr().err
 
 
 @pytest.mark.long

@@ -98,10 +98,22 @@ def test_bad_input_is_a_sentence_and_a_4xx(
         assert words in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("body", ["{", "[1]", '"x"', "\xff"])
-def test_a_body_that_is_not_a_json_object_is_named(served: Any, body: str) -> None:
-    response = httpx.post(f"{served.url}/apps/news", content=body.encode("latin-1"))
+@pytest.mark.parametrize("body", [b"{", b"[1]", b'"x"', b"\xff"])
+def test_a_body_that_is_not_a_json_object_is_named(served: Any, body: bytes) -> None:
+    response = httpx.post(f"{served.url}/apps/news", content=body)
     assert response.status_code == 400 and "body" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("form", ["utf-8", "utf-16"])
+def test_half_a_surrogate_pair_in_whatever_bytes_is_no_text(served: Any, form: str) -> None:
+    body = '{"prompt": "\ud800"}'.encode(form, "surrogatepass")
+    response = httpx.post(f"{served.url}/v1/completions", content=body)
+    assert response.status_code == 400 and "in UTF-8" in response.json()["error"]["message"]
+
+
+def test_a_byte_order_mark_before_the_json_is_read_over(served: Any) -> None:
+    body = b'\xef\xbb\xbf{"prompt": "The cat", "max_tokens": 1}'
+    assert httpx.post(f"{served.url}/v1/completions", content=body).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused(served: Any) -> None:
@@ -198,6 +210,7 @@ def test_a_plugin_streams_events_that_end_in_done(served: Any) -> None:
             400,
             "unknown decoding setting 'heat'",
         ),
+        ("chat", {"decoding": {"self": 1}}, 400, "unknown decoding setting 'self'"),
         ("news", {"headline": "word " * 300}, 413, "the prompt has"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from lmapps.engine.turns import subdivided
+from lmapps.errors import DecodingError
 
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 SCHEMA = {
@@ -130,6 +131,18 @@ def test_json_object_and_regex(client: openai.OpenAI) -> None:
     assert re.fullmatch("(yes|no)!", reply.choices[0].message.content)
 
 
+def test_a_regex_and_a_schema_where_vllm_has_them(client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"structured_outputs": {"regex": "(yes|no)!", "json": None}})
+    assert re.fullmatch("(yes|no)!", reply.choices[0].message.content)
+    wanted = {"structured_outputs": {"json": SCHEMA}}
+    reply = chat(client, extra_body=wanted, max_tokens=60, temperature=1.5)
+    assert json.loads(reply.choices[0].message.content)["mood"] in ("happy", "sad")
+    text = client.completions.create(
+        model="unnamed", prompt="The cat", extra_body={"structured_outputs": {"regex": "[ab]{3}"}}
+    )
+    assert re.fullmatch("[ab]{3}", text.choices[0].text)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -142,13 +155,27 @@ def test_json_object_and_regex(client: openai.OpenAI) -> None:
         ({"logprobs": True, "top_logprobs": 30}, "logprobs must be a whole number between 0"),
         ({"logprobs": "yes"}, "logprobs must be a whole number"),
         ({"response_format": {"type": "xml"}}, "response_format.type must be text, json_object"),
-        ({"response_format": 3}, "response_format.type must be text"),
+        ({"response_format": 3}, "response_format must be an object like"),
+        ({"response_format": "json_schema"}, 'must be an object like {"type": "json_object"}, got'),
         ({"response_format": {"type": "json_schema"}}, "needs a schema under json_schema.schema"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}},
             "json_schema cannot be used",
         ),
         ({"regex": "("}, "regex cannot be used: unclosed group"),
+        ({"structured_outputs": {"regex": "("}}, "regex cannot be used: unclosed group"),
+        ({"structured_outputs": {"choice": ["a"]}}, "and nothing else, got \"{'choice': ['a']}\""),
+        ({"structured_outputs": {"json": "{}"}}, "or with a JSON schema as json"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "and nothing else"),
+        ({"structured_outputs": "a"}, "structured_outputs must be an object"),
+        ({"structured_outputs": {"regex": "a"}, "regex": "b"}, "structured_outputs or regex, not"),
+        ({"ignore_eos": True}, "ignore_eos is not supported: leave it out, got True"),
+        ({"min_tokens": 3}, "min_tokens is not supported"),
+        ({"guided_regex": "a"}, "guided_regex is not supported"),
+        ({"repeat_penalty": 1.1}, "repeat_penalty is not supported: leave it out, got 1.1"),
+        ({"stream": True, "stream_options": "x"}, "stream_options must be an object, got 'x'"),
+        ({"stream_options": []}, "stream_options must be an object"),
+        ({"stop": {"x": 1}}, "stop must be a text or a list of texts"),
         ({"logit_bias": {"cat": 3}}, "an id in logit_bias must be a whole number"),
         ({"logit_bias": {"999999": 3}}, "an id in logit_bias must be between 0 and"),
         ({"seed": -1}, "seed must be a whole number"),
@@ -161,6 +188,20 @@ def test_what_is_wrong_is_named(served: Any, changes: dict[str, Any], words: str
     response = httpx.post(f"{served.url}/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_tokens_of_an_unknown_kind_are_refused_before_the_reply(
+    served: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def unknown(_: Any) -> Any:
+        raise DecodingError("it is not known what the tokens write")
+
+    monkeypatch.setattr("lmapps.server.api.shapes.token_bytes", unknown)
+    monkeypatch.setattr(served.engine, "submit", None)  # it is not even asked
+    body = {"messages": ASK, "max_tokens": 3, "logprobs": True, "stream": stream}
+    response = httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    assert response.status_code == 400 and "not known" in response.json()["error"]["message"]
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back(served: Any) -> None:

@@ -71,6 +71,14 @@ _SHARED: dict[str, Any] = {
     },
     "max_tokens": _whole(1, 1_000_000),
     **_SAMPLING,
+    "structured_outputs": {
+        "type": ["object", "null"],
+        "description": "vLLM's way to say regex, or response_format with a schema",
+        "properties": {"regex": {"type": "string", "minLength": 1}, "json": {"type": "object"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    },
     "response_format": {
         "type": ["object", "null"],
         "required": ["type"],

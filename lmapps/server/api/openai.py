@@ -27,6 +27,7 @@ from lmapps.server.api.connection import Events, merged, started, while_connecte
 from lmapps.server.api.protocol import (
     decoding_of,
     flag_of,
+    in_our_names,
     messages_of,
     model_of,
     read_json,
@@ -56,7 +57,7 @@ def openai_routes(models: Models) -> APIRouter:
 
     @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
-        values = await read_json(request)
+        values = in_our_names(await read_json(request))
         decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
         messages = messages_of(values)
         async with models.use(model_of(values)) as backend:
@@ -73,7 +74,7 @@ def openai_routes(models: Models) -> APIRouter:
 
     @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
-        values = await read_json(request)
+        values = in_our_names(await read_json(request))
         decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
         asked = prompt_of(values.get("prompt"))
         async with models.use(model_of(values)) as backend:
@@ -110,8 +111,10 @@ class Answer:
         self.tokens = Tokens.of(backend) if decoding.logprobs is not None else None
         self.values, self.replies = values, replies_of(values)
         self.streams = flag_of(values, "stream")
-        options = values.get("stream_options") or {}
-        self.with_usage = isinstance(options, dict) and flag_of(options, "include_usage")
+        options = values.get("stream_options")
+        if not isinstance(options, dict | None):
+            raise InputError(f"stream_options must be an object, got {str(options)[:60]!r}")
+        self.with_usage = flag_of(options or {}, "include_usage")
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),

@@ -39,6 +39,11 @@ _MISSING: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "echo": (False,), "suffix": ("",), "tools": ([],), "functions": ([],),
     "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "audio": (),
     "modalities": (["text"],), "prediction": (), "web_search_options": (),
+    # What vLLM and llama.cpp take besides.
+    "ignore_eos": (False,), "min_tokens": (0,), "stop_token_ids": ([],), "bad_words": ([],),
+    "allowed_token_ids": ([],), "repeat_penalty": (1,), "use_beam_search": (False,),
+    "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
+    "grammar": ("",), "continue_final_message": (False,),
 }  # fmt: skip
 
 
@@ -63,11 +68,12 @@ async def read_json(request: Request) -> dict[str, Any]:
     body = await read_body(request)
     _check_structure(body)
     try:
-        values = json.loads(body or b"{}")
+        # Given bytes, json would also read UTF-16, and let through half a surrogate pair as such.
+        values = json.loads(body.decode("utf-8-sig") or "{}")
         if b"\\u" in body:  # half a surrogate pair is JSON, but no text
             json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the request's body is not JSON: {error}") from None
+        raise InputError(f"the request's body is not JSON in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"the request's body must be a JSON object, got {str(values)[:60]!r}")
     return values
@@ -79,6 +85,31 @@ def _check_structure(body: bytes) -> None:
         raise TooLarge(
             f"the request has more than {MAX_STRUCTURE:,} bytes around its texts: shorten it"
         )
+
+
+def in_our_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The same request with what vLLM's `structured_outputs` holds a reply to, a regex or a JSON
+    schema, where we have it: `regex` and `response_format`. Raises `InputError`."""
+    wanted = values.get("structured_outputs")
+    if wanted is None:
+        return values
+    asked = wanted.items() if isinstance(wanted, dict) else ()
+    match {name: value for name, value in asked if value not in (None, False)}:
+        case {"regex": regex, **rest} if not rest:
+            name, ours = "regex", regex
+        case {"json": dict(schema), **rest} if not rest:
+            name = "response_format"
+            ours = {"type": "json_schema", "json_schema": {"schema": schema}}
+        case _:
+            raise InputError(
+                "structured_outputs must be an object with a regex, or with a JSON schema as json, "
+                f"and nothing else, got {str(wanted)[:80]!r}"
+            )
+    if values.get(name) is not None:
+        raise InputError(
+            f"give structured_outputs or {name}, not both, got {str(values[name])[:80]!r}"
+        )
+    return {**values, name: ours}
 
 
 def decoding_of(values: Mapping[str, Any], start: Decoding) -> Decoding:
@@ -113,8 +144,15 @@ def _logprobs(values: Mapping[str, Any]) -> int | None:
 def _schema(values: Mapping[str, Any]) -> str | None:
     """The JSON schema that `response_format` asks for."""
     wanted = values.get("response_format")
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
-    if wanted is None or kind == "text":
+    if wanted is None:
+        return None
+    if not isinstance(wanted, dict):
+        raise InputError(
+            f'response_format must be an object like {{"type": "json_object"}}, '
+            f"got {str(wanted)[:80]!r}"
+        )
+    kind = wanted.get("type")
+    if kind == "text":
         return None
     if kind == "json_object":
         return '{"type": "object"}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Self
 
 from lmapps.engine.backends.backend import Backend
@@ -14,10 +13,10 @@ from lmapps.text.tokenizer import Tokenizer
 
 
 class Tokens:
-    """What each id of a tokenizer writes."""
+    """What each id of a tokenizer writes. Raises `DecodingError` where that is not known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._bytes = tokenizer, token_bytes(tokenizer)
 
     @classmethod
     def of(cls, backend: Backend) -> Self:
@@ -28,10 +27,6 @@ class Tokens:
                 "runs: leave logprobs out"
             )
         return cls(backend.tokenizer)
-
-    @cached_property
-    def _bytes(self) -> list[bytes]:
-        return token_bytes(self._tokenizer)
 
     def text(self, token_id: int) -> str:
         """A token as text; half a character is U+FFFD."""
