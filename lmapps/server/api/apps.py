@@ -52,9 +52,10 @@ def app_routes(found: Found, models: Models) -> APIRouter:
         changes = {} if values.get("decoding") is None else values["decoding"]
         if not isinstance(changes, dict):
             raise InputError(f"decoding must be an object of settings, got {changes!r}")
-        decoding = await settings_in_time(partial(plugin.decoding.replace, **changes), changes)
+        user, read = who(request).turns, partial(plugin.decoding.replace, **changes)
+        decoding = await settings_in_time(read, changes, user)
         fields = {k: v for k, v in values.items() if k not in ("stream", "decoding", "model")}
-        model, user = model_of(values), who(request).turns
+        model = model_of(values)
         events = events_on(models, model, plugin, fields, decoding, user)
         if not streams:
             return JSONResponse(await while_connected(request, _whole(events)))

@@ -58,7 +58,7 @@ def openai_routes(models: Models) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=described(CHAT))
     async def chat_completions(request: Request) -> Response:
         values = in_our_names(await read_json(request))
-        decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
+        decoding = await settings_of(values, request)
         messages = messages_of(values)
         async with models.use(model_of(values)) as backend:
             prompt, left_out = await cut(
@@ -75,13 +75,19 @@ def openai_routes(models: Models) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=described(COMPLETION))
     async def completions(request: Request) -> Response:
         values = in_our_names(await read_json(request))
-        decoding = await settings_in_time(partial(decoding_of, values, Decoding()), values)
+        decoding = await settings_of(values, request)
         asked = prompt_of(values.get("prompt"))
         async with models.use(model_of(values)) as backend:
             prompt = await cut(lambda: backend.read(asked), len(asked))
             return await TextAnswer(models, backend, values, prompt, decoding).response(request)
 
     return routes
+
+
+async def settings_of(values: dict[str, Any], request: Request) -> Decoding:
+    """The decoding settings of a request; a regex or schema takes its turn."""
+    user = who(request, named=values.get("user")).turns
+    return await settings_in_time(partial(decoding_of, values, Decoding()), values, user)
 
 
 def prompt_of(prompt: Any) -> str | list[int]:
