@@ -102,9 +102,6 @@ class ChatTab:
         """
         talk, here, dialogue = self.talk, self.here, self.dialogue
 
-        def imported(place: Place, file: str) -> Seen:
-            return talk.take_in(place, read_export(Path(file)))
-
         filled = self.fields.inputs if self.fields else []
         rest = [self.picker.box, *self.decoding.inputs, *filled]
         written = [*here, self.message, *rest]
@@ -124,7 +121,7 @@ class ChatTab:
             (dialogue.before.click, lambda place: talk.switch(place, -1)),
             (dialogue.after.click, lambda place: talk.switch(place, 1)),
             (self.shelf.undelete.click, talk.restore, self.shelf.deleted),
-            (self.shelf.upload.upload, imported, self.shelf.upload),
+            (self.shelf.upload.upload, self._imported, self.shelf.upload),
         ):  # a reply under way ends first, so that it cannot show itself afterwards
             self._on(event(nothing, None, None, **stopping).then, action, *inputs)
         opened = self.shelf.listed.input(nothing, None, None, **{**stopping, **CHOICE})
@@ -134,9 +131,8 @@ class ChatTab:
         self._on(self.shelf.longer.click, talk.longer, is_beside=True)
         for event in (self.shelf.rename.click, self.shelf.title.submit):
             self._on(event, talk.rename, self.shelf.title, is_beside=True)
-        self.shelf.delete.click(nothing, None, None, **stopping).then(
-            self._on_delete, here, self.outputs, **QUIET
-        )
+        gone = self.shelf.delete.click(nothing, None, None, **stopping)
+        gone.then(self._on_delete, here, self.outputs, **QUIET)
         self.shelf.export.click(self._on_export, here, [self.shelf.files, self.status], **QUIET)
         dialogue.chatbot.like(self._on_like, here, self.outputs, **QUIET)
         arriving, key = tab.select if tab else page.load, f"lmapps-place-{self.plugin.name}"
@@ -166,14 +162,16 @@ class ChatTab:
         self, event: Any, action: Callable[..., Seen], *inputs: Any, is_beside: bool = False,
         how: dict[str, Any] = QUIET,
     ) -> None:  # fmt: skip
-        """An action that does not ask the model.
+        """An action that does not ask the model. Its inputs stay as they are: somebody may have
+        changed them meanwhile.
 
         is_beside  whether a reply under way goes on meanwhile
         """
 
         def handler(*values: Any) -> Update:
             place, rest = self._stands(values)
-            return self._told(place, lambda: action(place, *rest), is_beside)
+            update = self._told(place, lambda: action(place, *rest), is_beside)
+            return {part: news for part, news in update.items() if part not in inputs}
 
         event(handler, [*self.here, *inputs], self.outputs, **how)
 
@@ -246,8 +244,7 @@ class ChatTab:
     # What it is not.
 
     def _on_arrive(self, name: str, here: str, looks: bool, *rest: str) -> Update:
-        """What there is to see when the tab is opened; the last value is where the browser stood
-        last time."""
+        """What there is to see when the tab is opened; `rest` ends with where the browser stood."""
         if here:  # it was open already
             return {self.status: gr.skip()}
         place = place_from(rest[-1], self.visitor.arrived(name), looks)
@@ -257,6 +254,9 @@ class ChatTab:
         place, _ = self._stands(values)
         index: Any = data.index
         return self._told(place, lambda: self.talk.rate(place, int(index), data.liked), True)
+
+    def _imported(self, place: Place, file: str) -> Seen:
+        return self.talk.take_in(place, read_export(Path(file)))
 
     def _on_delete(self, *values: Any) -> Update:
         place, _ = self._stands(values)

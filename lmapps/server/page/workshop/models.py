@@ -127,7 +127,10 @@ class ModelsTab:
     def _on_look(self, name: str | None) -> Update:
         try:
             check_page()
-            return self.shown(name)
+            update = self.shown(name)
+            if update[self.chosen]["value"] == name:  # another one may be chosen by now
+                del update[self.chosen]["value"]
+            return update
         except Exception as error:  # else the tab shows nothing at all
             return {self.status: warning(error)}
 
