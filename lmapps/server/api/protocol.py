@@ -105,9 +105,10 @@ def in_our_names(values: dict[str, Any]) -> dict[str, Any]:
                 "structured_outputs must be an object with a regex, or with a JSON schema as json, "
                 f"and nothing else, got {str(wanted)[:80]!r}"
             )
-    if values.get(name) is not None:
+    if values.get(name) not in (None, ours):  # our own client says a regex in both places
         raise InputError(
-            f"give structured_outputs or {name}, not both, got {str(values[name])[:80]!r}"
+            f"structured_outputs and {name} ask for different replies: leave one out, got "
+            f"{str(values[name])[:80]!r}"
         )
     return {**values, name: ours}
 
