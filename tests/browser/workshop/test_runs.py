@@ -93,6 +93,25 @@ def test_plugins_examples_and_a_recipe_become_a_checkpoint_to_chat_with(
     page.locator("#chat-chat .bot.message").first.wait_for()
 
 
+def test_what_to_train_on_is_chosen_before_the_tab_knows_what_is_there(visit: Visit) -> None:
+    page, held, is_held = visit(), list[Any](), [True]
+    page.route(
+        "**/queue/join*", lambda route: held.append(route) if is_held[0] else route.continue_()
+    )
+    open_tab(page, "Training")
+    wait_for(page, lambda: bool(held))
+    is_held[0] = False
+    page.get_by_text("Plugins' examples").click()
+    page.locator("#train-apps").wait_for()
+    page.wait_for_timeout(300)
+    for route in held:
+        route.continue_()
+    page.locator("#train-apps label", has_text="Chat").click()
+    button(page, "Start").click()
+    told(page, "#new-run-status", "a name has letters")
+    assert not page.locator(".toast-body").count()
+
+
 @pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
 def test_replies_that_were_liked_are_trained_on_and_compared_on_rows_kept_apart(
     visit: Visit, home: Path, quick: Started, monkeypatch: pytest.MonkeyPatch, width: int

@@ -146,13 +146,12 @@ class NewRun:
         chats = [p.name for p in found if p.has_dataset and p.messages_field]
         plugin = plugin if plugin in chats else next(iter(chats), None)
         places, tomls = kept(), recipes()
-        new = [(word("Nothing: a new model"), "")]
         return {
             self.places: gr.update(choices=places, visible=bool(places)),
             self.apps: gr.update(choices=[(p.title, p.name) for p in found if p.has_dataset]),
             self.plugin: gr.update(choices=chats, value=plugin, visible=len(chats) > 1),
             self.told: self._on_plugin(plugin),
-            self.start_from: gr.update(choices=[*new, *((n, n) for n in checkpoints())]),
+            self.start_from: gr.update(choices=_starts()),
             self.recipe: gr.update(choices=tomls, visible=bool(tomls)),
         }
 
@@ -166,7 +165,7 @@ class NewRun:
             self.feedback_box: gr.update(visible=what == FEEDBACK),
             self.files: gr.update(visible=what != FEEDBACK),
             self.places: gr.update(visible=what == TEXT and bool(kept())),
-            self.start_from: start,
+            self.start_from: gr.update(choices=_starts(), value=start),  # it may come first
             self.minutes: 2 if what == FEEDBACK else 10,
         }
 
@@ -248,6 +247,11 @@ class NewRun:
             return draft
         prefix = f"{draft.apps[0]}=" if chosen.what == APPS else ""
         return replace(draft, places=[*draft.places, prefix + place.name])
+
+
+def _starts() -> list[tuple[Any, str]]:
+    """What a run can start from."""
+    return [(word("Nothing: a new model"), ""), *((name, name) for name in checkpoints())]
 
 
 @dataclass(frozen=True)
