@@ -334,6 +334,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--fail-every", type=int, default=2000, help="steps; 0 = never")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="soak", help="of the JSON file in results/, or a path")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -373,7 +374,7 @@ def main() -> None:
         "after": asdict(after),
         "wrong": wrong,
     }
-    print(f"written to {machine.write('soak', result)}")
+    print(f"written to {machine.write(args.name, result)}")
     for reason in wrong:
         print(f"wrong: {reason}")
     sys.exit(1 if wrong else 0)
