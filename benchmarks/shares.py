@@ -14,6 +14,7 @@ import argparse
 import queue
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,19 @@ def measure(engine: Any, shape: str, streams: int, way: str, new: int) -> dict[s
     return {"step ms": 1000 * whole, "model ms": 1000 * model, "steps": len(clock.steps)}
 
 
+def loaded(shape: str) -> Any:
+    """A model of random weights whose replies do not end by themselves."""
+    from lmapps.model.checkpoint import Checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(shape, Path(folder))
+        checkpoint = Checkpoint.load(Path(folder))
+    checkpoint.tokenizer.end_ids = frozenset()
+    return checkpoint
+
+
 def main() -> None:
     from lmapps.engine.engine import Engine
-    from lmapps.model.checkpoint import Checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=["30M", "10M"], choices=[*SHAPES])
@@ -87,29 +98,20 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     taken, rows = dict[str, Any](), list[list[str]]()
-    for shape in args.shapes:
-        for weights in args.weights:
-            with tempfile.TemporaryDirectory() as folder:
-                write_model(shape, Path(folder))
-                checkpoint = Checkpoint.load(Path(folder))
-            checkpoint.tokenizer.end_ids = frozenset()
-            with Engine(checkpoint, slots=max(args.streams), weights=weights) as engine:
-                for streams in args.streams:
-                    for way in WAYS:
-                        name = f"{shape} {weights}, {streams}, {way}"
-                        found = [
-                            measure(engine, shape, streams, way, args.new)
-                            for _ in range(args.rounds + 1)
-                        ]
-                        taken[name] = found[1:]
-                        step, model = (
-                            machine.median([one[part] for one in taken[name]])
-                            for part in ("step ms", "model ms")
-                        )
-                        rows.append([
-                            f"{shape} {weights}", str(streams), way, f"{step:.2f}",
-                            f"{model:.2f}", f"{1 - model / step:.1%}",
-                        ])  # fmt: skip
+    cases = list(product(args.streams, WAYS))
+    for shape, weights in product(args.shapes, args.weights):
+        with Engine(loaded(shape), slots=max(args.streams), weights=weights) as engine:
+            for streams, way in cases:
+                rounds = range(args.rounds + 1)  # the first is not counted
+                found = [measure(engine, shape, streams, way, args.new) for _ in rounds][1:]
+                taken[f"{shape} {weights}, {streams}, {way}"] = found
+                step, model = (
+                    machine.median([one[part] for one in found]) for part in ("step ms", "model ms")
+                )
+                rows.append([
+                    f"{shape} {weights}", str(streams), way, f"{step:.2f}", f"{model:.2f}",
+                    f"{1 - model / step:.1%}",
+                ])  # fmt: skip
     header = ["", "streams", "", "step, ms", "model, ms", "the rest"]
     print(machine.table(header, rows))
     about = {"machine": machine.describe(args.threads), "settings": vars(args)}

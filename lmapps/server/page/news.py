@@ -71,7 +71,7 @@ async def news(queue: Events, session: str, asks: User = None) -> AsyncGenerator
         try:
             while True:
                 told = await _next(queue, session, SILENCE if waits else LINGER)
-                messages = [one for one in told if not _is_late(queue, session, one)]
+                messages = _in_time(told, queue.pending_event_ids_session.get(session, set()))
                 if not messages:
                     continue
                 waited, waits = waits, bool(queue.pending_event_ids_session.get(session))
@@ -105,16 +105,17 @@ async def _next(queue: Events, session: str, seconds: float) -> list[Any]:
     return messages
 
 
-def _is_late(queue: Events, session: str, message: BaseModel) -> bool:
-    """Whether an event has ended before: one that was stopped ends, and then fails, since its work
-    is gone. What ends with this message is waited for no more."""
-    event, waited = getattr(message, "event_id", None), queue.pending_event_ids_session
-    if event is None:
-        return False
-    is_late = event not in waited.get(session, ())
-    if isinstance(message, ProcessCompletedMessage) and not is_late:
-        waited[session].discard(event)
-    return is_late
+def _in_time(told: list[Any], waited: set[str]) -> list[Any]:
+    """Without what is told of events that have ended: one that was stopped ends, and then fails,
+    since its work is gone. What ends with these messages is `waited` for no more."""
+    messages = list[Any]()
+    for message in told:
+        event = getattr(message, "event_id", None)
+        if event is None or event in waited:
+            messages.append(message)
+        if isinstance(message, ProcessCompletedMessage):
+            waited.discard(event or "")
+    return messages
 
 
 def _line(message: BaseModel) -> bytes:

@@ -88,9 +88,13 @@ class ModelsTab:
             self._on_cancel, None, [self.progress, self.get, self.cancel], **QUIET
         )
 
-    def shown(self, name: str | None, status: str = "") -> Update:
-        """What there is to see of a model; of the default one where it is not there. Raises
-        `NotAllowed`."""
+    def shown(self, name: str | None, status: str = "", choose: bool = True) -> Update:
+        """What there is to see of a model; of the default one where it is not there.
+
+        choose  also where the name is the chosen one: another may have been chosen meanwhile
+
+        Raises `NotAllowed`.
+        """
         check_page()
         found = {model.name: model for model in self.models.describe()}
         model = found.get(name or "") or found[self.models.default]
@@ -99,10 +103,11 @@ class ModelsTab:
         is_default = model.name == self.models.default
         card = stored.card if stored else ""
         before = self.switch.before
+        chosen = gr.update(choices=[(_line(each), each.name) for each in found.values()])
+        if choose or model.name != name:
+            chosen["value"] = model.name
         return {
-            self.chosen: gr.update(
-                choices=[(_line(each), each.name) for each in found.values()], value=model.name
-            ),
+            self.chosen: chosen,
             self.wanted: gr.update(
                 choices=[
                     (f"{m.name} · {megabytes(m.download_bytes)} · {m.licence}", m.name)
@@ -127,10 +132,7 @@ class ModelsTab:
     def _on_look(self, name: str | None) -> Update:
         try:
             check_page()
-            update = self.shown(name)
-            if update[self.chosen]["value"] == name:  # another one may be chosen by now
-                del update[self.chosen]["value"]
-            return update
+            return self.shown(name, choose=False)
         except Exception as error:  # else the tab shows nothing at all
             return {self.status: warning(error)}
 
