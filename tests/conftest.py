@@ -93,7 +93,10 @@ def _tiny_checkpoint(body: str) -> Checkpoint:
         vocab_size=tokenizer.vocab_size,
         context=128,
     )
-    model = LanguageModel(config.changed(num_layers=2)).eval()
+    # All tests share it, and the first to ask may be in inference mode: weights that are made
+    # there can't be trained.
+    with torch.inference_mode(False):
+        model = LanguageModel(config.changed(num_layers=2)).eval()
     for name, parameter in model.named_parameters():
         # A plain RNN whose recurrent matrix has a spectral radius above 1 is chaotic: rounding in
         # the last bit grows tenfold every few steps. 0.04 x sqrt(400) = 0.8 keeps it calm.
