@@ -14,11 +14,13 @@ namespace lmapps {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int L = 16;
+constexpr int L = 16, REGISTERS = 32;
 #elif defined(__AVX2__)
-constexpr int L = 8;
+constexpr int L = 8, REGISTERS = 16;
+#elif defined(__ARM_NEON)
+constexpr int L = 4, REGISTERS = 32;
 #else
-constexpr int L = 4;
+constexpr int L = 4, REGISTERS = 16;
 #endif
 
 // GCC's and Clang's vectors: + - * and comparisons work lane by lane on every machine.
@@ -40,8 +42,14 @@ inline F greater(F a, F b) { return a > b ? a : b; }
 inline float widen(float x) { return x; }
 inline float widen(uint16_t x) { uint32_t bits = uint32_t(x) << 16; float y; memcpy(&y, &bits, 4); return y; }
 inline F load_numbers(const float *from) { return load<F>(from); }
-inline F load_numbers(const uint16_t *from) {
+inline F load_numbers(const uint16_t *from) {   // compilers widen __builtin_convertvector by halves
+#if defined(__AVX512F__)
+  return as_float((U)_mm512_cvtepu16_epi32(load<__m256i>(from)) << 16);
+#elif defined(__AVX2__)
+  return as_float((U)_mm256_cvtepu16_epi32(load<__m128i>(from)) << 16);
+#else
   return as_float(__builtin_convertvector(load<H>(from), U) << 16);
+#endif
 }
 inline H to_bfloat16(F x) {   // to the nearest, to even where two are as near
   U bits = (U)x;
@@ -67,6 +75,38 @@ template <int N, class V, class Join> inline float fold(V v, Join join) {
 }
 inline float sum(F v) { return fold<L>(v, [](auto a, auto b) { return a + b; }); }
 inline float most(F v) { return fold<L>(v, [](auto a, auto b) { return a > b ? a : b; }); }
+
+// Lanes of a, and of b where bit H of the lane's number is set: the same lane of each, or the other
+// one of its two.
+template <int H> struct Halves {
+  int32_t same[L] = {}, other[L] = {};
+  constexpr Halves() {
+    for (int lane = 0; lane < L; lane++) {
+      same[lane] = lane + (lane & H ? L : 0);
+      other[lane] = (lane ^ H) + (lane & H ? L : 0);
+    }
+  }
+};
+inline F pick(F a, F b, I lanes) {
+#if defined(__clang__)
+  F v;
+  for (int i = 0; i < L; i++) v[i] = lanes[i] < L ? a[lanes[i]] : b[lanes[i] - L];
+  return v;
+#else
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+// The sums of L vectors, that of v[i] in lane i: two vectors become one, and again, until one is
+// left. One by one they would take four times as many steps.
+template <int H> inline F sums(const F *v) {
+  if constexpr (H == L) {
+    return *v;
+  } else {
+    static constexpr Halves<H> halves;
+    F a = sums<2 * H>(v), b = sums<2 * H>(v + H);
+    return pick(a, b, load<I>(halves.same)) + pick(a, b, load<I>(halves.other));
+  }
+}
 
 // e^x by 2^n e^r, |r| <= ln(2)/2, r's series to the sixth power: relative error under 2e-7.
 // What is no number stays so: each comparison with it is false.
@@ -298,49 +338,90 @@ void remember_as(const float *key, const float *value, int head, int place, cons
   }
 }
 
-template <class T> inline float dot(const float *q, const T *k, int n) {
-  F total{};
-  int i = 0;
-  for (; i + L <= n; i += L) total += load<F>(q + i) * load_numbers(k + i);
-  float rest = 0;
-  for (; i < n; i++) rest += q[i] * widen(k[i]);
-  return sum(total) + rest;
+// G queries times K keys, as far as whole vectors go: the lanes of parts[g][first + k] sum up to a
+// product.
+template <int G, int K, class T>
+inline void dots(const float *queries, const T *keys, int width, F (&parts)[G][L], int first) {
+  F sums[G][K] = {};
+  for (int i = 0; i + L <= width; i += L)
+    for (int k = 0; k < K; k++) {
+      F key = load_numbers(keys + size_t(k) * width + i);
+      for (int g = 0; g < G; g++) sums[g][k] += load<F>(queries + size_t(g) * width + i) * key;
+    }
+  for (int g = 0; g < G; g++)
+    for (int k = 0; k < K; k++) parts[g][first + k] = sums[g][k];
 }
 
-// out = sum over places of share x value, for N vectors of a head's width at a time: their sums
-// stay in registers.
-template <int N, class T>
-inline void mix(const float *shares, const T *values, int count, int width, float *out) {
-  F sums[N] = {};
+// out = sum over places of share x value, for each of G queries and N vectors of a head's width at a
+// time: their sums stay in registers.
+template <int G, int N, class T>
+inline void mix(const float *shares, int room, const T *values, int count, int width, float *out) {
+  F sums[G][N] = {};
   for (int s = 0; s < count; s++)
-    for (int i = 0; i < N; i++)
-      sums[i] += splat(shares[s]) * load_numbers(values + size_t(s) * width + i * L);
-  for (int i = 0; i < N; i++) store(out + i * L, sums[i]);
+    for (int i = 0; i < N; i++) {
+      F value = load_numbers(values + size_t(s) * width + i * L);
+      for (int g = 0; g < G; g++) sums[g][i] += splat(shares[g * room + s]) * value;
+    }
+  for (int g = 0; g < G; g++)
+    for (int i = 0; i < N; i++) store(out + g * width + i * L, sums[g][i]);
 }
 
-template <class T>
-void attend_as(const float *query, int head, int count, const Cache &cache, float *scores, float *out) {
-  const int width = cache.width;
+// G query heads that share a key-value head: keys and values are read once for all of them.
+template <int G, class T>
+void attend_to(const float *queries, int head, int count, const Cache &cache, float *scores, float *out) {
+  constexpr int SOME = REGISTERS / 8;   // keys, or vectors of a value, at a time
+  const int width = cache.width, whole = width / L * L, room = (count + L - 1) / L * L;
   const T *keys = (const T *)cache.keys + size_t(head) * cache.capacity * width;
   const T *values = (const T *)cache.values + size_t(head) * cache.capacity * width;
   const float scale = 1 / __builtin_sqrtf(float(width));
-  float best = -3e38f;
-  for (int s = 0; s < count; s++) {
-    scores[s] = dot(query, keys + size_t(s) * width, width) * scale;
-    best = scores[s] > best ? scores[s] : best;
+  for (int s = 0; s < count; s += L) {
+    F parts[G][L] = {};
+    int k = 0;
+    for (; k + SOME <= L && s + k + SOME <= count; k += SOME)
+      dots<G, SOME>(queries, keys + size_t(s + k) * width, width, parts, k);
+    for (; k < L && s + k < count; k++)
+      dots<G, 1>(queries, keys + size_t(s + k) * width, width, parts, k);
+    for (int g = 0; g < G; g++) store(scores + g * room + s, sums<1>(parts[g]));
   }
-  each(count, [&](auto in, auto out) { out(scores, exp(in(scores) - splat(best))); });
-  F total{};
-  each(count, [&](auto in, auto) { total += in(scores); });
+  float totals[G];
+  for (int g = 0; g < G; g++, queries += width) {
+    float *own = scores + g * room;
+    if (whole < width)
+      for (int s = 0; s < count; s++)
+        for (int i = whole; i < width; i++) own[s] += queries[i] * widen(keys[size_t(s) * width + i]);
+    for (int s = count; s < room; s++) own[s] = -3e38f;   // no place: its share is nothing
+    F best = splat(-3e38f), total{};
+    for (int s = 0; s < room; s += L) best = greater(best, load<F>(own + s));
+    best = splat(most(best));
+    for (int s = 0; s < room; s += L) {
+      F share = exp((load<F>(own + s) - best) * splat(scale));
+      total += share;
+      store(own + s, share);
+    }
+    totals[g] = sum(total);
+  }
   int i = 0;
-  for (; i + 4 * L <= width; i += 4 * L) mix<4>(scores, values + i, count, width, out + i);
-  for (; i + L <= width; i += L) mix<1>(scores, values + i, count, width, out + i);
-  for (; i < width; i++) {
-    out[i] = 0;
-    for (int s = 0; s < count; s++) out[i] += scores[s] * widen(values[size_t(s) * width + i]);
+  for (; i + SOME * L <= width; i += SOME * L) mix<G, SOME>(scores, room, values + i, count, width, out + i);
+  for (; i + L <= width; i += L) mix<G, 1>(scores, room, values + i, count, width, out + i);
+  for (int g = 0; g < G; g++, scores += room, out += width) {
+    for (int j = whole; j < width; j++) {
+      out[j] = 0;
+      for (int s = 0; s < count; s++) out[j] += scores[s] * widen(values[size_t(s) * width + j]);
+    }
+    const F share = splat(1 / totals[g]);
+    each(width, [&](auto in, auto to) { to(out, in(out) * share); });
   }
-  float share = 1 / sum(total);
-  each(width, [&](auto in, auto to) { to(out, in(out) * splat(share)); });
+}
+
+template <class T>
+void attend_as(const float *queries, int group, int head, int count, const Cache &cache, float *scores,
+               float *out) {
+  for (; group > 0; group -= 4, queries += 4 * cache.width, out += 4 * cache.width) {
+    if (group == 1) attend_to<1, T>(queries, head, count, cache, scores, out);
+    else if (group == 2) attend_to<2, T>(queries, head, count, cache, scores, out);
+    else if (group == 3) attend_to<3, T>(queries, head, count, cache, scores, out);
+    else attend_to<4, T>(queries, head, count, cache, scores, out);
+  }
 }
 
 // sums[j] (+)= sum over i of a[i * step + j * stride] x w[i], for N vectors w[i] and sums[j].
@@ -415,9 +496,10 @@ void remember(const float *key, const float *value, int head, int place, const C
   else remember_as<float>(key, value, head, place, cache);
 }
 
-void attend(const float *query, int head, int count, const Cache &cache, float *scores, float *out) {
-  if (cache.is_bfloat16) attend_as<uint16_t>(query, head, count, cache, scores, out);
-  else attend_as<float>(query, head, count, cache, scores, out);
+void attend(const float *queries, int group, int head, int count, const Cache &cache, float *scores,
+            float *out) {
+  if (cache.is_bfloat16) attend_as<uint16_t>(queries, group, head, count, cache, scores, out);
+  else attend_as<float>(queries, group, head, count, cache, scores, out);
 }
 
 void rnn(float *const *in, float *const *rec, float *hidden, int n) {

@@ -62,8 +62,10 @@ struct Kernels {
   void (*swiglu)(float *gate, const float *up, int n);   // gate = silu(gate) * up
   // The new key (turned to its position) and value of one head go into the cache.
   void (*remember)(const float *key, const float *value, int head, int place, const Cache &);
-  // Softmax of query x keys over places 0..count-1, times values; `scores` holds count numbers.
-  void (*attend)(const float *query, int head, int count, const Cache &, float *scores, float *out);
+  // Softmax of query x keys over places 0..count-1, times values, for each of `group` queries that
+  // stand one behind the other; `scores` holds 4 x (count + lanes) numbers.
+  void (*attend)(const float *queries, int group, int head, int count, const Cache &, float *scores,
+                 float *out);
   // The same for up to `lanes` queries, the first of which stands at place `first`; `scratch` holds
   // lanes x (first + count + 2 width) + KEY_BLOCK x width numbers.
   void (*attend_many)(const Queries &, int head, int first, const Cache &, float *scratch);

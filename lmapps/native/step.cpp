@@ -317,9 +317,10 @@ void Model::attention(int thread, int number, const Call &call, int first, int c
     const Cache cache = cache_of(column);
     k.remember(key, key + kv, head, place_of(column), cache);
     if (call.tokens > 1) continue;
-    for (int h = head * group; h < (head + 1) * group; h++)   // reads only what was just written
-      k.attend(turned(column, h * D, QUERY_NORM), head, place_of(column) + 1, cache, scores,
-               out + size_t(column) * q + h * D);
+    const int first_query = head * group * D;
+    for (int h = 0; h < group; h++) turned(column, first_query + h * D, QUERY_NORM);
+    k.attend(shared[0] + size_t(column) * stride + first_query, group, head, place_of(column) + 1, cache,
+             scores, out + size_t(column) * q + first_query);   // reads only what was just written
   }
   if (call.tokens == 1) return;
   pool.barrier();

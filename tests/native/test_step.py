@@ -141,7 +141,7 @@ def test_fp32_logits_are_torchs_for_models_of_any_shape(
     step = NativeStep(model, level=level, threads=threads)
     worst = errors(model, step, rows, seed)[0]
     # Of a width of 1 or 2 the logits may nearly cancel: then fp32 itself, torch's too, is off.
-    assert worst < 1e-5 or worst < errors(model, TorchStep(model), rows, seed)[0]
+    assert worst < 1e-5 or worst < 3 * errors(model, TorchStep(model), rows, seed)[0]
 
 
 @needs_native
