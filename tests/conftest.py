@@ -179,7 +179,8 @@ class Leaving:
     def frees_its_slot(self) -> None:
         """It is cancelled at once, and its slot is free after the step that was under way."""
         self._served.wait_until_idle()
-        assert self.seconds is not None and self.passes is not None, "it was not cancelled"
+        _wait_until(lambda: self.passes is not None)  # it is told so once its slot is free
+        assert self.seconds is not None and self.passes is not None
         assert self.seconds < 1, "a browser on a busy machine has told it by then"
         assert self.passes <= 1
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.engine.request import Request
-from lmapps.engine.sampling import Floats, Ids, changes, completing, sample
+from lmapps.engine.sampling import Floats, Ids, changes, sample
 from lmapps.errors import LmappsError
 from lmapps.native.library import Unavailable
 from lmapps.native.sampler import Row, Sampler
@@ -50,11 +50,11 @@ class Drawing:
         for number, request in enumerate(requests):
             if request.is_constrained:
                 continue
-            decoding, generated = request.decoding, request.generated
-            changed, others = changes(logits_BV[number], decoding, request.seen, generated)
-            banned = completing(generated, decoding.no_repeat_ngram)
-            ids += [changed, np.array(banned, np.int64)]
-            values.append(others)
+            decoding, banned = request.decoding, request.completing
+            changed, others = changes(logits_BV[number], decoding, request.seen, request.generated)
+            if len(changed) or banned:
+                ids += [changed, np.array([*banned], np.int64)]
+                values.append(others)
             rows.append(
                 Row(
                     number, decoding.top_k, decoding.temperature, decoding.top_p, decoding.min_p,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Constraint
-from lmapps.engine.sampling import Logprob, distinct, with_id
+from lmapps.engine.sampling import Logprob, Runs, distinct, with_id
 from lmapps.engine.stops import StopStrings
 from lmapps.engine.turns import User
 from lmapps.text.tokenizer import Tokenizer
@@ -94,6 +94,7 @@ class Request:
         self._penalises = decoding.repetition_penalty != 1
         self.seen = distinct(prompt_ids if self._penalises else ())
         """What a repetition penalty lowers; kept, since a prompt may be long."""
+        self._runs = Runs(decoding.no_repeat_ngram)
         self.user = user
         self.prefilled = 0
         """How many ids of the prompt are in the state."""
@@ -135,6 +136,11 @@ class Request:
         self.deliver(Delta(read=(self.prefilled, len(self.prompt_ids))))
 
     @property
+    def completing(self) -> Collection[int]:
+        """The ids that `no_repeat_ngram` rules out now."""
+        return self._runs.completing(self.generated)
+
+    @property
     def is_constrained(self) -> bool:
         """Whether the reply is held to a regex or schema."""
         return self._constraint is not None
@@ -146,6 +152,7 @@ class Request:
     def take(self, token_id: int, logprob: Logprob | None = None) -> bool:
         """Take the next sampled id and stream its text; True when the reply is at its end."""
         self.generated.append(token_id)
+        self._runs.add(self.generated)
         if self._penalises:
             self.seen = with_id(self.seen, token_id)
         ended = token_id in self._end_ids

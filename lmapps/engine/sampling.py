@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ Ids = npt.NDArray[np.int64]
 RULED_OUT = -9999.0
 """The logarithm of a probability that is told instead of minus infinity, as in OpenAI's API."""
 _BLOCK = 128
+_NO_IDS, _NO_VALUES = np.empty(0, np.int64), np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ def changes(
     al., CTRL, 2019)."""
     penalty, bias = decoding.repetition_penalty, dict(decoding.logit_bias)
     presence, frequency = decoding.presence_penalty, decoding.frequency_penalty
+    if penalty == 1 and not (bias or presence or frequency):
+        return _NO_IDS, _NO_VALUES
     lowered = np.asarray(seen if penalty != 1 else (), np.int64)
     counts: dict[int, int] = Counter(generated) if presence or frequency else {}
     biased, counted = np.array([*bias], np.int64), np.array([*counts], np.int64)
@@ -206,6 +209,27 @@ def changes(
         times = np.array([*counts.values()])
         values[np.searchsorted(ids, counted)] -= presence + frequency * times
     return ids, values
+
+
+class Runs:
+    """The runs of `size` ids in a reply so far: what `completing` looks for anew each time."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._ends: dict[tuple[int, ...], set[int]] = {}
+        """What came after so many ids less one."""
+
+    def add(self, generated: Sequence[int]) -> None:
+        """The reply has one id more."""
+        if self._size and len(generated) >= self._size:
+            *before, last = generated[-self._size :]
+            self._ends.setdefault(tuple(before), set()).add(last)
+
+    def completing(self, generated: Sequence[int]) -> Collection[int]:
+        """`completing`, in any order."""
+        if not self._ends:
+            return ()
+        return self._ends.get(tuple(generated[len(generated) - self._size + 1 :]), ())
 
 
 def completing(generated: Sequence[int], size: int) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
 from lmapps.engine.engine import Engine
-from lmapps.engine.sampling import distinct, logprob_of
+from lmapps.engine.sampling import completing, distinct, logprob_of
 from lmapps.errors import DecodingError
 from lmapps.model.checkpoint import Checkpoint
 
@@ -110,6 +110,7 @@ def test_sampled_ids_follow_the_definition(
     asked: Any = SimpleNamespace(
         decoding=decoding, random=random.Random(1), generated=GENERATED,
         seen=distinct([*PROMPT, *GENERATED]),
+        completing=completing(GENERATED, decoding.no_repeat_ngram),
         is_constrained=not mask.all(), allowed=lambda: mask,
     )  # fmt: skip
     logits_BV = np.tile(np.array(LOGITS, dtype=np.float32), (DRAWS // 4, 1))

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.engine.request import Request
-from lmapps.engine.sampling import adjusted, draw, logprob_of, probabilities, sample
+from lmapps.engine.sampling import (
+    Runs,
+    adjusted,
+    completing,
+    draw,
+    logprob_of,
+    probabilities,
+    sample,
+)
 from lmapps.engine.stops import StopStrings
 from lmapps.errors import CheckpointError, DecodingError
 
@@ -226,6 +234,10 @@ def test_no_repeat_ngram_bans_what_would_make_a_run_of_before(ids: list[int], si
     free = [i for i in range(4) if tail is None or (*tail, i) not in runs]
     drawn = sample(logits, Decoding(temperature=0, no_repeat_ngram=size), random.Random(0), [], ids)
     assert drawn == free[0]
+    kept = Runs(size)
+    for count in range(len(ids)):
+        kept.add(ids[: count + 1])
+    assert set(kept.completing(ids)) == set(completing(ids, size)) == {*range(3)} - {*free}
 
 
 @given(st.text("ab<>", max_size=30), st.lists(st.text("ab<>", min_size=1, max_size=4), max_size=3))

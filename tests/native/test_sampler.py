@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
-from lmapps.engine.sampling import adjusted, distinct, probabilities, sample
+from lmapps.engine.sampling import adjusted, completing, distinct, probabilities, sample
 from lmapps.errors import CheckpointError
 from lmapps.native.library import Unavailable, levels
 from lmapps.native.sampler import Row, Sampler
@@ -61,6 +61,10 @@ class Asked:
     @property
     def seen(self) -> Any:
         return distinct([*self.prompt_ids, *self.generated])
+
+    @property
+    def completing(self) -> list[int]:
+        return completing(self.generated, self.decoding.no_repeat_ngram)
 
     def allowed(self) -> None:
         return None

@@ -2,8 +2,8 @@
 leaves behind.
 
 Gradio makes every output of an event anew, also those that an update says nothing about, describes
-each of them again for links that we don't have, looks for sound and for matplotlib with every
-update, sums up all events after each of them, and keeps what it knows of a page for ever.
+each of them again for links that we don't have, looks for matplotlib with every update, sums up all
+events after each of them, and keeps what it knows of a page for ever.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
+
+from lmapps.server.page.streams import Streams
 
 MOST_PAGES = 2000
 """So many open pages the server knows; of another one the oldest is forgotten. A page that was
@@ -36,7 +38,7 @@ SHOWN = {"__type__", "visible", "interactive", "label"}
 NOT_SO_SIMPLE = object()
 
 
-class Page(gr.Blocks):
+class Page(Streams):
     """The page's components and events."""
 
     async def preprocess_data(
@@ -89,33 +91,6 @@ class Page(gr.Blocks):
             for place, value in zip(rest, values, strict=True):
                 sent[place] = value
         return sent
-
-    async def handle_streaming_outputs(
-        self, block_fn: Any, data: list[Any], *words: Any, **named: Any
-    ) -> list[Any]:
-        """Where sound or pictures are among them, which Gradio finds out at length each time."""
-        if any(hasattr(block, "stream_output") for block in block_fn.outputs):
-            return await super().handle_streaming_outputs(block_fn, data, *words, **named)
-        return data
-
-    def handle_streaming_diffs(
-        self, block_fn: Any, data: list[Any], session_hash: str | None, run: str | None,
-        final: bool, simple_format: bool = False,
-    ) -> list[Any]:  # fmt: skip
-        """What of each output is new. An update of a component is sent whole: the page's script
-        makes the next one out of the one before, in its place, also where that one still waits
-        to be shown. A button that may be pressed again would stay as it was."""
-        known = self.pending_diff_streams.get(session_hash or "", {})
-        is_first, told = run not in known, list(data)
-        sent = super().handle_streaming_diffs(
-            block_fn, data, session_hash, run, final, simple_format
-        )
-        if is_first or final or simple_format or run is None:
-            return sent
-        return [
-            [["replace", [], now]] if edits and isinstance(now, dict) else edits
-            for edits, now in zip(sent, told, strict=False)
-        ]
 
 
 class OpenPage(SessionState):
