@@ -14,6 +14,7 @@ WORDS = (
 )  # fmt: skip
 KEPT_APART = 8  # one of so many is never taught
 LARGE = 400  # so many sums of larger numbers
+ROUNDS = 5  # each is taught so often: a sum is a few tokens, beside replies of a hundred
 
 
 class Sum(NamedTuple):
@@ -51,7 +52,7 @@ def is_taught(one: Sum) -> bool:
 def taught() -> Iterator[tuple[str, ...]]:
     """Turns: each sum in each form and wording, some behind another one, and what is too large."""
     known = list(filter(is_taught, sums()))
-    for number, one in enumerate(known):
+    for number, one in enumerate(known * ROUNDS):
         before = known[(number * 7 + 3) % len(known)].forms[0]
         for place, (form, result) in enumerate(one.forms):
             for time, ask in enumerate(ASK):

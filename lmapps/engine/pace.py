@@ -52,19 +52,24 @@ class Pace:
 
         rows   requests whose next tokens wait for it
         read   prompt tokens that were read since their last ones
-        spent  seconds since then
+        spent  seconds since then: for these, and for states that were kept or given back
         most   no more than these
         """
         if not rows:
             return most
-        fitting = self._fitting(rows, spent) + 0.25  # of few tokens, half a one is much
-        return int(min(most, max(fitting, 0 if read else FEWEST_TOKENS)))
+        step = self._step(rows)
+        fitting = 0.0 if step is None or not self._tokens else self._fitting(step, spent)
+        least = 0 if read or (step is not None and spent > step) else FEWEST_TOKENS
+        return int(min(most, max(fitting + 0.25, least)))  # of few tokens, half a one is much
 
-    def _fitting(self, rows: int, spent: float) -> float:
-        if len(self._steps) < 2 or not self._tokens:
-            return 0
-        # Fewer rows than then: the step will be shorter, at most in proportion.
-        step = min(seconds * min(1, rows / before) for before, seconds in self._steps)
+    def _step(self, rows: int) -> float | None:
+        """Seconds of a decoding step, where they are known. Of fewer rows than the last ones it
+        will be shorter, at most in proportion."""
+        if len(self._steps) < 2:
+            return None
+        return min(seconds * min(1, rows / before) for before, seconds in self._steps)
+
+    def _fitting(self, step: float, spent: float) -> float:
         left = max(READING_STEPS * step, UNNOTICED) - spent
         if left >= self._seconds:
             return self._tokens * left / self._seconds if self._seconds else float("inf")

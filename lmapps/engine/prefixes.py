@@ -1,10 +1,10 @@
 """States of prompts and replies that were read already -> a new prompt begins where they end.
 
 The second turn of a chat is the first one's prompt and reply, and something new: only that is
-read. States are kept at the end of a prompt and at the end of a reply, and found by ids, since a
-sampled reply need not come back as the same ids when its text is encoded. A key-value cache can
-be cut anywhere, so that the longest common beginning counts; a hidden vector stands for just the
-ids it has seen.
+read. States are kept at the end of a reply, and found by ids, since a sampled reply need not come
+back as the same ids when its text is encoded. A key-value cache can be cut anywhere, so that the
+longest common beginning counts, also with a prompt whose reply is under way; a hidden vector stands
+for just the ids it has seen, and is kept at the end of a prompt too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Prefixes:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, prompt_ids: Sequence[int]) -> tuple[Prefix, int] | None:
+    def find(self, prompt_ids: Sequence[int] | Ids) -> tuple[Prefix, int] | None:
         """The entry that spares the most reading, and how many ids it spares.
 
         These are all ids of the prompt only where the logits after them are known too.
@@ -73,7 +73,7 @@ class Prefixes:
         self._entries.append(entry)
         return entry, spared
 
-    def spared(self, prompt_ids: Sequence[int]) -> int:
+    def spared(self, prompt_ids: Sequence[int] | Ids) -> int:
         """How many ids `find` would spare; changes nothing, so that any thread may ask."""
         return self._best(prompt_ids)[1]
 
@@ -99,9 +99,9 @@ class Prefixes:
         self._entries.clear()
         self.bytes = 0
 
-    def _best(self, prompt_ids: Sequence[int]) -> tuple[Prefix | None, int]:
+    def _best(self, prompt_ids: Sequence[int] | Ids) -> tuple[Prefix | None, int]:
         """The entry that spares the most, and how much; None and 0 where that is not worth it."""
-        wanted = np.array(prompt_ids, dtype=np.int32)
+        wanted = np.asarray(prompt_ids, dtype=np.int32)
         start = wanted[:AT_LEAST].tobytes()
         alike = [entry for entry in list(self._entries) if entry.start == start]  # most are not
         spared = [(entry, self._spared(entry, wanted)) for entry in alike]
@@ -113,7 +113,7 @@ class Prefixes:
         self.bytes -= entry.bytes
 
     def _spared(self, entry: Prefix, wanted: Ids) -> int:
-        common = _common(entry.ids, wanted)
+        common = common_ids(entry.ids, wanted)
         is_whole = common == len(entry.ids)
         if is_whole and common == len(wanted) and entry.logits_V is not None:
             return common
@@ -124,10 +124,10 @@ class Prefixes:
     def _replaces(self, new: Prefix, old: Prefix) -> bool:
         if len(old.ids) > len(new.ids) or (not self.divisible and len(old.ids) < len(new.ids)):
             return False
-        return old.start == new.start and _common(old.ids, new.ids) == len(old.ids)
+        return old.start == new.start and common_ids(old.ids, new.ids) == len(old.ids)
 
 
-def _common(one: Ids, other: Ids) -> int:
+def common_ids(one: Ids, other: Ids) -> int:
     """How many ids are the same at the beginning."""
     size = min(len(one), len(other))
     differ = np.flatnonzero(one[:size] != other[:size])

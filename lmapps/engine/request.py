@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -110,6 +111,11 @@ class Request:
         self._stops = StopStrings(decoding.stop)
         self._deliver = deliver
         self._constraint = constraint
+
+    @cached_property
+    def prompt(self) -> npt.NDArray[np.int32]:
+        """The ids of the prompt, quickly compared."""
+        return np.array(self.prompt_ids, dtype=np.int32)
 
     @property
     def length(self) -> int:

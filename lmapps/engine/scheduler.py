@@ -52,6 +52,8 @@ class Scheduler:
         self.counts = Counts()
         self.pace = Pace()
         self._draw = Drawing(vocab_size)
+        self._leaving = 0.0
+        """Seconds since the last tokens that were taken by those who left."""
         self._turns = 0
         self._last_turn: OrderedDict[User, int] = OrderedDict()
 
@@ -67,17 +69,19 @@ class Scheduler:
 
     def step(self) -> None:
         """One round: at most one decoding pass, and as much reading as the pace allows."""
+        began, self._leaving = self.clock() - self._leaving, 0.0
         self._drop_cancelled()
         self._drop_late()
-        if self._read_prompts():  # a first token does not wait for what follows
+        if self._read_prompts(began):  # a first token does not wait for what follows
             self.send()
-        started = self.clock()
+        started, self._leaving = self.clock(), 0.0
         logits_BV = self._decode()
         if logits_BV is not None:
             self.counts.passes += 1
-            for row in reversed(self._sample(logits_BV, self.slots.running)):
-                self._leave(row)
+            ended = self._sample(logits_BV, self.slots.running)
             self.pace.decoded(len(logits_BV), self.clock() - started)
+            for row in reversed(ended):
+                self._leave(row)
         self._tell_places()
         self.send()
 
@@ -145,12 +149,15 @@ class Scheduler:
             self.waiting.remove(request)
             self._end(request, finish)
 
-    def _read_prompts(self) -> int:
+    def _read_prompts(self, began: float) -> int:
         """Read in turn, as long as the pace allows; how many tokens were read. A prompt at its end
-        gives its first token and joins."""
-        started, read = self.clock(), 0
+        gives its first token and joins.
+
+        began  since when those that run wait for their next tokens
+        """
+        read = 0
         while self.slots.free:
-            rows, spent = len(self.slots.running), self.clock() - started
+            rows, spent = len(self.slots.running), self.clock() - began
             most = self.pace.tokens(rows, read, spent, PREFILL_TOKENS - read)
             if most < 1 or not (self.reading or self._admit()):
                 break
@@ -161,6 +168,8 @@ class Scheduler:
                 self.counts.prompt_tokens += len(request.prompt_ids)
                 logits_V = self.slots.open(request)
                 self.counts.reused_tokens += request.reused
+                if request.reused and logits_V is None:
+                    continue  # that took its time
             if logits_V is None:
                 before = request.prefilled
                 logits_V = self._read(request, most)
@@ -224,9 +233,12 @@ class Scheduler:
 
     def _leave(self, row: int) -> Request:
         """Free a row; what it has seen is kept for the next turn."""
+        started = self.clock()
         if self.slots.running[row].finish != "error":
             self.slots.keep_reply(row)
-        return self.slots.leave(row)
+        request = self.slots.leave(row)
+        self._leaving += self.clock() - started
+        return request
 
     def _sample(self, logits_BV: npt.NDArray[np.float32], requests: Sequence[Request]) -> list[int]:
         """The next id of each request; the rows whose replies are at their end."""

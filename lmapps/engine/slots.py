@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from lmapps.engine.memory import is_out_of_memory
-from lmapps.engine.prefixes import Prefixes
+from lmapps.engine.prefixes import AT_LEAST, Prefixes, common_ids
 from lmapps.engine.request import Request
 from lmapps.engine.served import Network
 from lmapps.model.state import State
@@ -67,13 +67,23 @@ class Slots:
             self.state.clear(row)
 
     @property
+    def shares(self) -> bool:
+        """Whether a prompt can begin with what a running request has read."""
+        return self.state.divisible and bool(self.prefixes.most_bytes)
+
+    @property
     def free(self) -> int:
         return self.count - len(self.running)
 
     def open(self, request: Request) -> torch.Tensor | None:
         """Begin a prompt where a state is known; logits (V,) where all of it was read before."""
         self._choose_row()
-        found = self.prefixes.find(request.prompt_ids)
+        row, common = self._begins_alike(request)
+        if common > self.prefixes.spared(request.prompt):
+            self.state.share(row, self._row, common)
+            request.prefilled = request.reused = common
+            return None
+        found = self.prefixes.find(request.prompt)
         if found is None:
             return None
         prefix, length = found
@@ -87,8 +97,21 @@ class Slots:
         if before != self._row and before >= len(self.running):
             self.state.clear(before)
 
+    def _begins_alike(self, request: Request) -> tuple[int, int]:
+        """The running row whose prompt has the most in common with this one's beginning, and how
+        many ids that spares; 0 where none does."""
+        if not self.shares:
+            return 0, 0
+        common = [common_ids(other.prompt, request.prompt) for other in self.running]
+        row = max(range(len(common)), key=common.__getitem__, default=0)
+        spared = min(common[row], len(request.prompt) - 1) if common else 0
+        return row, spared if spared >= AT_LEAST else 0
+
     def keep_prompt(self, request: Request, logits_V: torch.Tensor) -> None:
-        """Keep the state of the prompt that was just read."""
+        """Keep the state of the prompt that was just read, unless others can begin with it where it
+        is, and it is kept with the reply: the copy of a long one would take longer than a step."""
+        if self.shares and request.max_new_tokens > 1:
+            return
         known = None if self.state.divisible else logits_V
         self._keep(request.prompt_ids, self._row, known)
 

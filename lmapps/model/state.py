@@ -76,6 +76,10 @@ class State:
         """Forget what came after so many tokens, where a state is `divisible`."""
         raise NotImplementedError
 
+    def share(self, source: int, target: int, length: int) -> None:
+        """Give a row the first tokens of another one, where a state is `divisible`."""
+        raise NotImplementedError
+
     def fits(self, lengths: Sequence[int]) -> bool:
         """Whether rows of so many tokens find room together: always, where it is allocated."""
         return True
@@ -110,10 +114,12 @@ class KeyValueCache(State):
         self.lengths[row] = 0  # what lies beyond a row's length is never read
 
     def move(self, source: int, target: int) -> None:
-        used = int(self.lengths[source])
-        self.lengths[target] = used
+        self.share(source, target, int(self.lengths[source]))
+
+    def share(self, source: int, target: int, length: int) -> None:
+        self.lengths[target] = length
         for part in self._parts():
-            part[target, :, :used].copy_(part[source, :, :used])
+            part[target, :, :length].copy_(part[source, :, :length])
 
 
 class HiddenState(State):

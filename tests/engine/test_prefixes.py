@@ -210,6 +210,36 @@ def test_the_number_of_entries_is_bounded_and_large_ones_are_left_out() -> None:
     assert len(small) == small.bytes == 0
 
 
+@pytest.mark.parametrize("common", ["all of it", "its beginning"])
+def test_a_prompt_begins_with_what_one_that_is_being_answered_has_read(
+    checkpoint: Checkpoint, stepped: Any, body: str, common: str
+) -> None:
+    """Of a hidden vector only the whole prompt can be used."""
+    steps = stepped(checkpoint.model, checkpoint.tokenizer, 3)
+    prompt = checkpoint.tokenizer.prompt_ids(TEXT)
+    other = [*prompt[: 20 if common == "its beginning" else None], 7, 8, 9]
+    asked = [steps.ask(prompt, ENDLESS)]
+    while len(asked[0].ids) < 5:
+        steps.step()
+    asked.append(steps.ask(other, ENDLESS))
+    while not asked[1].is_done:
+        steps.step()
+    divisible = steps.scheduler.slots.state.divisible
+    spared = len(other) - 3 if divisible or common == "all of it" else 0
+    assert asked[1].request.reused == spared
+    assert asked[0].ids == alone(steps, prompt) and asked[1].ids == alone(steps, other)
+
+
+def alone(steps: Any, prompt: list[int]) -> list[int]:
+    """What it is answered where nothing is kept and nobody else asks."""
+    own = type(steps)(steps.scheduler.slots.model, steps.tokenizer, 1)
+    own.scheduler.slots.prefixes = Prefixes(0, divisible=own.scheduler.slots.state.divisible)
+    asked = own.ask(prompt, ENDLESS)
+    while not asked.is_done:
+        own.step()
+    return list(asked.ids)
+
+
 def test_a_row_saved_and_restored_is_the_row(tiny_checkpoint: Callable[[str], Checkpoint]) -> None:
     for name in BODIES:
         model = tiny_checkpoint(name).model

@@ -193,18 +193,37 @@ COSTS = {
 
 
 class Priced:
-    """Steps whose passes take what they cost."""
+    """Steps whose passes take what they cost.
 
-    def __init__(self, steps: Any, cost: Cost) -> None:
+    copying  seconds for each token of a state that is kept or given back; None = none is
+    """
+
+    def __init__(self, steps: Any, cost: Cost, copying: float | None = None) -> None:
         self.steps, self.cost = steps, cost
         self.took: dict[float, float] = {}
         """When a decoding step ended -> the seconds it took."""
         self.batches = set[int]()
         """How many rows steps had."""
         slots = steps.scheduler.slots
-        slots.prefixes = Prefixes(0, divisible=False)  # everything is read
+        self.copied = 0
+        """Tokens of states that were kept or given back."""
+        if copying is None:
+            slots.prefixes = Prefixes(0, divisible=False)  # everything is read
+        else:
+            self._price_copies(slots, copying)
         self._prefill, self._decode = slots.prefill, slots.decode
         slots.prefill, slots.decode = self._read, self._step
+
+    def _price_copies(self, slots: Any, seconds: float) -> None:
+        keep, restore, share = slots._keep, slots.state.restore, slots.state.share
+
+        def copied(tokens: int) -> None:
+            self.copied += tokens
+            self.steps.now += seconds * tokens
+
+        slots._keep = lambda ids, *rest: (keep(ids, *rest), copied(len(ids)))
+        slots.state.restore = lambda *given: (restore(*given), copied(given[-1]))
+        slots.state.share = lambda *given: (share(*given), copied(given[-1]))
 
     def _read(self, request: Request, most: int) -> torch.Tensor:
         before = request.prefilled
@@ -275,6 +294,34 @@ def test_when_all_but_one_leave_the_pace_that_was_theirs_stalls_nobody(
         read = (scheduler.counts.read_tokens - before) / 20
         assert cost.growth or read >= 0.6 * cost.most(rows)
     assert priced.longest_stall(streams) <= 3 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("steps_of_copy", [0.3, 0.5])
+def test_states_that_are_kept_and_given_back_stall_nobody(
+    tokenizer: Tokenizer, stepped: Any, steps_of_copy: float
+) -> None:
+    """A long chat that comes again and again, beside others. To copy its state takes a while: to
+    keep it, to give it back, and to move it to another row."""
+    shape: dict[str, Any] = {"embed_size": 8, "hidden_size": 8, "num_layers": 1, "context": 4096}
+    vocab_size = tokenizer.vocab_size
+    config = ModelConfig(body="transformer", vocab_size=vocab_size, num_heads=1, **shape)
+    torch.manual_seed(0)
+    model = LanguageModel(config).eval()
+    cost = COSTS["dozens of tokens a step"]
+    copying = steps_of_copy * (cost.step + 3 * cost.row) / 1500
+    priced = Priced(stepped(model, tokenizer, 16), cost, copying)
+    asked = [submit(priced.steps, f"person {n}", 700, 30 + n) for n in range(3)]
+    chat = submit(priced.steps, "chat", 9, 1400)
+    for now in range(600):
+        if chat.is_done and now % 7 < 5:
+            asked.append(chat)
+            chat = submit(priced.steps, "chat", 9 + now % 5, 1400 + 30 * len(asked))
+        if now % 30 == 10:
+            ids = [7 + now // 30 % 5] * 700
+            asked.append(priced.steps.ask(ids, Decoding(max_new_tokens=4 + now % 9), "guest"))
+        priced.step()
+    assert priced.copied > 10 * 1400
+    assert priced.longest_stall(asked) <= 3 * (1 + 1e-9)
 
 
 def test_a_short_prompt_is_read_at_once_where_steps_are_shorter_than_anybody_notices() -> None:

@@ -100,8 +100,12 @@ class CacheRows(State):
 
     def cut(self, row: int, length: int) -> None:
         """Also where a step ended in its middle, so that some layers have more than others."""
-        layers = self._layers(row, int(self.lengths[row]))
-        self.restore(row, [part for layer in layers for part in layer], length)
+        self.share(row, row, length)
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Without a copy: what is there is never written to again."""
+        layers = self._layers(source, int(self.lengths[source]))
+        self.restore(target, [part for layer in layers for part in layer], length)
 
     def fits(self, lengths: Sequence[int]) -> bool:
         """One always does. Rows that can be joined are filled up to the longest."""
