@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import wraps
 from typing import Any
@@ -49,19 +50,15 @@ class Streams(gr.Blocks):
     ) -> dict[str, Any]:  # fmt: skip
         """An update as it is sent to the page: of a stream that has begun, the next one."""
         if inspect.isasyncgen(iterator) and session_hash and event_id and _is_plain(block_fn):
-            try:
-                told: Any = await anext(iterator)
-            except StopAsyncIteration:
-                pass  # as it says once more when it is asked again, below
-            else:
-                sent = await self.postprocess_data(block_fn, told, state)
+            with suppress(StopAsyncIteration):  # as it says once more when it is asked again, below
+                sent = await self.postprocess_data(block_fn, await anext(iterator), state)
                 sent = add_root_url(sent, about.get("root_path") or "", None)
                 run, is_simple = self._stream_run_key(iterator), about.get("simple_format", False)
+                told = self.handle_streaming_diffs(
+                    block_fn, sent, session_hash, run, False, is_simple
+                )
                 return {
-                    "data": self.handle_streaming_diffs(
-                        block_fn, sent, session_hash, run, False, is_simple
-                    ),
-                    "is_generating": True, "iterator": iterator, "duration": None,
+                    "data": told, "is_generating": True, "iterator": iterator, "duration": None,
                     "average_duration": None, "render_config": None, "changed_state_ids": [],
                     "used_cache": None,
                 }  # fmt: skip
