@@ -51,7 +51,8 @@ class Streams(gr.Blocks):
         """An update as it is sent to the page: of a stream that has begun, the next one."""
         if inspect.isasyncgen(iterator) and session_hash and event_id and _is_plain(block_fn):
             with suppress(StopAsyncIteration):  # as it says once more when it is asked again, below
-                sent = await self.postprocess_data(block_fn, await anext(iterator), state)
+                update: Any = await anext(iterator)
+                sent = await self.postprocess_data(block_fn, update, state)
                 sent = add_root_url(sent, about.get("root_path") or "", None)
                 run, is_simple = self._stream_run_key(iterator), about.get("simple_format", False)
                 told = self.handle_streaming_diffs(
