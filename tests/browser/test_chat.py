@@ -123,6 +123,23 @@ def held_back(page: Any, words: str) -> list[Any]:
 
 
 @BOTH
+def test_what_is_written_before_the_server_has_answered_stays_in_the_box(page: Any) -> None:
+    held = held_back(page, "The first one")
+    fill(page, "#message", "The first one")
+    button(page, "Send").click()
+    wait_for(page, lambda: bool(held))
+    fill(page, "#message", "And on")
+    held[0].continue_()
+    wait_for(page, lambda: len(said(page)) == 2)
+    page.wait_for_selector("#send:not([disabled])")
+    assert page.locator("#message textarea").input_value() == "And on"
+    button(page, "Send").click()
+    wait_for(page, lambda: len(said(page)) == 4 and said(page)[2] == "And on")
+    page.wait_for_selector("#send:not([disabled])")
+    assert page.locator("#message textarea").input_value() == ""
+
+
+@BOTH
 def test_conversations_are_listed_searched_and_opened_again(page: Any) -> None:
     unfold_list(page)
     page.get_by_text("What you talk about is kept in this list.").wait_for()

@@ -101,7 +101,6 @@ class ChatTab:
         tab  the one whose opening is waited for before anything is looked up; None = at once
         """
         talk, here, dialogue = self.talk, self.here, self.dialogue
-
         filled = self.fields.inputs if self.fields else []
         rest = [self.picker.box, *self.decoding.inputs, *filled]
         written = [*here, self.message, *rest]
@@ -111,6 +110,7 @@ class ChatTab:
             self.retry.click(self._on_retry, [*here, *rest], self.outputs, **QUIET),
             dialogue.chatbot.edit(self._on_edit, [*here, *rest], self.outputs, **QUIET),
         ]
+        dialogue.empties(self.message)
         for pressed in (self.send, self.shelf.new):
             pressed.click(None, js=FOCUS, **QUIET)
         stopping: dict[str, Any] = {"cancels": asking, "queue": False, **QUIET}

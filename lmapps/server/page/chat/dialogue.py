@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,10 @@ import gradio as gr
 from lmapps.plugin import Plugin
 from lmapps.server.page.chat.seen import Seen
 from lmapps.server.page.languages import plugin_word, word
+from lmapps.server.page.widgets import QUIET
 from lmapps.server.store.conversation import Turn
+
+EMPTIED = "(asked, text) => JSON.parse(asked)[1] === text ? '' : text"
 
 
 class Dialogue:
@@ -29,7 +33,14 @@ class Dialogue:
             self.before = gr.Button("‹", size="sm", elem_id="version-before")
             self.version = gr.Markdown(elem_id="version")
             self.after = gr.Button("›", size="sm", elem_id="version-after")
-        self.outputs = [self.earlier, self.chatbot, self.versions, self.version]
+        self.asked = gr.Textbox(visible="hidden")
+        """The message that is being answered: its turn and its text, as JSON."""
+        self.outputs = [self.earlier, self.chatbot, self.versions, self.version, self.asked]
+
+    def empties(self, box: gr.Textbox) -> None:
+        """A message leaves its box once it is in the conversation, unless somebody has written on
+        meanwhile."""
+        self.asked.change(None, [self.asked, box], box, js=EMPTIED, **QUIET)
 
     def update(self, seen: Seen) -> dict[Any, Any]:
         """Components and what they show after an action."""
@@ -39,12 +50,15 @@ class Dialogue:
         said = [{"role": turn.role, "content": _as_it_is(turn.content)} for turn in seen.turns]
         # What was thought of the others stays as it was while a reply is written.
         rated = gr.update(value=said, feedback_value=_ratings(seen.turns))
-        return {
+        update: dict[Any, Any] = {
             self.chatbot: said if seen.busy else rated,
             self.earlier: gr.update(visible=seen.earlier > 0),
             self.versions: gr.update(visible=count > 1),
             self.version: word("Version {number} of {count}", number=number, count=count),
         }
+        if seen.busy and seen.turns and (asked := seen.turns[-1]).role == "user":
+            update[self.asked] = json.dumps([asked.id, asked.content])
+        return update
 
 
 def _as_it_is(text: str) -> list[dict[str, str]]:

@@ -248,7 +248,7 @@ class Talk:
         """Stream the reply, saved as it grows, whatever ends it."""
         place, whole, listed = said
         before = seen_at(place, whole, busy=True, status=word("Reading ..."))
-        yield replace(before, title=whole.title, listed=listed, message="")
+        yield replace(before, title=whole.title, listed=listed)
         async with aclosing(self._grown(place, way, whole, before, stream)) as news:
             async for seen in news:
                 yield seen
