@@ -69,7 +69,7 @@ class Scheduler:
 
     def step(self) -> None:
         """One round: at most one decoding pass, and as much reading as the pace allows."""
-        began, self._leaving = self.clock() - self._leaving, 0.0
+        began = self.clock() - self._leaving
         self._drop_cancelled()
         self._drop_late()
         if self._read_prompts(began):  # a first token does not wait for what follows

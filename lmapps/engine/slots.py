@@ -67,7 +67,7 @@ class Slots:
             self.state.clear(row)
 
     @property
-    def shares(self) -> bool:
+    def _shares(self) -> bool:
         """Whether a prompt can begin with what a running request has read."""
         return self.state.divisible and bool(self.prefixes.most_bytes)
 
@@ -78,12 +78,12 @@ class Slots:
     def open(self, request: Request) -> torch.Tensor | None:
         """Begin a prompt where a state is known; logits (V,) where all of it was read before."""
         self._choose_row()
+        found = self.prefixes.find(request.prompt)
         row, common = self._begins_alike(request)
-        if common > self.prefixes.spared(request.prompt):
+        if common > (found[1] if found else 0):
             self.state.share(row, self._row, common)
             request.prefilled = request.reused = common
             return None
-        found = self.prefixes.find(request.prompt)
         if found is None:
             return None
         prefix, length = found
@@ -100,7 +100,7 @@ class Slots:
     def _begins_alike(self, request: Request) -> tuple[int, int]:
         """The running row whose prompt has the most in common with this one's beginning, and how
         many ids that spares; 0 where none does."""
-        if not self.shares:
+        if not self._shares:
             return 0, 0
         common = [common_ids(other.prompt, request.prompt) for other in self.running]
         row = max(range(len(common)), key=common.__getitem__, default=0)
@@ -110,7 +110,7 @@ class Slots:
     def keep_prompt(self, request: Request, logits_V: torch.Tensor) -> None:
         """Keep the state of the prompt that was just read, unless others can begin with it where it
         is, and it is kept with the reply: the copy of a long one would take longer than a step."""
-        if self.shares and request.max_new_tokens > 1:
+        if self._shares and request.max_new_tokens > 1:
             return
         known = None if self.state.divisible else logits_V
         self._keep(request.prompt_ids, self._row, known)

@@ -140,8 +140,10 @@ def test_fp32_logits_are_torchs_for_models_of_any_shape(
     model = random_model(config, seed)
     step = NativeStep(model, level=level, threads=threads)
     worst = errors(model, step, rows, seed)[0]
-    # Of a width of 1 or 2 the logits may nearly cancel: then fp32 itself, torch's too, is off.
-    assert worst < 1e-5 or worst < 3 * errors(model, TorchStep(model), rows, seed)[0]
+    # Of a width of 1 or 2 the logits may nearly cancel: then fp32 itself, torch's too, is off, and
+    # whose last bits are the luckier ones is chance.
+    times = 3 if config.hidden_size <= 2 else 1
+    assert worst < 1e-5 or worst < times * errors(model, TorchStep(model), rows, seed)[0]
 
 
 @needs_native

@@ -100,16 +100,20 @@ def test_a_stream_tells_what_gradio_would_and_asks_no_thread(
     monkeypatch.setattr("gradio.blocks.anyio.to_thread.run_sync", None)
     ours = asyncio.run(told(page_of(Page, counted), "3"))
     assert [goes_on for _, goes_on in ours] == [True, True, True, False]
-    state: list[Any] = [None, None]
-    for number, (mine, whole) in enumerate(zip(ours, theirs, strict=True)):
-        first_or_last = number in (0, 3)
-        for sent in (mine[0], whole[0]):
-            state_now = [
-                value if first_or_last else shown(old, value)
-                for old, value in zip(state, sent, strict=True)
-            ]
-            assert state_now[0] == f"Ann counts {'I' * min(number, 2)}"
-        state = state_now
+    assert states(ours) == states(theirs)
+    lines = [line for line, _ in states(ours)]
+    assert lines == [f"Ann counts {'I' * min(number, 2)}" for number in range(4)]
+
+
+def states(told: list[tuple[list[Any], bool]]) -> list[list[Any]]:
+    """What the page shows after each message: the first and the last one are whole."""
+    (first, _), *rest = told
+    seen = [first]
+    for sent, goes_on in rest:
+        if goes_on:
+            sent = [shown(old, edits) for old, edits in zip(seen[-1], sent, strict=True)]
+        seen.append(sent)
+    return seen
 
 
 def test_what_a_stream_raises_ends_it() -> None:
