@@ -26,13 +26,17 @@ ENDLESS = Decoding(temperature=0.9, max_new_tokens=100)
 
 
 @pytest.fixture
-def replicas(endless_checkpoint: Callable[[str], Checkpoint], tmp_path: Path) -> Iterator[Replicas]:
+def replicas(
+    endless_checkpoint: Callable[[str], Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Replicas]:
     endless_checkpoint("transformer").save(tmp_path / "twice")
     opening = Opening(slots=4, queue=8, devices=("cpu", "cpu"))
     both = open_backend(Source("twice", str(tmp_path / "twice")), opening)
     assert isinstance(both, Replicas)
     for engine in both.engines:
         engine.tokenizer.end_ids = frozenset()
+        slots = engine._scheduler.slots  # slowly: no reply ends before all are asked for
+        monkeypatch.setattr(slots, "decode", lambda d=slots.decode: (time.sleep(0.01), d())[1])
     yield both
     both.close()
 
@@ -53,6 +57,7 @@ def test_requests_are_spread_over_the_copies_and_the_numbers_are_those_of_all(
     assert replicas.counts.generated_tokens == 160
     assert sum(replicas.counts.first_token.counts) == 8
     assert replicas.bytes == 2 * replicas.engines[0].bytes and replicas.running == 0
+    assert list(replicas.loads.values()) == [0, 0]
 
 
 def test_a_seed_gives_the_same_reply_on_each_copy(replicas: Replicas) -> None:
@@ -77,10 +82,10 @@ def test_the_next_turn_of_a_chat_goes_where_its_beginning_was_read(
 
 
 class Copy:
-    """A copy that says how busy it is."""
+    """A copy that has so many requests."""
 
-    def __init__(self, running: int, known: int = 0, reason: str | None = None) -> None:
-        self.running, self.waiting, self.reason, self._known = running, 0, reason, known
+    def __init__(self, load: int, known: int = 0, reason: str | None = None) -> None:
+        self.load, self.reason, self._known = load, reason, known
 
     def known(self, prompt_ids: Any) -> int:
         return self._known
@@ -103,6 +108,7 @@ def test_the_least_busy_copy_that_can_answer_gets_a_request_or_one_near_it_that_
     copies: list[Any], place: int
 ) -> None:
     together = Replicas(copies)
+    together.loads |= {copy: copy.load for copy in copies}
     assert together.placed([1, 2, 3]) is copies[place]
     assert (together.why_not_ready() is None) == any(not copy.reason for copy in copies)
 
@@ -117,12 +123,8 @@ def test_several_replies_to_one_prompt_are_spread_over_the_copies(replicas: Repl
 
 
 def test_leaving_frees_the_slot_on_whichever_copy(
-    replicas: Replicas, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    replicas: Replicas, wait_until: Callable[..., None]
 ) -> None:
-    for engine in replicas.engines:  # slowly, so that no reply ends by itself
-        slots = engine._scheduler.slots
-        monkeypatch.setattr(slots, "decode", lambda d=slots.decode: (time.sleep(0.01), d())[1])
-
     async def leave() -> None:
         streams = [replicas.stream([20 + n, 21], ENDLESS) for n in range(4)]
         for stream in streams:
@@ -134,6 +136,7 @@ def test_leaving_frees_the_slot_on_whichever_copy(
     asyncio.run(leave())
     wait_until(lambda: replicas.counts.finished["cancelled"] == 4)
     assert replicas.running == 0
+    assert list(replicas.loads.values()) == [0, 0]
 
 
 def test_a_copy_that_cannot_be_opened_leaves_no_thread_of_another(

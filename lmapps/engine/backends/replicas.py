@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 from lmapps.decoding import Decoding
@@ -33,15 +34,30 @@ class Replicas:
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.engines = list(engines)
+        self.loads = dict.fromkeys(self.engines, 0)
+        """Requests that each copy has. Counted here: while its thread takes a request from one
+        place to the next, a copy's own numbers are off by one."""
+        self._turn = threading.Lock()
         self._first = self.engines[0]
 
     def placed(self, prompt_ids: Sequence[int]) -> Engine:
         """Where a prompt is answered."""
         able = [engine for engine in self.engines if not engine.why_not_ready()] or self.engines
-        loads = {engine: engine.running + engine.waiting for engine in able}
-        least = min(loads.values())
-        near = [engine for engine in able if loads[engine] <= least + NEAR]
-        return max(near, key=lambda engine: (engine.known(prompt_ids), -loads[engine]))
+        least = min(self.loads[engine] for engine in able)
+        near = [engine for engine in able if self.loads[engine] <= least + NEAR]
+        return max(near, key=lambda engine: (engine.known(prompt_ids), -self.loads[engine]))
+
+    @contextmanager
+    def _at_home(self, prompt_ids: Sequence[int]) -> Iterator[Engine]:
+        """Where a prompt is answered, for as long as it is."""
+        with self._turn:
+            home = self.placed(prompt_ids)
+            self.loads[home] += 1
+        try:
+            yield home
+        finally:
+            with self._turn:
+                self.loads[home] -= 1
 
     @property
     def name(self) -> str:
@@ -122,16 +138,18 @@ class Replicas:
         """Deltas of the copy where it is placed, once the first is asked for: of several streams
         that are made together each sees where those before it went. Closing the iterator cancels.
         """
-        home = self.placed(prompt_ids)
-        async with aclosing(home.stream(prompt_ids, decoding, user)) as deltas:
-            async for delta in deltas:
-                yield delta
+        with self._at_home(prompt_ids) as home:
+            async with aclosing(home.stream(prompt_ids, decoding, user)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def complete(self, prompt_ids: list[int], decoding: Decoding, user: User = None) -> Reply:
-        return await self.placed(prompt_ids).complete(prompt_ids, decoding, user)
+        with self._at_home(prompt_ids) as home:
+            return await home.complete(prompt_ids, decoding, user)
 
     async def score(self, messages: Sequence[Message], reply: str, user: User = None) -> Score:
-        return await self.placed(self.render(messages)).score(messages, reply, user)
+        with self._at_home(self.render(messages)) as home:
+            return await home.score(messages, reply, user)
 
     def close(self) -> None:
         """End what is under way on every copy."""
