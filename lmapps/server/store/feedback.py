@@ -57,7 +57,7 @@ def feedback(
 ) -> Feedback:
     """What is approved of a chat plugin's replies by one owner, or, for None, by everybody.
 
-    Where `share` is above 0, at least one conversation is held out.
+    Where `share` is above 0, at least one conversation is held out, and of two at least one is not.
     Raises `InputError` for a share that is not between 0 and 1.
     """
     if not 0 <= share < 1:
@@ -83,12 +83,13 @@ def rows_of(whole: Conversation) -> tuple[list[Row], int]:
 
 def held_out(names: Sequence[str], share: float) -> set[str]:
     """Those of the names that are held out, each by its own hash: more names move none that was
-    not held out to this side."""
-    places = {name: _place(name) for name in names}
-    chosen = {name for name, place in places.items() if place < share}
-    if share > 0 and names and not chosen:  # few: one at least, the next to be chosen
-        chosen = {min(names, key=lambda name: places[name])}
-    return chosen
+    not held out to this side. Of two names or more some are on each side, whatever their hashes:
+    as long as all would be held out, the last to be is not."""
+    ranked = sorted(names, key=_place)
+    if share == 0 or not ranked:
+        return set()
+    chosen = sum(_place(name) < share for name in ranked)
+    return set(ranked[: max(1, min(chosen, len(ranked) - 1))])
 
 
 def _is_approved(turn: Turn) -> bool:

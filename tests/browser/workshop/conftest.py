@@ -4,6 +4,7 @@ report and one to compare with, and what people thought of a chat's replies."""
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from lmapps.server.store.store import Store
 from lmapps.training.runs import Runs
 from lmapps.training.settings import TrainSettings
 
+BEGUN_WITH = ("old", "gru")
+"""Checkpoints that are there from the beginning."""
 QUICK = Path(__file__).with_name("quick_run.py")
 
 
@@ -29,9 +32,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LMAPPS_HOME", str(home))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield home
-        runs = Runs()
-        for name in runs.names():
-            runs.pause(name)
 
 
 @pytest.fixture(scope="package")
@@ -40,9 +40,9 @@ def served(
 ) -> Iterator[Any]:
     from lmapps.engine.backends.source import found_sources
 
+    for name in BEGUN_WITH:
+        tiny_checkpoint("gru").save(home / "checkpoints" / name)
     old = home / "checkpoints" / "old"
-    tiny_checkpoint("gru").save(old)
-    tiny_checkpoint("gru").save(home / "checkpoints" / "gru")
     (old / "README.md").write_text("---\nlicence: mit\n---\n# An old one\n\nIt knows little.")
     (old / "run").mkdir()
     (old / "run" / "settings.json").write_text("{}")
@@ -57,6 +57,19 @@ def served(
     (old / "run" / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
     with serve(discover(), 0.005, prepare=liked, find=found_sources) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(home: Path, wait_until: Callable[..., None]) -> Iterator[None]:
+    """A run under way, or a checkpoint of a name, would be in the way of a further try."""
+    yield
+    runs = Runs()
+    if live := runs.live():
+        runs.pause(live)
+        wait_until(lambda: not runs.live())
+    for folder in (home / "checkpoints").glob("*"):
+        if folder.name not in BEGUN_WITH:
+            shutil.rmtree(folder)
 
 
 @pytest.fixture
