@@ -18,18 +18,19 @@ from lmapps.engine.sampling import Floats, Ids, changes, sample
 from lmapps.errors import LmappsError
 from lmapps.native.library import Unavailable
 from lmapps.native.sampler import Row, Sampler
+from lmapps.native.threads import Threads
 
 Logits = npt.NDArray[np.float32]
 
 
 class Drawing:
-    """Draws for one vocabulary. One thread only."""
+    """Draws for one vocabulary, with the threads of a step between two steps. One thread only."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, threads: Threads | None = None) -> None:
         self._vocab_size = vocab_size
         self._sampler: Sampler | None = None
         with suppress(Unavailable):
-            self._sampler = Sampler(vocab_size)
+            self._sampler = Sampler(vocab_size, threads)
 
     def __call__(self, logits_BV: Logits, requests: Sequence[Request]) -> list[int | LmappsError]:
         logits_BV = logits_BV[:, : self._vocab_size]
@@ -45,8 +46,8 @@ class Drawing:
         if self._sampler is None:
             return [-1] * len(requests)
         rows: list[Row] = []
-        ids: list[Ids] = [np.empty(0, np.int64)]
-        values: list[Floats] = [np.empty(0)]
+        ids: list[Ids] = []
+        values: list[Floats] = []
         for number, request in enumerate(requests):
             if request.is_constrained:
                 continue
@@ -61,7 +62,8 @@ class Drawing:
                     request.random.random(), len(changed), len(banned),
                 )
             )  # fmt: skip
-        drawn = iter(self._sampler(logits_BV, rows, np.concatenate(ids), np.concatenate(values)))
+        changes_of_all = (np.concatenate(ids), np.concatenate(values)) if ids else ()
+        drawn = iter(self._sampler(logits_BV, rows, *changes_of_all))
         return [-1 if request.is_constrained else next(drawn) for request in requests]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import queue
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -231,7 +230,7 @@ class Engine:
                 delta = await box.get()
                 if delta.error:
                     if delta.ids:
-                        yield replace(delta, finish=None, error=None)
+                        yield delta._replace(finish=None, error=None)
                     raise delta.error
                 yield delta
                 finished = delta.finish is not None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,7 @@ class Usage:
     reused: int = 0
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):  # made for each token: a dataclass takes three times as long
     """What is new about a request."""
 
     text: str = ""

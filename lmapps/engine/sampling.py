@@ -188,10 +188,11 @@ def changes(
 ) -> tuple[Ids, Floats]:
     """The ids whose logits bias and penalties change, and their new ones (repetition: Keskar et
     al., CTRL, 2019)."""
-    penalty, bias = decoding.repetition_penalty, dict(decoding.logit_bias)
+    penalty = decoding.repetition_penalty
     presence, frequency = decoding.presence_penalty, decoding.frequency_penalty
-    if penalty == 1 and not (bias or presence or frequency):
+    if penalty == 1 and not (decoding.logit_bias or presence or frequency):
         return _NO_IDS, _NO_VALUES
+    bias = dict(decoding.logit_bias)
     lowered = np.asarray(seen if penalty != 1 else (), np.int64)
     counts: dict[int, int] = Counter(generated) if presence or frequency else {}
     biased, counted = np.array([*bias], np.int64), np.array([*counts], np.int64)

@@ -51,7 +51,7 @@ class Scheduler:
         """The request whose prompt is being read."""
         self.counts = Counts()
         self.pace = Pace()
-        self._draw = Drawing(vocab_size)
+        self._draw = Drawing(vocab_size, slots.step.threads)
         self._leaving = 0.0
         """Seconds since the last tokens that were taken by those who left."""
         self._turns = 0

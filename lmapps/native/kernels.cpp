@@ -562,9 +562,9 @@ bool spread(const float *logits, int n, double *x) {
     N v = -__builtin_inff() - N{};
     if (i + LD <= n) v = load<N>(logits + i);
     else if (i < n) memcpy(&v, logits + i, 4 * (n - i));
-    D wide = __builtin_convertvector(v, D);
-    odd += wide < splat(__builtin_inf()) ? D{} : splat(1.0);   // also where it is no number
-    store(x + i, wide);
+    D doubles = __builtin_convertvector(v, D);
+    odd += doubles < splat(__builtin_inf()) ? D{} : splat(1.0);   // also where it is no number
+    store(x + i, doubles);
   }
   return sum(odd) == 0;
 }
@@ -582,16 +582,63 @@ double highest(const double *x, int spans) {
   return all;
 }
 
-void weigh(double *x, int spans, double best, double scale, double *sums, double *highs) {
-  for (int span = 0; span < spans; span++, x += SPAN) {
+inline D wide(N v) { return __builtin_convertvector(v, D); }
+inline D wide(D v) { return v; }
+
+// Calls body(first, span) for each span of n numbers; what lacks of the last one is -inf.
+template <class T, class Body> inline void each_span(const T *x, int n, Body body) {
+  int first = 0;
+  for (; first + SPAN <= n; first += SPAN) body(first, x + first);
+  if (first == n) return;
+  T last[SPAN];
+  for (int i = 0; i < SPAN; i++) last[i] = first + i < n ? x[first + i] : -__builtin_inf();
+  body(first, last);
+}
+
+template <class V, class T>
+void weigh(const T *x, int n, double best, double scale, double *to, double *sums, double *highs) {
+  each_span(x, n, [&](int first, const T *span) {
     D total{}, high{};
     for (int i = 0; i < SPAN; i += LD) {
-      D w = exp((load<D>(x + i) - splat(best)) * splat(scale));
+      D w = exp((wide(load<V>(span + i)) - splat(best)) * splat(scale));
       total += w, high = w > high ? w : high;
-      store(x + i, w);
+      store(to + first + i, w);
     }
-    sums[span] = sum(total), highs[span] = most(high);
+    sums[first / SPAN] = sum(total), highs[first / SPAN] = most(high);
+  });
+}
+
+int top(const float *logits, int n) {
+  float best = -__builtin_inff();
+  int at = -1;
+  F odd{};
+  each_span(logits, n, [&](int first, const float *span) {
+    F high = splat(-__builtin_inff());
+    for (int i = 0; i < SPAN; i += L) {
+      F v = load<F>(span + i);
+      odd += v < splat(__builtin_inff()) ? F{} : splat(1.0f);   // also where it is no number
+      high = greater(v, high);
+    }
+    if (most(high) > best) best = most(high), at = first;
+  });
+  if (at < 0 || sum(odd) != 0) return -1;
+  while (logits[at] != best) at++;
+  return at;
+}
+
+int at_least(const double *span, double bound, int first, int32_t *ids) {
+  int found = 0;
+#if defined(__AVX512F__)
+  for (int i = 0; i < SPAN; i += LD) {
+    const __m256i eight = _mm256_add_epi32(_mm256_set1_epi32(first + i), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __mmask8 is = _mm512_cmp_pd_mask(_mm512_loadu_pd(span + i), _mm512_set1_pd(bound), _CMP_GE_OQ);
+    store(ids + found, _mm256_maskz_compress_epi32(is, eight));
+    found += __builtin_popcount(is);
   }
+#else
+  for (int i = 0; i < SPAN; i++) ids[found] = first + i, found += span[i] >= bound;
+#endif
+  return found;
 }
 
 }  // namespace
@@ -601,7 +648,8 @@ void weigh(double *x, int spans, double best, double scale, double *sums, double
 #define TABLE(level)                                                                             \
   extern const Kernels NAMED(level);                                                             \
   const Kernels NAMED(level) = {TEXT(level), L, Int8::unsigned_weights, prepare, multiply, rms_norm, swiglu, remember,    \
-                                attend, attend_many, rotate, rnn, gru, lstm, spread, highest, weigh};
+                                attend, attend_many, rotate, rnn, gru, lstm, top, spread, highest,       \
+                                weigh<D>, weigh<N>, at_least};
 TABLE(LEVEL)
 
 }  // namespace lmapps

@@ -75,12 +75,17 @@ struct Kernels {
   void (*rnn)(float *const *in, float *const *rec, float *hidden, int n);
   void (*gru)(float *const *in, float *const *rec, float *hidden, int n);
   void (*lstm)(float *const *in, float *const *rec, float *hidden, float *cell, int n);
-  // For sampling. n logits as doubles, -inf behind them up to a whole SPAN; false where one is no
-  // number or infinite (-inf may be).
+  // For sampling. The first of the n logits that are the highest; -1 where one is no number or
+  // infinite, or all are -inf (some may be).
+  int (*top)(const float *logits, int n);
+  // n logits as doubles, -inf behind them up to a whole SPAN; false where one is no number or infinite.
   bool (*spread)(const float *logits, int n, double *x);
   double (*highest)(const double *x, int spans);
-  // x = exp((x - best) * scale); and of each span the sum, and the highest.
-  void (*weigh)(double *x, int spans, double best, double scale, double *sums, double *highs);
+  // to = exp((x - best) * scale), 0 behind the last; and of each span the sum, and the highest.
+  void (*weigh)(const double *x, int n, double best, double scale, double *to, double *sums, double *highs);
+  void (*weigh_floats)(const float *x, int n, double best, double scale, double *to, double *sums, double *highs);
+  // Which of a span are at least the bound; how many. May write at `ids` as many as a span has.
+  int (*at_least)(const double *span, double bound, int first, int32_t *ids);
 };
 
 int levels(const Kernels *(&found)[4]);   // this machine's, best first, and how many they are

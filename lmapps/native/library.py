@@ -40,7 +40,9 @@ def _load() -> ctypes.CDLL:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "lmapps_level": (ctypes.c_char_p, [number]),
         "lmapps_left_out": (ctypes.c_char_p, []),
-        "lmapps_new": (pointer, [ctypes.POINTER(number), real, pointer, number]),
+        "lmapps_threads": (pointer, [number]),
+        "lmapps_threads_free": (None, [pointer]),
+        "lmapps_new": (pointer, [pointer, ctypes.POINTER(number), real, pointer, number]),
         "lmapps_free": (None, [pointer]),
         "lmapps_matrix": (number, [pointer, number, number, pointer, number, number, pointer]),
         "lmapps_vector": (number, [pointer, number, number, pointer, number]),
@@ -51,7 +53,19 @@ def _load() -> ctypes.CDLL:
         "lmapps_room": (number, [number]),
         "lmapps_sample": (
             None,
-            [number, pointer, number, number, pointer, number, pointer, pointer, pointer, pointer],
+            [
+                pointer,
+                number,
+                pointer,
+                number,
+                number,
+                pointer,
+                number,
+                pointer,
+                pointer,
+                pointer,
+                pointer,
+            ],
         ),
     }
     for name, (result, arguments) in signatures.items():

@@ -1,7 +1,8 @@
 // Logits of many rows, and how to sample each -> an id each: what engine/sampling.py defines.
 //
 // e^x of all ids is one vectorised pass. Top-k, top-p and min-p then look only at ids above a bound
-// that none of those they keep is below, usually few; nobody puts a vocabulary in order.
+// that none of those they keep is below, usually few; nobody puts a vocabulary in order. The rows are
+// dealt out among the threads that the model's step uses.
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -9,6 +10,7 @@
 #include <numeric>
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace lmapps {
 namespace {
@@ -47,23 +49,22 @@ int reached(const double *weights, int count, double &target) {
 }
 
 struct Room {               // the caller's memory, for one row at a time
+  const Kernels &k;
   const int vocab, spans;
   double *x, *sums, *highs;             // of all ids: logits, then weights; of each span of weights
   double *weights, *sorted;             // of the ids that may come
   int32_t *ids, count = 0;
 
-  Room(double *from, int vocab)
-      : vocab(vocab), spans((vocab + SPAN - 1) / SPAN), x(from), sums(x + spans * SPAN),
+  Room(const Kernels &kernels, double *from, int vocab)
+      : k(kernels), vocab(vocab), spans((vocab + SPAN - 1) / SPAN), x(from), sums(x + spans * SPAN),
         highs(sums + spans), weights(highs + spans), sorted(weights + spans * SPAN),
         ids((int32_t *)(sorted + spans * SPAN)) {}
 
   void from_bound(double bound) {       // behind the last id there are only zeros
-    int found = 0;
+    count = 0;
     for (int span = 0; span < spans; span++)
-      if (highs[span] >= bound)
-        for (int i = span * SPAN; i < (span + 1) * SPAN; i++) ids[found] = i, found += x[i] >= bound;
-    for (int i = 0; i < found; i++) weights[i] = x[ids[i]];
-    count = found;
+      if (highs[span] >= bound) count += k.at_least(x + span * SPAN, bound, span * SPAN, ids + count);
+    for (int i = 0; i < count; i++) weights[i] = x[ids[i]];
   }
 
   template <class May> void keep(May may) {
@@ -117,20 +118,28 @@ int pick(const Row &row, Room &room) {   // by the weights of all ids, the large
   return room.ids[reached(room.weights, room.count, target)];
 }
 
-int draw(const Row &row, const float *logits, const int32_t *ids, const double *values,
-         const Kernels &k, Room &room) {
-  if (!k.spread(logits, room.vocab, room.x)) return -1;
+// At 1e-300 the best one is alone already, and 1 / temperature no infinity yet.
+double scale_of(const Row &row) { return 1 / std::max(row.temperature, 1e-300); }
+
+int draw_as_given(const Row &row, const float *logits, Room &room) {
+  const int best = room.k.top(logits, room.vocab);
+  if (best < 0 || row.temperature == 0) return best;
+  room.k.weigh_floats(logits, room.vocab, logits[best], scale_of(row), room.x, room.sums, room.highs);
+  return pick(row, room);
+}
+
+int draw_changed(const Row &row, const float *logits, const int32_t *ids, const double *values, Room &room) {
+  if (!room.k.spread(logits, room.vocab, room.x)) return -1;
   for (int i = 0; i < row.changed; i++) room.x[*ids++] = values[i];
   for (int i = 0; i < row.banned; i++) room.sorted[i] = room.x[ids[i]], room.x[ids[i]] = NOTHING;
-  double best = k.highest(room.x, room.spans);
+  double best = room.k.highest(room.x, room.spans);
   if (best == NOTHING) {    // every id is banned, and one of them it must be
     for (int i = 0; i < row.banned; i++) room.x[ids[i]] = room.sorted[i];
-    best = k.highest(room.x, room.spans);
+    best = room.k.highest(room.x, room.spans);
   }
   if (best == NOTHING) return -1;
   if (row.temperature == 0) return int(std::find(room.x, room.x + room.vocab, best) - room.x);
-  // At 1e-300 the best one is alone already, and 1 / temperature no infinity yet.
-  k.weigh(room.x, room.spans, best, 1 / std::max(row.temperature, 1e-300), room.sums, room.highs);
+  room.k.weigh(room.x, room.spans * SPAN, best, scale_of(row), room.x, room.sums, room.highs);
   return pick(row, room);
 }
 
@@ -143,21 +152,33 @@ using namespace lmapps;
 
 extern "C" {
 
-// How many doubles of room `lmapps_sample` needs.
+// How many doubles of room `lmapps_sample` needs for each thread.
 int lmapps_room(int vocab) { return (vocab + SPAN - 1) / SPAN * (3 * SPAN + SPAN / 2 + 2); }
 
 // next[i] = the id of rows[i], or -1 where its logits allow none, or are no numbers. `ids`, and
-// `values` of the changed ones, are those of all rows, one row behind the other.
-void lmapps_sample(int level, const float *logits, int stride, int vocab, const void *rows, int count,
-                   const int32_t *ids, const double *values, double *room, int32_t *next) {
+// `values` of the changed ones, are those of all rows, one row behind the other. Without threads
+// (null) the caller's own does it all.
+void lmapps_sample(void *threads, int level, const float *logits, int stride, int vocab, const void *rows,
+                   int count, const int32_t *ids, const double *values, double *room, int32_t *next) {
   const Kernels *found[4];
   levels(found);
-  Room one(room, vocab);
-  for (int i = 0; i < count; i++) {
-    const Row &row = ((const Row *)rows)[i];
-    next[i] = draw(row, logits + size_t(row.number) * stride, ids, values, *found[level], one);
-    ids += row.changed + row.banned, values += row.changed;
-  }
+  const bool alone = !threads || count == 1;
+  const int dealt = alone ? 1 : ((Pool *)threads)->count;
+  auto part = [&](int thread) {   // every `dealt`-th row
+    Room own(*found[level], room + size_t(thread) * lmapps_room(vocab), vocab);
+    const int32_t *its_ids = ids;
+    const double *its_values = values;
+    for (int i = 0; i < count; i++) {
+      const Row &row = ((const Row *)rows)[i];
+      const float *from = logits + size_t(row.number) * stride;
+      if (i % dealt == thread)
+        next[i] = row.changed || row.banned ? draw_changed(row, from, its_ids, its_values, own)
+                                            : draw_as_given(row, from, own);
+      its_ids += row.changed + row.banned, its_values += row.changed;
+    }
+  };
+  if (alone) part(0);
+  else ((Pool *)threads)->run(part);
 }
 
 }  // extern "C"

@@ -6,6 +6,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.native.library import levels, library
+from lmapps.native.threads import Threads
 
 
 class Row(NamedTuple):
@@ -32,21 +34,24 @@ class Row(NamedTuple):
     """So many ids cannot come, unless there would be none."""
 
 
-_PACKED = struct.Struct("iiddddii")  # as sample.cpp has them
-_TYPES = ("i4", "i4", "f8", "f8", "f8", "f8", "i4", "i4")
-_ROW = np.dtype(list(zip(Row._fields, _TYPES, strict=True)))
+_PACKED = struct.Struct("iiddddii")
+"""A `Row` as sample.cpp has it."""
 
 
 class Sampler:
     """Draws ids, in float64. Used by one thread. Raises `Unavailable` with the reason.
 
-    level  the number of the instruction set among `levels()`; 0 = the best
+    threads  share the rows; None = the caller's own has them all
+    level    the number of the instruction set among `levels()`; 0 = the best
     """
 
-    def __init__(self, vocab_size: int, *, level: int = 0) -> None:
+    def __init__(self, vocab_size: int, threads: Threads | None = None, *, level: int = 0) -> None:
         assert level < len(levels())
-        self._vocab_size, self._level, self._library = vocab_size, level, library()
-        self._room = np.empty(self._library.lmapps_room(vocab_size))
+        self._vocab_size, self._threads, self._level = vocab_size, threads, level
+        self._library = library()
+        room = self._library.lmapps_room(vocab_size) * (threads.count if threads else 1)
+        self._room = np.empty(room)
+        self._room_address = self._room.ctypes.data
 
     def __call__(
         self,
@@ -60,28 +65,29 @@ class Sampler:
         ids     of each row the changed ones, then the banned ones; one row behind the other
         values  the logits of the changed ones
         """
-        # NumPy takes several times as long to make such an array of tuples.
-        packed = np.frombuffer(b"".join(_PACKED.pack(*row) for row in rows), _ROW)
-        next_ids = np.empty(len(rows), np.int32)
+        # Little NumPy: each call of it takes about as long as sampling a row of a small vocabulary.
         own_ids, own_values = np.array(ids, np.int32), np.array(values, np.float64)
         # The library trusts what it is given, so nothing here may be an assert, which -O takes out.
         if logits_BV.dtype != np.float32 or logits_BV.strides[1] != 4:
             raise ValueError(f"logits in {logits_BV.dtype}, {logits_BV.strides} bytes apart")
         if logits_BV.shape[1] != self._vocab_size:
             raise ValueError(f"{logits_BV.shape[1]} logits for {self._vocab_size} ids")
-        changed, banned = int(packed["changed"].sum()), int(packed["banned"].sum())
+        changed, banned = sum(row.changed for row in rows), sum(row.banned for row in rows)
         if (len(own_values), len(own_ids)) != (changed, changed + banned):
             raise ValueError(f"{len(own_ids)} ids for {changed} changes and {banned} bans")
-        _require_places(packed["number"], len(logits_BV))
-        _require_places(own_ids, self._vocab_size)
+        _require_places([row.number for row in rows], len(logits_BV))
+        if len(own_ids):
+            _require_places((own_ids.min(), own_ids.max()), self._vocab_size)
+        packed = b"".join(_PACKED.pack(*row) for row in rows)
+        next_ids = (ctypes.c_int32 * len(rows))()
         self._library.lmapps_sample(
-            self._level, logits_BV.ctypes.data, logits_BV.strides[0] // 4, self._vocab_size,
-            packed.ctypes.data, len(rows), own_ids.ctypes.data, own_values.ctypes.data,
-            self._room.ctypes.data, next_ids.ctypes.data,
+            self._threads.handle if self._threads else None, self._level, logits_BV.ctypes.data,
+            logits_BV.strides[0] // 4, self._vocab_size, packed, len(rows), own_ids.ctypes.data,
+            own_values.ctypes.data, self._room_address, next_ids,
         )  # fmt: skip
-        return next_ids.tolist()
+        return list(next_ids)
 
 
-def _require_places(numbers: npt.NDArray[np.int32], count: int) -> None:
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
-        raise IndexError(f"places {numbers.min()} to {numbers.max()} of {count}")
+def _require_places(numbers: Sequence[int], count: int) -> None:
+    if numbers and not 0 <= min(numbers) <= max(numbers) < count:
+        raise IndexError(f"places {min(numbers)} to {max(numbers)} of {count}")

@@ -65,7 +65,7 @@ enum Body : int { TRANSFORMER, RNN, GRU, LSTM };
 constexpr int GATES[] = {0, 1, 3, 4};
 
 struct Shape {   // filled by step.py, in this order
-  int body, kind, threads, vocab, width, hidden, layers, heads, kv_heads, head_size, inner, places;
+  int body, kind, vocab, width, hidden, layers, heads, kv_heads, head_size, inner, places;
 };
 
 // What a model needs lies one thing behind another in large pages, where the system has them: a core
@@ -124,9 +124,9 @@ struct Call {     // one step: `rows` rows of `tokens` tokens each
 
 class Model {
  public:
-  Model(const Shape &shape, float epsilon, const float *cos_sin, const Kernels &kernels)
-      : s(shape), k(kernels), epsilon(epsilon), pool(shape.threads), layers(shape.layers + 1),
-        own(shape.threads) {
+  Model(Pool &pool, const Shape &shape, float epsilon, const float *cos_sin, const Kernels &kernels)
+      : s(shape), k(kernels), epsilon(epsilon), pool(pool), layers(shape.layers + 1),
+        own(pool.count) {
     int q = s.heads * s.head_size, kv = s.kv_heads * s.head_size;
     int widest = std::max({s.width, s.hidden, q, s.inner}) + 4 * UNIT_GROUP;
     for (Own &mine : own) {
@@ -169,7 +169,7 @@ class Model {
 
   // This thread's part of `count` things: from .first to .second - 1.
   std::pair<int, int> share(int thread, int count) const {
-    return {int(int64_t(count) * thread / s.threads), int(int64_t(count) * (thread + 1) / s.threads)};
+    return {int(int64_t(count) * thread / pool.count), int(int64_t(count) * (thread + 1) / pool.count)};
   }
   std::pair<int, int> tiles(int thread, const Matrix &m) const {
     return share(thread, (m.rows + k.lanes - 1) / k.lanes);
@@ -196,7 +196,7 @@ class Model {
   const Shape s;
   const Kernels &k;
   const float epsilon;
-  Pool pool;
+  Pool &pool;
   Memory memory;
   std::vector<Layer> layers;   // the last one holds the final norm and the head
   std::vector<Own> own;
@@ -329,7 +329,7 @@ void Model::attention(int thread, int number, const Call &call, int first, int c
     // Tokens of one row, a query in each lane.
     some = std::min({k.lanes, count - column, call.tokens - (first + column) % call.tokens});
     for (int h = 0; h < s.heads; h++) {
-      if (item++ % s.threads != thread) continue;
+      if (item++ % pool.count != thread) continue;
       for (int c = 0; c < some; c++) turned(column + c, h * D, QUERY_NORM);
       const Queries queries = {shared[0] + size_t(column) * stride + h * D,
                                out + size_t(column) * q + h * D, some, stride, q};
@@ -422,12 +422,24 @@ const char *lmapps_level(int number) {
 // Names, with commas, of the instruction sets that the compiler did not know.
 const char *lmapps_left_out() { return TEXT_OF(LEFT_OUT); }
 
-// A model without weights; null where there is not enough memory.
-void *lmapps_new(const int *shape, float epsilon, const float *cos_sin, int level) {
+// So many threads, the caller's own among them; null where there is no memory for them. One call at
+// a time may use them: those of a model, and sampling in between.
+void *lmapps_threads(int count) {
+  try {
+    return new Pool(count);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void lmapps_threads_free(void *threads) { delete (Pool *)threads; }
+
+// A model without weights, to be freed before its threads; null where there is not enough memory.
+void *lmapps_new(void *threads, const int *shape, float epsilon, const float *cos_sin, int level) {
   const Kernels *found[4];
   levels(found);
   try {
-    return new Model(*(const Shape *)shape, epsilon, cos_sin, *found[level]);
+    return new Model(*(Pool *)threads, *(const Shape *)shape, epsilon, cos_sin, *found[level]);
   } catch (...) {
     return nullptr;
   }

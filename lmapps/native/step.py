@@ -24,6 +24,7 @@ from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
 from lmapps.native.shapes import Shapes
+from lmapps.native.threads import Threads
 from lmapps.native.torch_step import TorchStep
 
 _BODIES = ("transformer", "rnn", "gru", "lstm")  # the order of step.cpp's enum
@@ -47,6 +48,10 @@ class Step(Protocol):
     @property
     def shapes(self) -> Shapes:
         """The sizes that its steps have."""
+
+    @property
+    def threads(self) -> Threads | None:
+        """Those that sampling may use between two steps; None where it has none of its own."""
 
     def new_state(self, batch: int, capacity: int) -> State:
         """An empty state that this step can go on from; prompts are read in its last row."""
@@ -109,14 +114,14 @@ class NativeStep:
         self.model, self.config, self.weights = model, model.config, weights
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()
-        threads = threads or min(torch.get_num_threads(), usable_cores())
+        self.threads = Threads(threads or min(torch.get_num_threads(), usable_cores()))
         self._embedding_VH = model.embedding.weight.detach().float().numpy()
-        self._handle, self.bytes = self._new(level, WEIGHTS.index(weights), threads), 0
+        self._handle, self.bytes = self._new(level, WEIGHTS.index(weights)), 0
         # Not at the interpreter's end, when the engine's thread may be in the middle of a step.
         weakref.finalize(self, self._library.lmapps_free, self._handle).atexit = False
         with torch.inference_mode():
             self._load()
-        self.name = f"native {name}, {weights}, {threads} threads"
+        self.name = f"native {name}, {weights}, {self.threads.count} threads"
 
     def new_state(self, batch: int, capacity: int) -> State:
         """Keys and values are in bf16 where the weights are not in fp32: for many streams they
@@ -161,22 +166,20 @@ class NativeStep:
         lengths += tokens
         return torch.from_numpy(logits_BV)
 
-    def _new(self, level: int, kind: int, threads: int) -> int:
+    def _new(self, level: int, kind: int) -> int:
         c = self.config
         is_transformer = c.body == "transformer"
         table_SD = _rotations(self.model) if is_transformer else torch.zeros(1, 1)
         shape = (
-            _BODIES.index(c.body), kind, threads, c.vocab_size, c.embed_size, c.hidden_size,
-            c.num_layers, c.num_heads, c.num_kv_heads, c.head_size, c.intermediate_size,
-            len(table_SD),
+            _BODIES.index(c.body), kind, c.vocab_size, c.embed_size, c.hidden_size, c.num_layers,
+            c.num_heads, c.num_kv_heads, c.head_size, c.intermediate_size, len(table_SD),
         )  # fmt: skip
         handle: int | None = self._library.lmapps_new(
-            (ctypes.c_int * len(shape))(*shape), c.norm_eps, table_SD.data_ptr(), level
-        )
+            self.threads.handle, (ctypes.c_int * len(shape))(*shape), c.norm_eps,
+            table_SD.data_ptr(), level,
+        )  # fmt: skip
         if not handle:
-            raise Unavailable(
-                "there is not enough memory for a packed copy of the model, or for its threads"
-            )
+            raise Unavailable("there is not enough memory for a packed copy of the model")
         return handle
 
     def _load(self) -> None:

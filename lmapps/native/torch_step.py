@@ -32,6 +32,7 @@ class TorchStep:
     """
 
     continues = True
+    threads = None
 
     def __init__(
         self, model: LanguageModel, weights: str = "float32", reason: str = "", *,

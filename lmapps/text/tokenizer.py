@@ -62,6 +62,7 @@ class Tokenizer:
     def __init__(self, raw: RawTokenizer) -> None:
         self.raw = raw
         raw.encode_special_tokens = True
+        self._characters: dict[int, int] = {}
         self.vocab_size: int = 1 + max(raw.get_vocab().values(), default=-1)
         """One more than the highest id: there may be ids below it that stand for nothing."""
         missing = [token for token in CONTROL_TOKENS[:2] if raw.token_to_id(token) is None]
@@ -158,6 +159,14 @@ class Tokenizer:
         """The text of ids; control tokens are left out."""
         return str(self.raw.decode(list(ids), skip_special_tokens=True))
 
+    def characters(self, ids: Sequence[int]) -> int:
+        """How many characters ids have by themselves; that of a single one is remembered."""
+        if len(ids) != 1:
+            return len(self.decode(ids))
+        if ids[0] not in self._characters:
+            self._characters[ids[0]] = len(self.decode(ids))
+        return self._characters[ids[0]]
+
     def decode_stream(self) -> DecodeStream:
         """A decoder that is fed one id at a time."""
         return DecodeStream(self)
@@ -235,17 +244,20 @@ class DecodeStream:
         self._tokenizer = tokenizer
         self._shown: list[int] = []
         """The ids of the piece of text that was given out last."""
+        self._length = 0
+        """How many characters these have by themselves."""
         self._new: list[int] = []
 
     def step(self, token_id: int) -> str | None:
         """The text that this id completes, or None in the middle of a character."""
         self._new.append(token_id)
-        before = self._tokenizer.decode(self._shown)
         now = self._tokenizer.decode([*self._shown, *self._new])
-        if now.endswith("\ufffd") or len(now) <= len(before):
+        if now.endswith("\ufffd") or len(now) <= self._length:
             return None
+        text = now[self._length :]
         self._shown, self._new = self._new, []
-        return now[len(before) :]
+        self._length = self._tokenizer.characters(self._shown)
+        return text
 
 
 def _untrained(kind: TokenizerKind, vocab_size: int) -> tuple[RawTokenizer, Any]:

@@ -7,14 +7,16 @@
 
 extern "C" {
 const char *lmapps_level(int);
-void *lmapps_new(const int *, float, const float *, int);
+void *lmapps_threads(int);
+void lmapps_threads_free(void *);
+void *lmapps_new(void *, const int *, float, const float *, int);
 void lmapps_free(void *);
 int lmapps_matrix(void *, int, int, const float *, int, int, const float *);
 int lmapps_vector(void *, int, int, const float *, int);
 void lmapps_step(void *, float *, int, int, void *const *, int, int, const int64_t *, float *);
 int lmapps_room(int);
-void lmapps_sample(int, const float *, int, int, const void *, int, const int32_t *, const double *,
-                   double *, int32_t *);
+void lmapps_sample(void *, int, const float *, int, int, const void *, int, const int32_t *,
+                   const double *, double *, int32_t *);
 }
 
 static uint32_t seed = 1;
@@ -37,9 +39,10 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
   const int body = shape[0], vocab = shape[1], width = shape[2], hidden = shape[3], layers = shape[4];
   const int heads = shape[5], kv = shape[6], head = shape[7], inner = shape[8], places = 32;
   seed = 7;
-  int all[] = {body, kind, threads, vocab, width, hidden, layers, heads, kv, head, inner, places};
+  int all[] = {body, kind, vocab, width, hidden, layers, heads, kv, head, inner, places};
   std::vector<float> table = numbers(places * (head + 1), 1);
-  void *model = lmapps_new(all, 1e-5f, table.data(), level);
+  void *pool = lmapps_threads(threads);
+  void *model = lmapps_new(pool, all, 1e-5f, table.data(), level);
   auto matrix = [&](int layer, int name, int r, int c, bool bias) {
     std::vector<float> w = numbers(r * c, 0.5f), b = numbers(r, 0.5f);
     lmapps_matrix(model, layer, name, w.data(), r, c, bias ? b.data() : nullptr);
@@ -79,6 +82,7 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
     for (int64_t &length : lengths) length += tokens;
   }
   lmapps_free(model);
+  lmapps_threads_free(pool);
   printf("%d %d %s %d %d:", int((shape - SHAPES[0]) / 9), kind, lmapps_level(level), threads, rows);
   for (float y : logits) printf(" %.6g", y);
   printf("\n");
@@ -91,7 +95,7 @@ struct Row {   // as in sample.cpp
 };
 
 // Every setting with each other, in one call; some logits are equal, some are -inf, some rows bad.
-static void sample(int vocab, int level) {
+static void sample(int vocab, int level, int threads) {
   seed = 7;
   const int rows = 4, stride = vocab + 3;
   std::vector<float> logits = numbers(rows * stride, 9);
@@ -112,18 +116,21 @@ static void sample(int vocab, int level) {
             if (changed) ids.push_back(vocab - 1), values.push_back(20);
             for (int i = 0; i < banned && i < vocab; i++) ids.push_back(i), asked.back().banned++;
           }
-  std::vector<double> room(lmapps_room(vocab));
+  std::vector<double> room(lmapps_room(vocab) * threads);
+  void *pool = threads > 1 ? lmapps_threads(threads) : nullptr;
   std::vector<int32_t> next(asked.size(), -2);
-  lmapps_sample(level, logits.data(), stride, vocab, asked.data(), int(asked.size()), ids.data(),
+  lmapps_sample(pool, level, logits.data(), stride, vocab, asked.data(), int(asked.size()), ids.data(),
                 values.data(), room.data(), next.data());
-  printf("sample 0 %s 1 %d:", lmapps_level(level), vocab);
+  if (pool) lmapps_threads_free(pool);
+  printf("sample 0 %s %d %d:", lmapps_level(level), threads, vocab);
   for (int32_t id : next) printf(" %d", id);
   printf("\n");
 }
 
 int main() {
   for (int level = 0; lmapps_level(level); level++)
-    for (int vocab : {1, 63, 64, 65, 1000, 5000}) sample(vocab, level);
+    for (int vocab : {1, 63, 64, 65, 1000, 5000})
+      for (int threads : {1, 3}) sample(vocab, level, threads);
   for (const int *shape : SHAPES)
     for (int kind = 0; kind < 3; kind++)
       for (int level = 0; lmapps_level(level); level++)

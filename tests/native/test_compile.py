@@ -49,7 +49,7 @@ TOLERANCE = {"0": 1e-5, "1": 1e-2, "2": 3e-2}
 
 def assert_alike(found: dict[tuple[str, ...], list[float]]) -> None:
     """Every instruction set and number of threads agrees with the plain one on one thread."""
-    assert len(found) >= 6 * 3 * 2 * 3 + 6
+    assert len(found) >= 6 * 3 * 2 * 3 + 6 * 2
     for (shape, kind, level, threads, rows), numbers in found.items():
         plain = found[shape, kind, "baseline", "1", rows]
         away = distance(numbers, plain)

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lmapps.engine.sampling import adjusted, completing, distinct, probabilities
 from lmapps.errors import CheckpointError
 from lmapps.native.library import Unavailable, levels
 from lmapps.native.sampler import Row, Sampler
+from lmapps.native.threads import Threads
 
 try:
     LEVELS = levels()
@@ -70,9 +72,15 @@ class Asked:
         return None
 
 
-def native(vocab_size: int, level: int = 0) -> Any:
+@cache
+def threads_of(count: int) -> Threads | None:
+    """So many; one is the caller's own, which needs none."""
+    return Threads(count) if count > 1 else None
+
+
+def native(vocab_size: int, level: int = 0, threads: int = 1) -> Any:
     drawing = Drawing(vocab_size)
-    drawing._sampler = Sampler(vocab_size, level=level)
+    drawing._sampler = Sampler(vocab_size, threads_of(threads), level=level)
     return drawing
 
 
@@ -146,9 +154,9 @@ def points(logits: Any, decoding: Decoding) -> list[tuple[float, int]]:
 
 @needs_native
 @settings(max_examples=300, deadline=None)
-@given(rows(), st.sampled_from(range(len(LEVELS) or 1)))
+@given(rows(), st.sampled_from(range(len(LEVELS) or 1)), st.sampled_from([1, 2, 3]))
 def test_the_native_call_draws_the_ids_that_the_definition_draws(
-    made: tuple[int, list[tuple[Any, Asked]]], level: int
+    made: tuple[int, list[tuple[Any, Asked]]], level: int, threads: int
 ) -> None:
     size, some = made
     logits_BV, requests, expected = [], list[Any](), list[int]()
@@ -161,7 +169,7 @@ def test_the_native_call_draws_the_ids_that_the_definition_draws(
             logits_BV.append(logits_V)
             requests.append(Asked(asked.decoding, point, asked.prompt_ids, asked.generated))
             expected.append(number)
-    drawn = native(size, level)._native(np.array(logits_BV), requests)
+    drawn = native(size, level, threads)._native(np.array(logits_BV), requests)
     assert drawn == expected, "-1 would be left to NumPy"
 
 

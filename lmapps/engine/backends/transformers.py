@@ -148,6 +148,8 @@ class TransformersStep:
     bytes = 0
     shapes = Shapes()
 
+    threads = None
+
     def __init__(self, model: ForeignModel) -> None:
         self._model = model.inner
         names = inspect.signature(self._model.forward).parameters
