@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lmapps.model import fused
 from lmapps.model.config import ModelConfig
 from lmapps.model.state import KeyValueCache, Reach
 
@@ -35,6 +36,7 @@ class Positions:
         angles = torch.cat((angles, angles), dim=-1)[:, None]  # (B, 1, T, D)
         self.rotation: Rotation = (angles.cos(), angles.sin())
         self.mask: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
         self.places_BT = places_BT
         self.rows_B1 = places_BT[:, :1]
         self.span, self.aligned = 0, False
@@ -79,6 +81,21 @@ class Positions:
         positions.span = reach.span
         return positions
 
+    def bias(self, tokens: int, dtype: torch.dtype) -> torch.Tensor:
+        """The mask as numbers to add to scores, (1 or B, T, T)."""
+        if self._bias is None:
+            self._bias = fused.bias_of(self.mask, tokens, dtype)
+        return self._bias
+
+
+class RMSNorm(nn.RMSNorm):
+    """Torch's; in training on a CPU with passes of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if fused.pays(x):
+            return fused.rms_norm(x, self.weight, self.eps or 0.0)
+        return super().forward(x)
+
 
 class TransformerBody(nn.Module):
     """Layers of attention and feed-forward, each around a residual stream, and a last norm."""
@@ -87,7 +104,7 @@ class TransformerBody(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(
         self,
@@ -131,9 +148,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.self_attn = Attention(config, number)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -150,7 +167,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        self.number, self.head_size = number, config.head_size
+        self.number, self.head_size, self.norm_eps = number, config.head_size, config.norm_eps
         queries, keys = (
             heads * config.head_size for heads in (config.num_heads, config.num_kv_heads)
         )
@@ -168,6 +185,8 @@ class Attention(nn.Module):
         B, T, _ = x_BTH.shape
         heads = (B, T, -1, self.head_size)
         q_BTND, k_BTKD = self.q_proj(x_BTH).view(heads), self.k_proj(x_BTH).view(heads)
+        if state is None and T <= fused.LONGEST and fused.pays(x_BTH):
+            return self.o_proj(self._attended(q_BTND, k_BTKD, self.v_proj(x_BTH), positions))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTND, k_BTKD = self.q_norm(q_BTND.float()), self.k_norm(k_BTKD.float())
         q_BNTD = rotate(q_BTND.transpose(1, 2), positions.rotation)
@@ -186,6 +205,20 @@ class Attention(nn.Module):
                 enable_gqa=self.grouped,
             )
         return self.o_proj(out_BNTD.transpose(1, 2).reshape(B, T, -1))
+
+    def _attended(
+        self, q_BTND: torch.Tensor, k_BTKD: torch.Tensor, v_BTH: torch.Tensor, positions: Positions
+    ) -> torch.Tensor:
+        """What the heads read, (B, T, N x D), in training on a CPU."""
+        q_BNTD, k_BKTD = (
+            fused.turned(
+                x, None if norm is None else norm.weight, self.norm_eps, positions.rotation
+            )
+            for x, norm in ((q_BTND, self.q_norm), (k_BTKD, self.k_norm))
+        )
+        v_BKTD = v_BTH.view(k_BTKD.shape).transpose(1, 2)
+        bias = positions.bias(q_BTND.shape[1], q_BTND.dtype)
+        return fused.attention(q_BNTD, k_BKTD, v_BKTD, bias).flatten(2)
 
     def _remember(
         self, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor, positions: Positions, state: KeyValueCache
