@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits in one chunk: 16 MB in fp32."""
-GPU_CHUNKS = 16
-"""A GPU takes chunks so many times as large: smaller products would not fill it."""
+CHUNK_ELEMENTS = 1 << 24
+"""Logits in one chunk: 32 MB in bf16."""
+PIECE_ELEMENTS = 1 << 21
+"""Of these so many have their exponentials in fp32 at a time: 8 MB, near a CPU's cache."""
+GPU_CHUNKS = 4
+"""A GPU takes chunks so many times as large, in one piece: smaller products would not fill it."""
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
@@ -57,28 +59,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if with_gradient else None
         d_bias = torch.zeros_like(bias_V) if with_gradient and bias_V is not None else None
         for start in range(0, hidden_RH.shape[0], rows):
-            piece = slice(start, start + rows)
-            hidden, targets = hidden_RH[piece].to(dtype), targets_R[piece]
+            chunk = slice(start, start + rows)
+            hidden = hidden_RH[chunk].to(dtype)
             logits = hidden @ weight.t()
             if bias_V is not None:
-                logits = logits + bias_V
-            counted, places = targets != -100, targets.clamp(min=0)[:, None]
-            # By hand, since log_softmax, its exponentials and what makes gradients of them take
-            # half as many passes again over what is the largest tensor of all.
-            wide = torch.promote_types(dtype, torch.float32)
-            highest = logits.amax(-1, keepdim=True).to(wide)
-            chosen = logits.gather(-1, places) - highest
-            weights = (logits - highest).exp_()
-            sums = weights.sum(-1, keepdim=True)
-            total += ((sums.log() - chosen)[:, 0] * counted).sum()
+                logits += bias_V
+            total += _losses(logits, targets_R[chunk], with_gradient)
             if d_hidden is None or d_weight is None:
                 continue
-            d_logits = torch.mul(weights, counted[:, None] / sums, out=torch.empty_like(logits))
-            d_logits.scatter_(-1, places, ((chosen.exp() / sums - 1) * counted[:, None]).to(dtype))
             if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_hidden[piece] = d_logits @ weight
-            d_weight += d_logits.t() @ hidden
+                d_bias += logits.sum(0)
+            d_hidden[chunk] = logits @ weight
+            d_weight += logits.t() @ hidden
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return total
 
@@ -93,3 +85,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _losses(logits_RV: torch.Tensor, targets_R: torch.Tensor, with_gradient: bool) -> torch.Tensor:
+    """Their sum; and, where asked for, their gradients in the place of the logits.
+
+    By hand, since log_softmax, its exponentials and what makes gradients of them take half as many
+    passes again over what is the largest tensor of all.
+    """
+    total = torch.zeros((), dtype=torch.float32, device=logits_RV.device)
+    wide = torch.promote_types(logits_RV.dtype, torch.float32)
+    rows = len(logits_RV)
+    if logits_RV.device.type == "cpu":
+        rows = max(1, PIECE_ELEMENTS // logits_RV.shape[1])
+    room = torch.empty(rows, logits_RV.shape[1], dtype=wide, device=logits_RV.device)
+    for start in range(0, len(logits_RV), rows):
+        logits, targets = logits_RV[start : start + rows], targets_R[start : start + rows]
+        counted, places = (targets != -100)[:, None], targets.clamp(min=0)[:, None]
+        weights = room[: len(logits)].copy_(logits)
+        weights -= weights.amax(-1, keepdim=True)
+        chosen = weights.gather(-1, places)
+        sums = weights.exp_().sum(-1, keepdim=True)
+        total += ((sums.log() - chosen) * counted).sum()
+        if with_gradient:
+            logits.copy_(weights.mul_(counted / sums))
+            of_targets = (chosen.exp() / sums - 1) * counted
+            logits.scatter_(-1, places, of_targets.to(logits.dtype))
+    return total

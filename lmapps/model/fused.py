@@ -16,7 +16,7 @@ import torch
 SCORES = 1 << 21
 """So many scores of attention are there at a time: of bf16 4 MB, which a core's cache takes."""
 _LAID = torch.contiguous_format
-LONGEST = 2048
+LONGEST = 512
 """Where one head has more scores, torch's own attention is left to do it in blocks."""
 
 
@@ -61,7 +61,7 @@ def turned(
 def attention(
     q_BNTD: torch.Tensor, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor, bias_BTT: torch.Tensor
 ) -> torch.Tensor:
-    """softmax(q k / sqrt(D) + bias) v, (B, T, N, D); the bias, (1 or B, T, T), is minus infinity
+    """softmax(q k / sqrt(D) + bias) v, (B, N, T, D); the bias, (1 or B, T, T), is minus infinity
     where a token is not seen. Scores are rounded to the dtype of q, as each probability is."""
     function: Any = _Attention.apply
     out: torch.Tensor = function(*(x.contiguous() for x in (q_BNTD, k_BKTD, v_BKTD)), bias_BTT)
@@ -165,12 +165,12 @@ class _Attention(torch.autograd.Function):
             p = room.probabilities(q[row, queries], k[row, keys], bias[row % len(bias)])
             out = torch.bmm(p, v[row, keys]).view(-1, *q.shape[2:])
             out_BTND[row, :, queries] = out.transpose(0, 1)
-        return out_BTND
+        return out_BTND.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
-        d_out = upstream[0].transpose(1, 2).contiguous()
+        d_out = upstream[0].contiguous()
         d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
         room = _Scores(q, k)
         for row, keys, queries in room.pieces:

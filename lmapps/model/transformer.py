@@ -176,8 +176,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
         self.grouped = config.num_heads != config.num_kv_heads
-        self.q_norm = nn.RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
-        self.k_norm = nn.RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
+        self.q_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x_BTH: torch.Tensor, positions: Positions, state: KeyValueCache | None
@@ -185,16 +185,14 @@ class Attention(nn.Module):
         B, T, _ = x_BTH.shape
         heads = (B, T, -1, self.head_size)
         q_BTND, k_BTKD = self.q_proj(x_BTH).view(heads), self.k_proj(x_BTH).view(heads)
-        if state is None and T <= fused.LONGEST and fused.pays(x_BTH):
-            return self.o_proj(self._attended(q_BTND, k_BTKD, self.v_proj(x_BTH), positions))
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTND, k_BTKD = self.q_norm(q_BTND.float()), self.k_norm(k_BTKD.float())
-        q_BNTD = rotate(q_BTND.transpose(1, 2), positions.rotation)
-        k_BKTD = rotate(k_BTKD.transpose(1, 2), positions.rotation)
         v_BKTD = self.v_proj(x_BTH).view(heads).transpose(1, 2)
+        q_BNTD = self._turned(q_BTND, self.q_norm, positions)
+        k_BKTD = self._turned(k_BTKD, self.k_norm, positions)
         if state is not None:
             k_BKTD, v_BKTD = self._remember(k_BKTD, v_BKTD, positions, state)
             out_BNTD = attend(q_BNTD.to(v_BKTD.dtype), k_BKTD, v_BKTD, positions.mask)
+        elif T <= fused.LONGEST and fused.pays(x_BTH):
+            out_BNTD = fused.attention(q_BNTD, k_BKTD, v_BKTD, positions.bias(T, q_BNTD.dtype))
         else:
             out_BNTD = F.scaled_dot_product_attention(
                 q_BNTD.to(v_BKTD.dtype),
@@ -206,19 +204,15 @@ class Attention(nn.Module):
             )
         return self.o_proj(out_BNTD.transpose(1, 2).reshape(B, T, -1))
 
-    def _attended(
-        self, q_BTND: torch.Tensor, k_BTKD: torch.Tensor, v_BTH: torch.Tensor, positions: Positions
+    def _turned(
+        self, x_BTND: torch.Tensor, norm: RMSNorm | None, positions: Positions
     ) -> torch.Tensor:
-        """What the heads read, (B, T, N x D), in training on a CPU."""
-        q_BNTD, k_BKTD = (
-            fused.turned(
-                x, None if norm is None else norm.weight, self.norm_eps, positions.rotation
-            )
-            for x, norm in ((q_BTND, self.q_norm), (k_BTKD, self.k_norm))
-        )
-        v_BKTD = v_BTH.view(k_BTKD.shape).transpose(1, 2)
-        bias = positions.bias(q_BTND.shape[1], q_BTND.dtype)
-        return fused.attention(q_BNTD, k_BKTD, v_BKTD, bias).flatten(2)
+        """Queries or keys, (B, N, T, D)."""
+        if fused.pays(x_BTND):
+            weight = None if norm is None else norm.weight
+            return fused.turned(x_BTND, weight, self.norm_eps, positions.rotation)
+        x_BTND = x_BTND if norm is None else norm(x_BTND.float())
+        return rotate(x_BTND.transpose(1, 2), positions.rotation)
 
     def _remember(
         self, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor, positions: Positions, state: KeyValueCache

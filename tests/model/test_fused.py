@@ -79,7 +79,7 @@ def test_attention_is_torchs_whatever_is_looked_at_together(
     def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-        ).transpose(1, 2)
+        )
 
     def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return fused.attention(q, k, v, fused.bias_of(mask, 7, q.dtype))
