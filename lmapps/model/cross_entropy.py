@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lmapps.model.fused import compute_dtype
+
 CHUNK_ELEMENTS = 1 << 24
 """Logits in one chunk: 32 MB in bf16."""
 PIECE_ELEMENTS = 1 << 21
@@ -33,12 +35,8 @@ def linear_cross_entropy(
     targets_R: torch.Tensor,
 ) -> torch.Tensor:
     """Sum over rows of -log softmax(W h + b)[target]; targets of -100 do not count. fp32."""
-    if torch.is_autocast_enabled(hidden_RH.device.type):
-        dtype = torch.get_autocast_dtype(hidden_RH.device.type)
-    else:
-        dtype = hidden_RH.dtype
     function: Any = _LinearCrossEntropy.apply
-    loss: torch.Tensor = function(hidden_RH, weight_VH, bias_V, targets_R, dtype)
+    loss: torch.Tensor = function(hidden_RH, weight_VH, bias_V, targets_R, compute_dtype(hidden_RH))
     return loss
 
 
@@ -62,15 +60,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + rows)
             hidden = hidden_RH[chunk].to(dtype)
             logits = hidden @ weight.t()
-            if bias_V is not None:
-                logits += bias_V
-            total += _losses(logits, targets_R[chunk], with_gradient)
+            total += _losses(logits, bias_V, targets_R[chunk], with_gradient)
             if d_hidden is None or d_weight is None:
                 continue
+            d_logits = logits
             if d_bias is not None:
-                d_bias += logits.sum(0)
-            d_hidden[chunk] = logits @ weight
-            d_weight += logits.t() @ hidden
+                d_bias += d_logits.sum(0, dtype=d_bias.dtype)
+            d_hidden[chunk] = d_logits @ weight
+            d_weight += d_logits.t() @ hidden
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return total
 
@@ -87,7 +84,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def _losses(logits_RV: torch.Tensor, targets_R: torch.Tensor, with_gradient: bool) -> torch.Tensor:
+def _losses(
+    logits_RV: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets_R: torch.Tensor,
+    with_gradient: bool,
+) -> torch.Tensor:
     """Their sum; and, where asked for, their gradients in the place of the logits.
 
     By hand, since log_softmax, its exponentials and what makes gradients of them take half as many
@@ -103,6 +105,8 @@ def _losses(logits_RV: torch.Tensor, targets_R: torch.Tensor, with_gradient: boo
         logits, targets = logits_RV[start : start + rows], targets_R[start : start + rows]
         counted, places = (targets != -100)[:, None], targets.clamp(min=0)[:, None]
         weights = room[: len(logits)].copy_(logits)
+        if bias_V is not None:
+            weights += bias_V
         weights -= weights.amax(-1, keepdim=True)
         chosen = weights.gather(-1, places)
         sums = weights.exp_().sum(-1, keepdim=True)

@@ -15,9 +15,9 @@ import torch
 
 SCORES = 1 << 21
 """So many scores of attention are there at a time: of bf16 4 MB, which a core's cache takes."""
-_LAID = torch.contiguous_format
 LONGEST = 512
-"""Where one head has more scores, torch's own attention is left to do it in blocks."""
+"""Longer texts are left to torch's own attention, which then is the faster one."""
+_LAID = torch.contiguous_format
 
 
 def pays(x: torch.Tensor) -> bool:
