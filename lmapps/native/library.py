@@ -53,19 +53,7 @@ def _load() -> ctypes.CDLL:
         "lmapps_room": (number, [number]),
         "lmapps_sample": (
             None,
-            [
-                pointer,
-                number,
-                pointer,
-                number,
-                number,
-                pointer,
-                number,
-                pointer,
-                pointer,
-                pointer,
-                pointer,
-            ],
+            [pointer, number, pointer, number, number, pointer, number, *[pointer] * 4],
         ),
     }
     for name, (result, arguments) in signatures.items():
