@@ -47,6 +47,7 @@ def measure(
     from lmapps.text.template import Template
     from lmapps.text.tokenizer import Tokenizer
     from lmapps.training.forecast import forecast
+    from lmapps.training.kept_memory import kept_memory
     from lmapps.training.loop import train
     from lmapps.training.observe import Observation
     from lmapps.training.run import Run
@@ -69,7 +70,8 @@ def measure(
         rows = micro // context
         expected = forecast(checkpoint.model, settings, accelerator, rows, context, passes)
         scores = LanguageScores(1.0, 0.0, 1.0, None, 1)
-        train(checkpoint, batches, lambda _: scores, Observation, settings, run, accelerator)
+        with kept_memory(accelerator.device):
+            train(checkpoint, batches, lambda _: scores, Observation, settings, run, accelerator)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return {"parameters": config.parameters / 1e6, "forecast": expected.total / 1e6, "peak": peak}
 

@@ -80,6 +80,7 @@ def run_lmapps(shape: str, steps: int, tokens: int, micro: int, optimizer: str) 
     from lmapps.text.template import Template
     from lmapps.text.tokenizer import Tokenizer
     from lmapps.training import loop
+    from lmapps.training.kept_memory import kept_memory
     from lmapps.training.observe import Observation
     from lmapps.training.run import Run
     from lmapps.training.settings import TrainSettings
@@ -108,7 +109,10 @@ def run_lmapps(shape: str, steps: int, tokens: int, micro: int, optimizer: str) 
         scores = LanguageScores(1.0, 0.0, 1.0, None, 1)
         batches = Windows(config, micro // config.context)
         accelerator = Accelerator(mixed_precision="bf16")
-        loop.train(checkpoint, batches, lambda _: scores, Observation, settings, run, accelerator)
+        with kept_memory(accelerator.device):
+            loop.train(
+                checkpoint, batches, lambda _: scores, Observation, settings, run, accelerator
+            )
     return ends
 
 

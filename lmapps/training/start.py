@@ -15,6 +15,7 @@ from lmapps.errors import LmappsError
 from lmapps.prompts import record_prompts
 from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import Forecast, forecast
+from lmapps.training.kept_memory import kept_memory
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
 from lmapps.training.report import make_report, report_page
@@ -72,7 +73,7 @@ def train_or_halve(
             if accelerator.is_main_process:
                 run.note_largest(expected.largest)
         if _everybody(expected is None or expected.fits, accelerator):
-            with run.request:
+            with run.request, kept_memory(accelerator.device):
                 return train(
                     prepared.checkpoint, prepared.batches, prepared.validate, prepared.observe,
                     settings, run, accelerator,

@@ -1,0 +1,52 @@
+"""Freed memory stays with a process that trains, and goes back at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lmapps.training.kept_memory import kept_memory
+
+PROGRAM = """
+import json, resource, torch
+from lmapps.training.kept_memory import kept_memory
+
+def pages(steps):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(steps):
+        torch.zeros(2**24).add_(1)  # 64 MiB: 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+before = pages(10)
+with kept_memory(torch.device("cpu")):
+    pages(1)
+    within, held = pages(10), resident()
+print(json.dumps([before, within, held - resident()]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_is_not_asked_for_again_and_goes_back_at_the_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    before, within, given_back = json.loads(done.stdout)
+    assert within < before / 10
+    assert given_back > 2**25
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_without_glibc_and_on_a_gpu_nothing_changes(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    with kept_memory(torch.device(device)):
+        pass
