@@ -556,16 +556,28 @@ inline D exp(D x) {
   return x < least ? D{} : y;
 }
 
+inline D wide(N v) { return __builtin_convertvector(v, D); }
+inline D wide(D v) { return v; }
+
+// Calls body(first, span) for each span of n numbers; what lacks of the last one is -inf.
+template <class T, class Body> inline void each_span(const T *x, int n, Body body) {
+  int first = 0;
+  for (; first + SPAN <= n; first += SPAN) body(first, x + first);
+  if (first == n) return;
+  T last[SPAN];
+  for (int i = 0; i < SPAN; i++) last[i] = first + i < n ? x[first + i] : -__builtin_inf();
+  body(first, last);
+}
+
 bool spread(const float *logits, int n, double *x) {
   D odd{};
-  for (int i = 0; i < (n + SPAN - 1) / SPAN * SPAN; i += LD) {
-    N v = -__builtin_inff() - N{};
-    if (i + LD <= n) v = load<N>(logits + i);
-    else if (i < n) memcpy(&v, logits + i, 4 * (n - i));
-    D doubles = __builtin_convertvector(v, D);
-    odd += doubles < splat(__builtin_inf()) ? D{} : splat(1.0);   // also where it is no number
-    store(x + i, doubles);
-  }
+  each_span(logits, n, [&](int first, const float *span) {
+    for (int i = 0; i < SPAN; i += LD) {
+      D v = wide(load<N>(span + i));
+      odd += v < splat(__builtin_inf()) ? D{} : splat(1.0);   // also where it is no number
+      store(x + first + i, v);
+    }
+  });
   return sum(odd) == 0;
 }
 
@@ -580,19 +592,6 @@ double highest(const double *x, int spans) {
   double all = x[0];
   for (D one : best) all = most(one) > all ? most(one) : all;
   return all;
-}
-
-inline D wide(N v) { return __builtin_convertvector(v, D); }
-inline D wide(D v) { return v; }
-
-// Calls body(first, span) for each span of n numbers; what lacks of the last one is -inf.
-template <class T, class Body> inline void each_span(const T *x, int n, Body body) {
-  int first = 0;
-  for (; first + SPAN <= n; first += SPAN) body(first, x + first);
-  if (first == n) return;
-  T last[SPAN];
-  for (int i = 0; i < SPAN; i++) last[i] = first + i < n ? x[first + i] : -__builtin_inf();
-  body(first, last);
 }
 
 template <class V, class T>

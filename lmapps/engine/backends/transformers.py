@@ -147,7 +147,6 @@ class TransformersStep:
 
     bytes = 0
     shapes = Shapes()
-
     threads = None
 
     def __init__(self, model: ForeignModel) -> None:

@@ -3,7 +3,7 @@
 A row is a conversation up to a reply that was approved, as `lmapps train --apps chat` takes it.
 Training counts every reply in a row, so a row with a disliked one in it is left out, and of two
 rows of which one begins with the other, the longer is enough. All rows of a conversation are on
-the same side of the split, in every export.
+the same side of the split, in every export; but see `held_out` for the first few.
 """
 
 from __future__ import annotations
