@@ -40,6 +40,7 @@ def measure(
     from accelerate import Accelerator
 
     from lmapps.evaluation.language import LanguageScores
+    from lmapps.memory import kept_memory
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.model.config import ModelConfig
     from lmapps.model.language_model import LanguageModel
@@ -47,7 +48,6 @@ def measure(
     from lmapps.text.template import Template
     from lmapps.text.tokenizer import Tokenizer
     from lmapps.training.forecast import forecast
-    from lmapps.training.kept_memory import kept_memory
     from lmapps.training.loop import train
     from lmapps.training.observe import Observation
     from lmapps.training.run import Run

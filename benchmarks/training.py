@@ -75,12 +75,12 @@ def run_lmapps(shape: str, steps: int, tokens: int, micro: int, optimizer: str) 
     from accelerate import Accelerator
 
     from lmapps.evaluation.language import LanguageScores
+    from lmapps.memory import kept_memory
     from lmapps.model.checkpoint import Checkpoint
     from lmapps.model.language_model import LanguageModel
     from lmapps.text.template import Template
     from lmapps.text.tokenizer import Tokenizer
     from lmapps.training import loop
-    from lmapps.training.kept_memory import kept_memory
     from lmapps.training.observe import Observation
     from lmapps.training.run import Run
     from lmapps.training.settings import TrainSettings

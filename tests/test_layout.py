@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lmapps"
 ORDER = [
-    *("sentence", "errors", "paths", "machine", "failures", "interrupt", "small_file"),
+    *("sentence", "errors", "paths", "machine", "memory", "failures", "interrupt", "small_file"),
     *("decoding", "passage"),
     *("kinds", "number", "messages", "fields", "options"),
     *("replies", "words", "metrics", "reply", "steps", "examples", "plugin", "prompts"),

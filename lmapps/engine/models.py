@@ -13,7 +13,6 @@ from pathlib import Path
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.backends.source import Source
 from lmapps.engine.entry import Description, Entry
-from lmapps.engine.memory import give_back
 from lmapps.engine.room import who_leaves
 from lmapps.errors import (
     Busy,
@@ -23,6 +22,7 @@ from lmapps.errors import (
     SettingsError,
     ShuttingDown,
 )
+from lmapps.memory import give_back
 
 
 class Models:

@@ -12,13 +12,13 @@ import torch
 
 from lmapps.engine.counts import Counts
 from lmapps.engine.drawing import Drawing
-from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.pace import Pace
 from lmapps.engine.request import Finish, Request
 from lmapps.engine.sampling import logprob_of
 from lmapps.engine.slots import Slots
 from lmapps.engine.turns import User, in_turn, left_waiting, next_place
 from lmapps.errors import Busy, EngineFailed, LmappsError
+from lmapps.memory import is_out_of_memory
 
 PREFILL_TOKENS = 512
 """The most prompt tokens read in one step."""

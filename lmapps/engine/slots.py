@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import torch
 
-from lmapps.engine.memory import is_out_of_memory
 from lmapps.engine.prefixes import AT_LEAST, Prefixes, common_ids
 from lmapps.engine.request import Request
 from lmapps.engine.served import Network
+from lmapps.memory import is_out_of_memory
 from lmapps.model.state import State
 from lmapps.native.step import Step
 

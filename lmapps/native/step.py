@@ -23,6 +23,7 @@ from lmapps.model.quantize import release_matrices
 from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
 from lmapps.native.library import Unavailable, levels, library
+from lmapps.native.pages import untouched_zeros
 from lmapps.native.shapes import Shapes
 from lmapps.native.threads import Threads
 from lmapps.native.torch_step import TorchStep
@@ -132,7 +133,8 @@ class NativeStep:
         dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
         shape = (batch, c.num_kv_heads, capacity, c.head_size)
         layers: list[tuple[torch.Tensor, ...]] = [
-            (_zeros(shape, dtype), _zeros(shape, dtype)) for _ in range(c.num_layers)
+            (untouched_zeros(shape, dtype), untouched_zeros(shape, dtype))
+            for _ in range(c.num_layers)
         ]
         return KeyValueCache(layers, torch.zeros(batch, dtype=torch.int64), capacity)
 
@@ -281,13 +283,6 @@ def _refuse_changed_layers(model: LanguageModel) -> None:
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             raise Unavailable(f"{name} is a {type(parameter.data).__name__}, not a plain tensor")
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros that take memory only once they are written over: of a long context little is used,
-    and the system gives numpy untouched pages where torch.zeros touches every one."""
-    kind = np.float32 if dtype == torch.float32 else np.uint16
-    return torch.from_numpy(np.zeros(shape, kind)).view(dtype)
 
 
 def _rotations(model: LanguageModel) -> torch.Tensor:

@@ -12,10 +12,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from lmapps.errors import LmappsError
+from lmapps.memory import is_out_of_memory, kept_memory
 from lmapps.prompts import record_prompts
 from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import Forecast, forecast
-from lmapps.training.kept_memory import kept_memory
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
 from lmapps.training.report import make_report, report_page
@@ -104,12 +104,6 @@ def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerato
     rows, accumulation = max(1, tokens // context), max(1, round(settings.batch_tokens / tokens))
     model = add_adapters(settings) if settings.lora else prepared.checkpoint.model
     return forecast(model, settings, accelerator, rows, context, accumulation)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's, or an allocation that the machine refuses outright."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def prepare(settings: TrainSettings, run: Run, processes: int) -> Prepared:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmapps.errors import SettingsError
+from lmapps.memory import kept_memory
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.config import ModelConfig
 from lmapps.model.language_model import LanguageModel
@@ -25,7 +26,8 @@ from lmapps.native import WEIGHTS
 from lmapps.native import library as library_module
 from lmapps.native.compile import CannotCompile, compile_library, find_compiler
 from lmapps.native.library import Unavailable, levels
-from lmapps.native.step import NativeStep, TorchStep, _zeros, choose_step
+from lmapps.native.pages import untouched_zeros
+from lmapps.native.step import NativeStep, TorchStep, choose_step
 
 CONTEXT = 40
 ROOT = Path(__file__).parent.parent.parent
@@ -480,12 +482,20 @@ def test_a_machine_without_a_compiler_gets_a_reason_and_no_half_library(
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="memory is read from /proc")
 def test_a_long_context_takes_memory_only_as_it_is_filled() -> None:
-    """SmolLM2's 8192 tokens for 16 people would else be gigabytes from the first moment on."""
+    """SmolLM2's 8192 tokens for 16 people would else be gigabytes from the first moment on; so too
+    where the process has freed as much before, as one that trained a model has."""
+    with kept_memory(torch.device("cpu")):
+        freed = torch.ones(1 << 27)
+        above = torch.ones(1 << 16)
+        del freed
     before = _resident()
-    made = [_zeros((64, 1 << 20), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    made = [untouched_zeros((64, 1 << 20), dtype) for dtype in (torch.float32, torch.bfloat16)]
     assert _resident() - before < 40e6, "of 400 MB"
     assert not any(part[::7, ::4096].any() for part in made)
     assert [part.dtype for part in made] == [torch.float32, torch.bfloat16]
+    assert above.all()
+    with pytest.raises(MemoryError, match=r"1,152,921,504,606,846,976 bytes"):
+        untouched_zeros((1 << 58,), torch.float32)
 
 
 def _resident() -> int:

@@ -132,7 +132,7 @@ def open_backend(source: Source, opening: Opening = USUAL) -> Backend:
     `CheckpointError` or `ModelServerError` with the reason where that is not possible, and
     `ModelTooLarge` where memory ends in its middle.
     """
-    from lmapps.engine.memory import is_out_of_memory
+    from lmapps.memory import is_out_of_memory
 
     try:
         return _opened(source, opening)
