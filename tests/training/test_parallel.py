@@ -156,3 +156,26 @@ def test_the_configurations_of_the_page_are_accelerates(tmp_path: Path) -> None:
         file.write_text(text)
         config = load_config_from_file(str(file))
         assert config.num_processes == 8 * config.num_machines
+
+
+def test_accelerate_starts_as_many_with_the_configuration_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text(STORY * 60)
+    (tmp_path / "node.yaml").write_text(re.findall(r"```yaml\n(.*?)```", SCALING, re.S)[0])
+    values = settings(tmp_path, "two")
+    flags = [word for key, value in values.items() if key != "data" for word in flag(key, value)]
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(tmp_path / "node.yaml"), "--num_processes", "2"),
+        *("--main_process_port", "0"),
+        *("-m", "lmapps", "train", "--data", *values["data"], *flags),
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 x cpu" in done.stdout
+    run_training(TrainSettings.from_values(settings(tmp_path, "one")))
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-3)
+
+
+def flag(key: str, value: Any) -> list[str]:
+    return [f"--{key.replace('_', '-')}", str(value)]
