@@ -88,7 +88,7 @@ def train(
     accumulation = max(1, round(settings.batch_tokens / per_pass))
     length = bounds(settings, batches, accumulation * processes)
     meter = Meter(accelerator, length, progress)
-    watch = Watch(checkpoint.tokenizer, settings, run)
+    watch = Watch(checkpoint.tokenizer, batches, settings, run)
     share = length.progress(progress["step"], progress["seconds"])
     prepared.train()
 
@@ -99,13 +99,12 @@ def train(
         set_learning_rate(optimizers, settings.learning_rate * factor)
 
         first = step * accumulation
-        micro_batches = [
-            batches.batch((first + number) * processes + rank) for number in range(accumulation)
-        ]
+        numbers = [(first + number) * processes + rank for number in range(accumulation)]
+        micro_batches = [batches.batch(number) for number in numbers]
         targets = sum(batch.target_count for batch in micro_batches)
         counted = torch.full((), targets, device=accelerator.device)
         counted = accelerator.reduce(counted, reduction="sum")
-        total_loss = torch.zeros((), device=accelerator.device)
+        losses: list[torch.Tensor] = []
         for number, micro_batch in enumerate(micro_batches):
             is_last = number == accumulation - 1
             batch = micro_batch.to(accelerator.device)
@@ -114,8 +113,8 @@ def train(
                     loss = prepared(batch.ids_BT, batch.targets_BT, batch.places_BT)
                     loss = loss / counted.clamp(min=1)
                 accelerator.backward(loss * processes)
-            total_loss += loss.detach()
-        total_loss = accelerator.reduce(total_loss, reduction="sum")
+            losses.append(loss.detach())
+        total_loss = accelerator.reduce(torch.stack(losses).sum(), reduction="sum")
         norm = accelerator.clip_grad_norm_(prepared.parameters(), settings.clip or float("inf"))
         for optimizer in optimizers:
             optimizer.step()
@@ -135,7 +134,7 @@ def train(
         share = share_after
 
         reading = Reading(progress["step"], total_loss, whole(norm))
-        watch.note(reading, micro_batches[0])
+        watch.note(reading, numbers, losses)
         entry = meter.after_step(progress, reading, settings.learning_rate * factor, is_due)
         if entry is not None and accelerator.is_main_process:
             run.log(entry)

@@ -171,9 +171,12 @@ def test_another_run_in_the_same_folder_is_refused(story: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     story: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Diverged, match="lower --learning-rate"):
+    with pytest.raises(Diverged, match="lower --learning-rate") as raised:
         run_training(tiny(story, tmp_path, steps=40, learning_rate=9, clip=0, optimizer="adamw",
                           weight_decay=10))  # fmt: skip
+    (file,) = (tmp_path / "run").glob("texts-of-step-*.jsonl")
+    assert str(file) in str(raised.value)
+    assert "old man" in file.read_text()
 
 
 @pytest.mark.parametrize(

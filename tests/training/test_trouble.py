@@ -232,49 +232,78 @@ def test_the_kernels_count_of_kills_is_read(tmp_path: Path) -> None:
     assert kills_for_memory(tmp_path / "nothing") == 0
 
 
+class Told:
+    """Micro-batches of one text each."""
+
+    tokens_per_batch = batches_per_epoch = 1
+
+    def __init__(self, tokenizer: Any, *texts: str) -> None:
+        self.ids = [torch.tensor([tokenizer.encode(text)]) for text in texts]
+
+    def batch(self, number: int) -> Batch:
+        return Batch(self.ids[number], self.ids[number])
+
+
 @pytest.fixture
-def watch(
-    settings: Callable[..., TrainSettings], tiny_checkpoint: Callable[..., Any]
-) -> tuple[Watch, Batch]:
+def watch(settings: Callable[..., TrainSettings], tiny_checkpoint: Callable[..., Any]) -> Watch:
     tokenizer = tiny_checkpoint("gru").tokenizer
-    ids = torch.tensor([tokenizer.encode("The cat ran up a tree.")])
     (Path(settings("m").out) / "run" / "step-00000030").mkdir(parents=True)
-    return Watch(tokenizer, settings("m"), Run(settings("m").out)), Batch(ids, ids)
+    batches = Told(tokenizer, "The dog lay in the sun.", "The cat ran up a tree.")
+    return Watch(tokenizer, batches, settings("m"), Run(settings("m").out))
+
+
+def note(watch: Watch, step: int, *losses: float) -> None:
+    """A step of one or two micro-batches."""
+    parts = list(map(torch.tensor, losses))
+    reading = Reading(step, torch.stack(parts).sum(), torch.tensor(1.0))
+    watch.note(reading, range(len(parts)), parts)
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_step_texts_and_the_last_checkpoint(
-    watch: tuple[Watch, Batch],
+    watch: Watch,
 ) -> None:
-    watcher, batch = watch
     for step, loss in enumerate([3.0, float("nan"), float("nan")], start=41):
-        watcher.note(Reading(step, torch.tensor(loss), torch.tensor(1.0)), batch)
-    watcher.check({}, 41)
+        note(watch, step, 9.0, loss)
+    watch.check({}, 41)
     with pytest.raises(Diverged) as raised:
-        watcher.check({}, 43)
-    said = str(raised.value)
+        watch.check({}, 43)
+    said, file = str(raised.value), watch.run.state / "texts-of-step-42-0.jsonl"
     assert said.startswith("the loss is nan at step 42, on texts such as 'The cat ran up a tree.'")
     assert said.endswith("step-00000030") and "lower --learning-rate" in said
+    assert f"(all 2 of the step, the worst first: {file})" in said
+    records = map(json.loads, file.read_text().splitlines())
+    assert [r["text"] for r in records] == ["The cat ran up a tree.", "The dog lay in the sun."]
+
+
+def test_what_went_wrong_is_said_on_a_full_disk_too(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    note(watch, 42, float("inf"))
+    with pytest.raises(Diverged, match=r"is inf at step 42, on texts such as 'The dog[^(]*: lower"):
+        watch.check({}, 42)
 
 
 def test_a_loss_that_jumps_stops_the_run_and_one_that_wavers_does_not(
-    watch: tuple[Watch, Batch],
+    watch: Watch,
 ) -> None:
-    watcher, batch = watch
     progress: dict[str, Any] = {"step": 0}
 
     def steps(*losses: float) -> None:
         for loss in losses:
             progress["step"] += 1
-            reading = Reading(progress["step"], torch.tensor(loss), torch.tensor(1.0))
-            watcher.note(reading, batch)
-        watcher.check(progress, progress["step"])
+            note(watch, progress["step"], loss)
+        watch.check(progress, progress["step"])
 
     steps(*[6.0] * WINDOW)
     steps(*[2.0] * WINDOW)
     steps(*[2.5, 1.5, 2.0, 3.9, 2.0] * 2, 5.9)
     steps(*[5.2, 5.2, 5.2, 1.2] * (WINDOW // 4))  # batches of a harder kind, one after the other
     progress = json.loads(json.dumps(progress))  # as a resumed run reads it
-    (watcher.run.folder / "config.json").touch()
+    (watch.run.folder / "config.json").touch()
     jumped = r"has jumped from 2.* to 5\.\d+, most at step 91 \(9.00\).*best weights so far are in"
     with pytest.raises(Diverged, match=jumped):
         steps(*[5.0] * (WINDOW - 1), 9.0)
