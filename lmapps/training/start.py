@@ -19,7 +19,7 @@ from lmapps.training.forecast import Forecast, forecast
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
 from lmapps.training.report import make_report, report_page
-from lmapps.training.run import Progress, Run
+from lmapps.training.run import OutOfMemory, Progress, Run
 from lmapps.training.settings import TrainSettings
 
 PATIENCE = timedelta(hours=6)
@@ -80,9 +80,17 @@ def train_or_halve(
                 )  # fmt: skip
         why = "memory will not suffice"
     except (MemoryError, RuntimeError) as error:
-        if accelerator.num_processes > 1 or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         why = "out of memory"
+        if accelerator.num_processes > 1:
+            rank = accelerator.process_index
+            run.halve_micro_batch(settings, context, why + run.largest)
+            # The others wait for this one in the middle of a step: all must begin anew.
+            raise OutOfMemory(
+                f"process {rank} is out of memory: give the same command again, it goes on with "
+                "passes of half as many tokens"
+            ) from None
         error.__traceback__ = None  # which holds the tensors of the pass
     accelerator.free_memory()  # it holds the model and the optimizers that it prepared
     why += run.largest

@@ -78,13 +78,22 @@ def train_by_two_then_one(folder: Path, variants: dict[str, dict[str, Any]]) -> 
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
         *("--standalone", str(folder / "script.py"), json.dumps([by_two, resumed])),
     ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = launched(command)
     assert done.returncode == 0, done.stderr[-3000:]
     for name, changes in variants.items():
         changes = {key: value for key, value in changes.items() if key != "shard"}
         run_training(TrainSettings.from_values(settings(folder, f"one: {name}", **changes)))
     return folder
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    named = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
+    return [word for pair in named for word in pair]
+
+
+def launched(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | variables
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +143,45 @@ def test_shards_of_one_process_are_refused(folder: Path) -> None:
         run_training(alone)
 
 
+WEAK = """
+import json, os, sys
+import torch
+from lmapps.__main__ import main
+from lmapps.model.language_model import LanguageModel
+
+whole = LanguageModel.forward
+
+def forward(self, ids, targets=None, *rest):
+    if os.environ["RANK"] == "1" and targets is not None and len(ids) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    return whole(self, ids, targets, *rest)
+
+LanguageModel.forward = forward
+sys.exit(main(["train", *json.loads(sys.argv[1])]))
+"""
+
+
+@pytest.mark.long
+def test_a_process_out_of_memory_ends_all_and_the_same_command_goes_on_with_less(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "story.txt").write_text(STORY * 60)
+    (tmp_path / "script.py").write_text(WEAK)
+    values = settings(tmp_path, "two", micro_batch_tokens=256, batch_tokens=512)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+        *("--standalone", "--max-restarts", "3", str(tmp_path / "script.py")),
+        json.dumps(["--data", *values.pop("data"), *flags(values)]),
+    ]
+    done = launched(command, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "128 tokens at a time" in done.stdout and "64 tokens at a time" in done.stdout
+    assert done.stderr.count("process 1 is out of memory: give the same command again") == 2
+    one = settings(tmp_path, "one", micro_batch_tokens=64, batch_tokens=512)
+    run_training(TrainSettings.from_values(one))
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-3)
+
+
 SCALING = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 
 
@@ -162,20 +210,14 @@ def test_accelerate_starts_as_many_with_the_configuration_of_the_page(tmp_path: 
     (tmp_path / "story.txt").write_text(STORY * 60)
     (tmp_path / "node.yaml").write_text(re.findall(r"```yaml\n(.*?)```", SCALING, re.S)[0])
     values = settings(tmp_path, "two")
-    flags = [word for key, value in values.items() if key != "data" for word in flag(key, value)]
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(tmp_path / "node.yaml"), "--num_processes", "2"),
         *("--main_process_port", "0"),
-        *("-m", "lmapps", "train", "--data", *values["data"], *flags),
+        *("-m", "lmapps", "train", "--data", *values.pop("data"), *flags(values)),
     ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = launched(command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 x cpu" in done.stdout
     run_training(TrainSettings.from_values(settings(tmp_path, "one")))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-3)
-
-
-def flag(key: str, value: Any) -> list[str]:
-    return [f"--{key.replace('_', '-')}", str(value)]
