@@ -101,9 +101,10 @@ class Soak:
                 kind = rng.choice(KINDS)
                 try:
                     await self._ask(http, rng, kind, body, talk)
-                except httpx.TimeoutException:
-                    self.outcomes["hung up"] += 1
                 except httpx.HTTPError as error:
+                    if kind == "hang up" and isinstance(error, httpx.TimeoutException):
+                        self.outcomes["hung up"] += 1
+                        continue
                     after = f"after {time.monotonic() - began:.1f} s"
                     self.faults.append(f"{kind}: {error!r} {after} for {str(body)[-200:]}")
                 await asyncio.sleep(rng.random() * 0.05)
@@ -159,8 +160,7 @@ class Soak:
     async def _stream(
         self, http: httpx.AsyncClient, body: dict[str, Any], drop_after: int | None
     ) -> None:
-        events = 0
-        last = ""
+        events, last, failed = 0, "", False
         async with http.stream(
             "POST", "/v1/chat/completions", json=body | {"stream": True}
         ) as response:
@@ -169,12 +169,16 @@ class Soak:
             async for line in response.aiter_lines():
                 events += line.startswith("data: ")
                 last = line or last
+                if line.startswith('data: {"error"'):
+                    failed = True
+                    self._judge(500, line.removeprefix("data: "))
                 if drop_after and events >= drop_after:
                     self.outcomes["dropped"] += 1
                     return None
         if last != "data: [DONE]":
             self.faults.append(f"a stream ended with {last[:100]!r}")
-        self.outcomes["streamed"] += 1
+        if not failed:
+            self.outcomes["streamed"] += 1
         return None
 
     def _judge(self, status: int, text: str) -> None:

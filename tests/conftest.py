@@ -152,14 +152,15 @@ class Leaving:
 
     seconds  from now until the request is cancelled
     passes   of the model, from then on until its slot is free
+    steps    of the model, from now until its slot is free
     """
 
     def __init__(self, served: Served, patch: pytest.MonkeyPatch) -> None:
         from lmapps.engine.request import Request
 
         self._served, self._began = served, time.monotonic()
-        self.seconds = self.passes = None
-        self._passes = 0
+        self.seconds = self.passes = self.steps = None
+        self._passes, self._first = 0, served.engine.passes
         cancel, end = Request.cancel, Request.end
 
         def cancelled(request: Any) -> None:
@@ -171,6 +172,7 @@ class Leaving:
         def ended(request: Any, finish: Any, error: Any = None) -> None:
             if finish == "cancelled" and self.passes is None:
                 self.passes = served.engine.passes - self._passes
+                self.steps = served.engine.passes - self._first
             end(request, finish, error)
 
         patch.setattr(Request, "cancel", cancelled)

@@ -19,10 +19,15 @@ from tests.browser.hands import (
     wait_for,
     wait_until_pressable,
 )
-from tests.engine.test_transformers import make
+from tests.engine.test_transformers import SMOLLM2, make
 
 pytestmark = pytest.mark.browser
-KINDS = {"unnamed": "a transformer of", "theirs": "a llama of", "far": "unnamed at http://127"}
+KINDS = {
+    "unnamed": "a transformer of",
+    "smollm2": "128 tokens of context",
+    "theirs": "a llama of",
+    "far": "unnamed at http://127",
+}
 FORMS = {
     "News": ("#field-headline", "Rain falls"),
     "Code": ("#field-instruction", "Add two numbers."),
@@ -36,10 +41,13 @@ def served(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_checkpoint: Callable[[str], Checkpoint],
 ) -> Iterator[Any]:
-    """Our model, one that runs through transformers, and one of another server of ours."""
-    folder = make("llama", tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
+    """Our model, Llama folders for our own step and for transformers, another server of ours."""
+    checkpoint = tiny_checkpoint("transformer")
+    smollm2, theirs = (
+        str(make(kind, tmp_path_factory.mktemp(kind), checkpoint)) for kind in (SMOLLM2, "llama")
+    )
     with serve(discover(), 0.0) as other:
-        more = {"theirs": str(folder), "far": f"{other.url}/v1"}
+        more = {"smollm2": smollm2, "theirs": theirs, "far": f"{other.url}/v1"}
         sources = {name: Source(name, place) for name, place in more.items()}
         with serve(discover(), 0.0, find=lambda: sources) as running:
             yield running

@@ -18,7 +18,7 @@ from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
 from lmapps.errors import PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
-from tests.engine.test_transformers import make
+from tests.engine.test_transformers import SMOLLM2, make
 
 FOUND = discover()
 FIELDS: dict[str, dict[str, Any]] = {
@@ -52,6 +52,17 @@ def theirs(
     backend.close()
 
 
+@pytest.fixture(scope="module")
+def smollm2(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Checkpoint]
+) -> Iterator[Any]:
+    folder: Path = make(SMOLLM2, tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
+    backend = open_backend(Source("smollm2", str(folder)))
+    assert not backend.step_name.startswith("transformers")
+    yield backend
+    backend.close()
+
+
 def events(name: str, backend: Any, fields: dict[str, Any] | None = None) -> list[Event]:
     async def read() -> list[Event]:
         asked = Application(FOUND.plugins[name], backend).events(fields or FIELDS[name], SHORT)
@@ -65,7 +76,7 @@ def test_the_fields_are_those_of_all_that_we_ship() -> None:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("place", ["ours", "theirs", "far"])
+@pytest.mark.parametrize("place", ["ours", "smollm2", "theirs", "far"])
 def test_each_plugin_streams_and_ends(
     name: str, place: str, request: pytest.FixtureRequest
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 import lmapps.engine.scheduler as scheduling
 from lmapps.decoding import Decoding
 from lmapps.engine.engine import Engine
-from lmapps.engine.pace import FEWEST_TOKENS, Pace
+from lmapps.engine.pace import FEWEST_TOKENS, UNNOTICED, Pace
 from lmapps.engine.prefixes import Prefixes
 from lmapps.engine.request import Request
 from lmapps.engine.turns import in_turn, left_waiting, next_place, subdivided
@@ -177,8 +177,8 @@ class Cost:
         return self.reading + self.token * tokens * grown
 
     def most(self, rows: int) -> int:
-        """Tokens that one pass can read in the time of two steps."""
-        left = 2 * (self.step + self.row * rows) - self.reading
+        """Tokens that one pass can read in the time of two steps, or in what nobody notices."""
+        left = max(2 * (self.step + self.row * rows), UNNOTICED) - self.reading
         return min(scheduling.PREFILL_TOKENS, int(left / self.token))
 
 
@@ -189,6 +189,7 @@ COSTS = {
     "two or three tokens a step": Cost(1e-3, 4e-3, 6e-3, 2e-3),
     "one token a step": Cost(0, 1e-2, 1e-2, 0),
     "ever more for a token": Cost(5e-3, 2e-4, 9e-3, 1e-3, 1000),
+    "steps that nobody notices": Cost(2e-4, 5e-5, 3e-4, 5e-5),
 }
 
 
@@ -244,10 +245,14 @@ class Priced:
             self.steps.scheduler.step()
 
     def longest_stall(self, streams: list[Any]) -> float:
-        """The longest time between two tokens of a stream, in decoding steps as the one at its
-        end."""
+        """The longest time between two tokens of a stream, as a share of what it may be: the step
+        at its end, and two as long before it, or what nobody notices."""
+
+        def allowed(step: float) -> float:
+            return step + max(2 * step, UNNOTICED)
+
         gaps = [pair for asked in streams for pair in itertools.pairwise(asked.steps)]
-        return max((end - begin) / self.took[end] for begin, end in gaps)
+        return max((end - begin) / allowed(self.took[end]) for begin, end in gaps)
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
@@ -267,7 +272,7 @@ def test_no_stream_stalls_for_more_than_two_decoding_steps(
                 asked.append(submit(priced.steps, f"guest {now + n}", 12, rng.randrange(2, 60)))
         priced.step()
     assert max(priced.batches) >= 3 * min(priced.batches), "it grew and shrank"
-    assert priced.longest_stall(asked) <= 3 * (1 + 1e-9)
+    assert priced.longest_stall(asked) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
@@ -293,7 +298,7 @@ def test_when_all_but_one_leave_the_pace_that_was_theirs_stalls_nobody(
         assert len(scheduler.slots.running) == rows and scheduler.reading
         read = (scheduler.counts.read_tokens - before) / 20
         assert cost.growth or read >= 0.6 * cost.most(rows)
-    assert priced.longest_stall(streams) <= 3 * (1 + 1e-9)
+    assert priced.longest_stall(streams) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("steps_of_copy", [0.3, 0.5])
@@ -321,7 +326,7 @@ def test_states_that_are_kept_and_given_back_stall_nobody(
             asked.append(priced.steps.ask(ids, Decoding(max_new_tokens=4 + now % 9), "guest"))
         priced.step()
     assert priced.copied > 10 * 1400
-    assert priced.longest_stall(asked) <= 3 * (1 + 1e-9)
+    assert priced.longest_stall(asked) <= 1 + 1e-9
 
 
 def test_a_short_prompt_is_read_at_once_where_steps_are_shorter_than_anybody_notices() -> None:

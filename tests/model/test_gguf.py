@@ -10,6 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from lmapps.__main__ import main
 from lmapps.decoding import Decoding
@@ -169,4 +171,12 @@ def test_an_export_carries_its_licence_and_never_writes_over_a_file(
     assert main([*words, str(tmp_path / "a.gguf")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "copy")]) == 0
+    whole, half = (load_file(tmp_path / n / "model.safetensors") for n in ("model", "copy"))
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in whole.items())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype=torch.float32).eval()
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        ours = Checkpoint.load(tmp_path / "copy").model(ids)
+        torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=0)
     assert "A card" in (tmp_path / "copy" / "README.md").read_text()

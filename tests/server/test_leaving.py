@@ -55,6 +55,7 @@ def test_a_reply_ends(
         wait_until(lambda: served.engine.counts.generated_tokens >= before + 2)
         left = leaving(served)
     left.frees_its_slot()
+    assert left.steps <= 2, "the one under way, and one where that was ending"
 
 
 @everywhere
@@ -100,6 +101,24 @@ def test_a_place_in_the_queue_is_given_up(
         wait_until(lambda: left.passes is not None)
         assert served.engine.running == 1 and served.engine.waiting == 0
     left.frees_its_slot()
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_who_waits_is_told_the_place(
+    served: Any, wait_until: Callable[..., None], path: str
+) -> None:
+    served.wait_until_idle()
+    with asked(served, "/v1/completions", True):
+        wait_until(lambda: served.engine.running == 1)
+        with asked(served, path, True) as waiting:
+            waiting.settimeout(20)
+            seen = b""
+            while b"\n\n" not in seen.partition(b"\r\n\r\n")[2]:
+                seen += waiting.recv(4096)
+    told = seen.partition(b"\r\n\r\n")[2].decode()
+    first = '{"event": "waiting", "position": 1}' if path.startswith("/apps") else ": position 1"
+    assert first in told, told
+    served.wait_until_idle()
 
 
 def test_that_somebody_leaves_is_nothing_to_report(
