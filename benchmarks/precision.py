@@ -1,6 +1,6 @@
 """What a precision costs in quality: perplexity of held-out text through the decoding step.
 
-    python benchmarks/precision.py TEXT.jsonl.xz ... --checkpoint default
+    python benchmarks/precision.py TEXT.jsonl.xz ... --checkpoints default default-gru
 
 Every token is predicted by the step that serves people (native where it is built), one token at a
 time in 64 rows; agreement is the share of tokens for which the best candidate is fp32's.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 import machine
 import numpy as np
@@ -48,22 +49,38 @@ def measure(step: Step, ids_BT: torch.Tensor, capacity: int) -> tuple[float, tor
     return math.exp(loss), torch.stack(best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--length", type=int, default=256)
-    args = parser.parse_args()
-    checkpoint = Checkpoint.load(find_checkpoint(args.checkpoint))
-    ids_BT = windows(checkpoint, args.files, args.length)
-    rows, first = [], None
+def rows_of(name: str, files: list[str], length: int) -> list[dict[str, Any]]:
+    """A row for each precision of one checkpoint."""
+    checkpoint = Checkpoint.load(find_checkpoint(name))
+    ids_BT = windows(checkpoint, files, length)
+    rows: list[dict[str, Any]] = []
+    first = torch.empty(0)
     for weights in WEIGHTS:
         step = choose_step(checkpoint.model, weights)
         perplexity, best = measure(step, ids_BT, checkpoint.config.context)
-        first = best if first is None else first
+        first = best if not rows else first
         agreement = float((best == first).float().mean())
-        rows.append([step.name, f"{perplexity:.3f}", f"{agreement:.4f}"])
-    print(machine.table(["step", "perplexity", "agreement with fp32"], rows))
+        rows.append(
+            {"checkpoint": name, "step": step.name, "tokens": ROWS * length}
+            | {"perplexity": perplexity, "agreement": agreement}
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--checkpoints", nargs="+", default=["default", "default-gru"])
+    parser.add_argument("--length", type=int, default=256)
+    args = parser.parse_args()
+    rows = [row for name in args.checkpoints for row in rows_of(name, args.files, args.length)]
+    shown = [
+        [r["checkpoint"], r["step"], f"{r['perplexity']:.3f}", f"{r['agreement']:.4f}"]
+        for r in rows
+    ]
+    print(machine.table(["checkpoint", "step", "perplexity", "agreement with fp32"], shown))
+    result = {"machine": machine.describe(torch.get_num_threads()), "rows": rows}
+    print(f"written to {machine.write('precision', result)}")
 
 
 if __name__ == "__main__":
