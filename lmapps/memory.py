@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+_TOLD = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+"""By torch on a CPU, MPS, cuBLAS and C++, in a RuntimeError."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers, as glibc's malloc.h has them
 _MOST = 2**31 - 1
-_USUAL = 2**25  # where glibc's own threshold, which moves, stops
+_USUAL = 2**25  # where glibc's own threshold, which moves, stops; older ones take no more
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """A GPU's, or an allocation that the machine refuses outright."""
     import torch
 
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOLD)
 
 
 def give_back() -> None:
@@ -50,7 +53,8 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     if not library:
         yield
         return
-    library.mallopt(_MMAP_THRESHOLD, _MOST)
+    if not library.mallopt(_MMAP_THRESHOLD, _MOST):
+        library.mallopt(_MMAP_THRESHOLD, _USUAL)
     library.mallopt(_TRIM_THRESHOLD, _MOST)
     try:
         yield

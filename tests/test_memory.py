@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
@@ -44,6 +45,46 @@ def test_freed_memory_is_not_asked_for_again_and_goes_back_at_the_end() -> None:
     assert within < before / 10
     assert after > 0.9 * before  # large pieces come untouched again, and go back at once
     assert given_back > 2**25
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("the name is out of memory"), False),
+    ],
+)
+def test_an_error_that_means_that_memory_ended_is_known(error: Exception, is_memory: bool) -> None:
+    assert memory.is_out_of_memory(error) is is_memory
+
+
+def test_an_older_glibc_which_takes_no_higher_threshold_gets_the_highest_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Older:
+        thresholds: ClassVar[list[int]] = []
+
+        def mallopt(self, which: int, value: int) -> int:
+            if which == memory._MMAP_THRESHOLD and value > 2**25:
+                return 0
+            self.thresholds += [value] if which == memory._MMAP_THRESHOLD else []
+            return 1
+
+        def malloc_trim(self, _: int) -> None:
+            pass
+
+    monkeypatch.setattr(memory, "_glibc", Older)
+    with kept_memory(torch.device("cpu")):
+        assert Older.thresholds == [2**25]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -36,7 +36,10 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """Sum over rows of -log softmax(W h + b)[target]; targets of -100 do not count. fp32."""
     function: Any = _LinearCrossEntropy.apply
-    loss: torch.Tensor = function(hidden_RH, weight_VH, bias_V, targets_R, compute_dtype(hidden_RH))
+    with_gradient = torch.is_grad_enabled()  # in the function itself it never is
+    loss: torch.Tensor = function(
+        hidden_RH, weight_VH, bias_V, targets_R, compute_dtype(hidden_RH), with_gradient
+    )
     return loss
 
 
@@ -49,39 +52,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         targets_R: torch.Tensor,
         dtype: torch.dtype,
+        with_gradient: bool,
     ) -> torch.Tensor:
         weight, rows = weight_VH.to(dtype), chunk_rows(weight_VH.shape[0], hidden_RH.device)
-        with_gradient = any(ctx.needs_input_grad)
+        needs = ctx.needs_input_grad if with_gradient else (False,) * 3
+        needs_hidden, needs_weight, needs_bias = needs[:3]
+        with_gradient = needs_hidden or needs_weight or needs_bias
         total = torch.zeros((), dtype=torch.float32, device=hidden_RH.device)
-        d_hidden = torch.empty_like(hidden_RH) if with_gradient else None
-        d_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if with_gradient else None
-        d_bias = torch.zeros_like(bias_V) if with_gradient and bias_V is not None else None
+        d_hidden = torch.empty_like(hidden_RH) if needs_hidden else None
+        d_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
+        d_bias = torch.zeros_like(bias_V) if needs_bias and bias_V is not None else None
         for start in range(0, hidden_RH.shape[0], rows):
             chunk = slice(start, start + rows)
             hidden = hidden_RH[chunk].to(dtype)
             logits = hidden @ weight.t()
             total += _losses(logits, bias_V, targets_R[chunk], with_gradient)
-            if d_hidden is None or d_weight is None:
-                continue
-            d_logits = logits
+            d_logits = logits  # where one was asked for
             if d_bias is not None:
                 d_bias += d_logits.sum(0, dtype=d_bias.dtype)
-            d_hidden[chunk] = d_logits @ weight
-            d_weight += d_logits.t() @ hidden
+            if d_hidden is not None:
+                d_hidden[chunk] = d_logits @ weight
+            if d_weight is not None:
+                d_weight += d_logits.t() @ hidden
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
-        scale = upstream[0]
-        return (
-            d_hidden * scale.to(d_hidden.dtype),
-            d_weight * scale,
-            None if d_bias is None else d_bias * scale,
-            None,
-            None,
-        )
+        scale = upstream[0]  # in fp32 for all three: a number makes no tensor of bf16 wider
+        scaled = (None if part is None else part * scale for part in ctx.saved_tensors)
+        return (*scaled, None, None, None)
 
 
 def _losses(

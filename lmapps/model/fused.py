@@ -90,9 +90,9 @@ def _norm_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of x * scale * weight, scale = 1 / rms(x), for x and the weight."""
     width = x.shape[-1]
-    product = (d_out * x).view(-1, width)
-    d_weight = torch.mv(product.t(), scale.view(-1))
-    along = torch.mv(product, weight).view_as(scale).mul_(scale.pow(3)).div_(width)
+    product = (d_out * x).reshape(-1, width)
+    d_weight = torch.mv(product.t(), scale.reshape(-1))
+    along = torch.mv(product, weight).reshape(scale.shape).mul_(scale.pow(3)).div_(width)
     d_x = (d_out * weight).mul_(scale).addcmul_(x, along, value=-1)
     return d_x, d_weight
 

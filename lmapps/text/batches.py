@@ -39,11 +39,13 @@ class Batch:
         return int((self.targets_BT != IGNORED).sum())
 
     def to(self, device: torch.device) -> Batch:
-        """On another device. A GPU gets it while it works on, so nobody waits."""
+        """On another device. CUDA gets it while it works on, so nobody waits."""
         if device.type == "cpu":
             return self
 
         def sent(part: torch.Tensor) -> torch.Tensor:
+            if device.type != "cuda":
+                return part.to(device)
             return part.pin_memory().to(device, non_blocking=True)
 
         places = None if self.places_BT is None else sent(self.places_BT)

@@ -14,11 +14,12 @@ class Reading:
 
     def __init__(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
         self.step = step
+        later = loss.device.type == "cuda"  # of other devices nobody could say when it is there
         self._loss, self._norm = (
-            number.detach().to("cpu", non_blocking=True) for number in (loss, norm)
+            number.detach().to("cpu", non_blocking=later) for number in (loss, norm)
         )
         self._copied = None
-        if loss.device.type == "cuda":
+        if later:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 

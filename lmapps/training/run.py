@@ -181,24 +181,39 @@ class Run:
         return replace(settings, micro_batch_tokens=tokens)
 
     def halve_micro_batch(
-        self, settings: TrainSettings, context: int, why: str, is_main: bool = True
+        self,
+        settings: TrainSettings,
+        context: int,
+        why: str,
+        processes: int = 1,
+        is_main: bool = True,
     ) -> None:
-        """Half the rows in a pass and twice as many passes: the same batches in less memory.
+        """Half the rows in a pass of each process, or the most below that which fill a step as
+        before: the same batches in less memory, wherever there is such a number.
 
         Kept in the folder by the main process, so that a resumed run is the same run. Raises
         `OutOfMemory` where a pass has one row already.
         """
-        used = min(settings.micro_batch_tokens, settings.batch_tokens)
+        used = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
         if used < 2 * context:
             raise OutOfMemory(
                 f"{why}, with one row of {context} tokens at a time: choose a smaller --context, "
                 "--size or --vocab-size"
             )
+
+        def passes(rows: int) -> int:
+            return max(1, round(settings.batch_tokens / (rows * context * processes)))
+
+        rows = used // context
+        fewer = range(rows // 2, 0, -1)
+        alike = (n for n in fewer if n * passes(n) == rows * passes(rows))
+        chosen = next(alike, rows // 2)
         if is_main:
+            tokens = chosen * context
             with self._storing():
-                write_whole(self.state / "micro_batch.json", json.dumps(used // 2).encode())
+                write_whole(self.state / "micro_batch.json", json.dumps(tokens).encode())
             print(
-                f"{why}: {used // 2} tokens at a time from here on, and twice as many passes a step"
+                f"{why}: {tokens} tokens at a time from here on, in {passes(chosen)} passes a step"
             )
 
     def keep_best(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:

@@ -85,7 +85,7 @@ def train_or_halve(
         why = "out of memory"
         if accelerator.num_processes > 1:
             rank = accelerator.process_index
-            run.halve_micro_batch(settings, context, why + run.largest)
+            run.halve_micro_batch(settings, context, why + run.largest, accelerator.num_processes)
             # The others wait for this one in the middle of a step: all must begin anew.
             raise OutOfMemory(
                 f"process {rank} is out of memory: give the same command again, it goes on with "
@@ -94,7 +94,9 @@ def train_or_halve(
         error.__traceback__ = None  # which holds the tensors of the pass
     accelerator.free_memory()  # it holds the model and the optimizers that it prepared
     why += run.largest
-    run.halve_micro_batch(settings, context, why, accelerator.is_main_process)
+    run.halve_micro_batch(
+        settings, context, why, accelerator.num_processes, accelerator.is_main_process
+    )
     accelerator.wait_for_everyone()
     return None
 
@@ -109,7 +111,8 @@ def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerato
     """Memory and time of a step, for a run at its start."""
     context = prepared.checkpoint.config.context
     tokens = prepared.batches.tokens_per_batch
-    rows, accumulation = max(1, tokens // context), max(1, round(settings.batch_tokens / tokens))
+    passes = settings.batch_tokens / (tokens * accelerator.num_processes)
+    rows, accumulation = max(1, tokens // context), max(1, round(passes))
     model = add_adapters(settings) if settings.lora else prepared.checkpoint.model
     return forecast(model, settings, accelerator, rows, context, accumulation)
 

@@ -91,9 +91,11 @@ class Watch:
         # The worst first: one whose own loss is no number, or the highest.
         order = sorted(range(len(means)), key=lambda n: (math.isfinite(means[n]), -means[n]))
         texts = [list(self._texts(micro_batches[number])) for number in order]
-        shown = ", ".join(map(_shortened, texts[0][:TEXTS_SHOWN]))
+        shown = "such as " + ", ".join(map(_shortened, texts[0][:TEXTS_SHOWN]))
+        if not math.isfinite(step.reading.loss) and all(map(math.isfinite, means)):
+            shown = "of another process than this"
         return (
-            f"{what}, on texts such as {shown}{self._written(step, texts)}: lower --learning-rate "
+            f"{what}, on texts {shown}{self._written(step, texts)}: lower --learning-rate "
             f"(now {self.settings.learning_rate}), or leave such texts out; "
             f"{kept or self._last_kept()}"
         )

@@ -48,6 +48,15 @@ def test_rms_norm_is_torchs() -> None:
     same_with_gradients(lambda x, w: fused.rms_norm(x, w, 1e-5), plain, numbers(3, 5, 11), weight)
 
 
+def test_rms_norm_takes_any_layout() -> None:
+    x, weight = numbers(3, 5, 8), numbers(8)
+    same_with_gradients(
+        lambda x, w: fused.rms_norm(x.transpose(0, 1), w, 1e-5).permute(2, 0, 1) * 2,
+        lambda x, w: F.rms_norm(x.transpose(0, 1), w.shape, w, 1e-5).permute(2, 0, 1) * 2,
+        *(x, weight),
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_turned_is_norm_and_rotation(rows: int) -> None:
     half = torch.randn(rows, 1, 5, 4, dtype=torch.float64)

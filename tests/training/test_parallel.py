@@ -167,7 +167,7 @@ def test_a_process_out_of_memory_ends_all_and_the_same_command_goes_on_with_less
 ) -> None:
     (tmp_path / "story.txt").write_text(STORY * 60)
     (tmp_path / "script.py").write_text(WEAK)
-    values = settings(tmp_path, "two", micro_batch_tokens=256, batch_tokens=512)
+    values = settings(tmp_path, "two", micro_batch_tokens=512, batch_tokens=512)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
         *("--standalone", "--max-restarts", "3", str(tmp_path / "script.py")),

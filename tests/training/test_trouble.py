@@ -22,6 +22,7 @@ from lmapps.text.batches import Batch
 from lmapps.training import forecast as forecasting
 from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import forecast
+from lmapps.training.prepare import micro_batch_rows
 from lmapps.training.reading import Reading
 from lmapps.training.run import OutOfMemory, Run
 from lmapps.training.settings import TrainSettings
@@ -69,6 +70,28 @@ def same_weights(one: str, other: str) -> bool:
     return all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
 
 
+@pytest.mark.parametrize(
+    ("context", "micro", "processes", "rows", "fewer"),
+    [
+        (256, 8192, 1, 32, 16),
+        (256, 8192, 2, 16, 8),  # of 8192 tokens a step each process takes half at once
+        (1024, 8192, 4, 2, 1),
+        (384, 8192, 1, 21, 7),  # ten at a time would be twenty in a step
+        (700, 8192, 1, 11, 5),  # no other number gives eleven
+    ],
+)
+def test_half_as_many_rows_fill_a_step_as_before_where_some_do(
+    settings: Callable[..., TrainSettings], context: int, micro: int, processes: int, rows: int,
+    fewer: int,
+) -> None:  # fmt: skip
+    given = settings("m", context=context, batch_tokens=8192, micro_batch_tokens=micro)
+    assert micro_batch_rows(given, context, processes) == rows
+    run = Run(given.out)
+    run.state.mkdir(parents=True)
+    run.halve_micro_batch(given, context, "out of memory", processes)
+    assert micro_batch_rows(run.fitted(given), context, processes) == fewer
+
+
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(
     settings: Callable[..., TrainSettings], weak_machine: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +100,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(
     run_training(large)
     said = capsys.readouterr().out
     assert "out of memory (most of it for activations and gradients): 128 tokens at" in said
-    assert "64 tokens at a time from here on, and twice as many passes a step" in said
+    assert "64 tokens at a time from here on, in 4 passes a step" in said
     assert same_weights(small.out, large.out)
     assert run_training(large)["steps"] == 6, "the finished run is known again"
 
@@ -273,6 +296,12 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_texts_and_the_last_chec
     assert f"(all 2 of the step, the worst first: {file})" in said
     records = map(json.loads, file.read_text().splitlines())
     assert [r["text"] for r in records] == ["The cat ran up a tree.", "The dog lay in the sun."]
+
+
+def test_what_another_process_read_is_not_blamed_on_the_texts_of_this_one(watch: Watch) -> None:
+    watch.note(Reading(42, torch.tensor(float("nan")), torch.tensor(1.0)), [0], [torch.tensor(2.0)])
+    with pytest.raises(Diverged, match="nan at step 42, on texts of another process than this"):
+        watch.check({}, 42)
 
 
 def test_what_went_wrong_is_said_on_a_full_disk_too(
