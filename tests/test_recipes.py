@@ -79,7 +79,10 @@ def made_records(data: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-@pytest.mark.parametrize(("machine", "body"), [("cpu", "transformer"), ("gpu", "gru")])
+@pytest.mark.parametrize(
+    ("machine", "body"),
+    [("cpu", "transformer"), pytest.param("gpu", "gru", marks=pytest.mark.long)],
+)
 def test_both_stages_of_a_recipe_give_a_checkpoint(machine: str, body: str, data: Path) -> None:
     made_records(data)
     for stage in ("pretrain", "tune"):

@@ -104,6 +104,7 @@ async def asked(client: httpx.AsyncClient, number: int, streams: bool) -> str:
         return "whole"
 
 
+@pytest.mark.long
 def test_an_engine_killed_under_load_costs_what_it_was_writing_and_is_used_again(
     cluster: Cluster,
 ) -> None:
