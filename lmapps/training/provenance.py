@@ -14,6 +14,11 @@ from lmapps.plugin import Plugin
 SOURCES = (".py", ".cpp")
 
 
+def code_now() -> dict[str, str | None]:
+    """lmapps as it lies there: its commit and the hash of its sources, under a report's names."""
+    return {"code": commit_of(Path(__file__)), "code_sha256": sources_hash()}
+
+
 def commit_of(file: Path) -> str | None:
     """The commit of the git checkout that a file belongs to; None where git does not keep it, as
     in an environment within somebody's own repository."""

@@ -27,7 +27,7 @@ from lmapps.training.course import curves_of, gap_of, samples_of
 from lmapps.training.curves import logged_points, metric_names
 from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
-from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
+from lmapps.training.provenance import plugin_hashes
 from lmapps.training.run import Progress, Run
 from lmapps.training.settings import TrainSettings
 
@@ -38,9 +38,14 @@ SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def make_report(
-    settings: TrainSettings, prepared: Prepared, progress: Progress, accelerator: Accelerator
+    settings: TrainSettings,
+    prepared: Prepared,
+    progress: Progress,
+    accelerator: Accelerator,
+    code: dict[str, str | None],
 ) -> dict[str, Any]:
-    """Scores of the best checkpoint on validation and test, what it took, and how it went."""
+    """Scores of the best checkpoint on validation and test, what it took, and how it went; `code`
+    is what trained it, which may have changed since on the disk."""
     log = Run(settings.out).entries()
     best = Checkpoint.load(settings.out, device=accelerator.device)
     scores: dict[str, Any] = {}
@@ -59,8 +64,7 @@ def make_report(
     is_held_out = prepared.corpus is not None or any(prepared.held_out.values())
     return {
         "lmapps": __version__,
-        "code": commit_of(Path(__file__)),
-        "code_sha256": sources_hash(),
+        **code,
         "plugins_sha256": plugin_hashes(prepared.held_out),
         "settings": settings.as_dict(),
         "model": {"body": best.config.body, "parameters": best.config.parameters},

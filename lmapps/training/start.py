@@ -18,6 +18,7 @@ from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import Forecast, forecast
 from lmapps.training.loop import train
 from lmapps.training.prepare import Prepared, prepare_text
+from lmapps.training.provenance import code_now
 from lmapps.training.report import make_report, report_page
 from lmapps.training.run import OutOfMemory, Progress, Run
 from lmapps.training.settings import TrainSettings
@@ -28,6 +29,7 @@ PATIENCE = timedelta(hours=6)
 
 def run_training(settings: TrainSettings) -> dict[str, Any]:
     """Train as chosen, or go on where a run in the same folder stopped; returns the report."""
+    code = code_now()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=mixed_precision(settings.mixed_precision),
@@ -53,7 +55,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     report: dict[str, Any] = {}
     accelerator.free_memory()  # gradients and optimizers: the report needs room of its own
     if accelerator.is_main_process and prepared is not None:
-        report = make_report(settings, prepared, progress, accelerator)
+        report = make_report(settings, prepared, progress, accelerator, code)
         run.finish(report, report_page(report, run.entries()))
     accelerator.wait_for_everyone()
     return report

@@ -6,14 +6,17 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmapps import plugin
 from lmapps.loading import load
 from lmapps.plugin import Plugin
+from lmapps.training import start
 from lmapps.training.examples import _digest, hash_of_data
 from lmapps.training.provenance import commit_of, plugin_hashes, sources_hash
+from lmapps.training.settings import TrainSettings
 
 
 @pytest.fixture
@@ -89,3 +92,22 @@ def test_the_hash_of_data_is_of_a_plugins_own_examples_too(tmp_path: Path) -> No
     found = {hash_of_data([], some), hash_of_data([], other), hash_of_data(files, []),
              hash_of_data(files, some), hash_of_data(files, other), empty}  # fmt: skip
     assert len(found) == 6
+
+
+def test_a_report_names_the_code_that_trained_not_what_lies_there_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog sat on the cat. " * 100)
+    lies_there = ["at the start"]
+    prepare = start.prepare
+
+    def changed(*given: Any) -> Any:
+        lies_there[0] = "later"
+        return prepare(*given)
+
+    monkeypatch.setattr("lmapps.training.provenance.sources_hash", lambda: lies_there[0])
+    monkeypatch.setattr(start, "prepare", changed)
+    values = {"data": [str(tmp_path / "a.txt")], "out": str(tmp_path / "m"), "steps": 1}
+    shape = {"vocab_size": 300, "context": 32, "layers": 1, "width": 32, "mixed_precision": "no"}
+    report = start.run_training(TrainSettings.from_values(values | shape))
+    assert report["code_sha256"] == "at the start"
