@@ -98,7 +98,7 @@ Rows = list[npt.NDArray[np.int64]]
 class ExampleBatches:
     """Whole examples with their loss masks, one in a row, beside others of about its length.
 
-    There are few widths, and all full batches of a width have one shape: for each shape of a
+    There are few widths, and nearly all batches of a width have one shape: for each shape of a
     product the CPU's library makes code, and keeps it with what that code needs, 8 MB for each
     width of a model of 7 million parameters.
     """
@@ -152,7 +152,7 @@ class ExampleBatches:
         return [plan[number] for number in random.permutation(len(plan))]
 
     def _made(self, rows: Rows) -> Batch:
-        batch = self._filled(rows, max(int(self._widths[row].sum()) for row in rows))
+        batch = self._filled(rows, int(self._widths[np.concatenate(rows)].max()))
         return Batch(batch.ids_BT, batch.targets_BT)
 
     def _filled(self, rows: Rows, width: int) -> Batch:

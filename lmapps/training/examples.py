@@ -33,7 +33,7 @@ from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.compiled import is_compiled
 from lmapps.training.observe import observe_apps
-from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, checkpoint_before, micro_batch_rows
+from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, checkpoint_before
 from lmapps.training.run import Run
 from lmapps.training.settings import TrainSettings
 
@@ -71,12 +71,12 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
             f"no example of {', '.join(settings.apps)} fits a context of "
             f"{checkpoint.config.context} tokens"
         )
-    tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
+    tokens = settings.tokens_at_once(processes)
     pad_id = max(0, checkpoint.tokenizer.bos_id)  # never counted: any id will do
     batches: BatchSource
     if is_compiled(settings, checkpoint.config.body):  # for batches of one shape
         context = checkpoint.config.context
-        rows = micro_batch_rows(settings, context, processes)
+        rows = settings.rows_at_once(context, processes)
         batches = PackedExamples(train, context, rows, settings.seed, pad_id)
     else:
         batches = ExampleBatches(train, tokens, settings.seed, pad_id)
@@ -106,7 +106,7 @@ def mixed_in(
         return None
     corpus = build_corpus(settings.mix_data, checkpoint.tokenizer, run.state / "corpus")
     context = checkpoint.config.context
-    rows = micro_batch_rows(settings, context, processes)
+    rows = settings.rows_at_once(context, processes)
     return PackedBatches(corpus.ids("train"), context, rows, settings.seed)
 
 

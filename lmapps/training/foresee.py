@@ -74,8 +74,8 @@ def foresee(settings: TrainSettings, data_bytes: int) -> Foreseen:
     config = config_of(settings)
     accelerator = Accelerator(mixed_precision=mixed_precision(settings.mixed_precision))
     context = config.context
-    rows = max(1, min(settings.micro_batch_tokens, settings.batch_tokens) // context)
-    accumulation = max(1, round(settings.batch_tokens / (rows * context)))
+    rows = settings.rows_at_once(context)
+    accumulation = settings.passes(rows * context)
     found = forecast(LanguageModel(config), settings, accelerator, rows, context, accumulation)
     per_step = rows * context * accumulation
     whole = data_bytes / BYTES_PER_TOKEN

@@ -85,7 +85,7 @@ def train(
     run.load_optimizers([_plain(optimizer) for optimizer in optimizers], adapters_of(prepared))
     processes, rank = accelerator.num_processes, accelerator.process_index
     per_pass = batches.tokens_per_batch * processes
-    accumulation = max(1, round(settings.batch_tokens / per_pass))
+    accumulation = settings.passes(per_pass)
     length = bounds(settings, batches, accumulation * processes)
     meter = Meter(accelerator, length, progress)
     watch = Watch(checkpoint.tokenizer, batches, settings, run)

@@ -75,7 +75,7 @@ def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     else:
         checkpoint, corpus = open_corpus(settings) or corpus_of_files(settings, run)
     context = checkpoint.config.context
-    rows = micro_batch_rows(settings, context, processes)
+    rows = settings.rows_at_once(context, processes)
     batches: BatchSource
     if shards is not None:
         batches = ShardedBatches(shards, context, rows, settings.seed, processes)
@@ -169,12 +169,6 @@ def train_tokenizer(
     except OSError as error:
         raise StorageError(f"cannot write the vocabulary to {target}: {error}") from None
     return tokenizer
-
-
-def micro_batch_rows(settings: TrainSettings, context: int, processes: int) -> int:
-    """Rows of one forward pass, so that a step has about `batch_tokens` over all processes."""
-    tokens = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
-    return max(1, tokens // context)
 
 
 def _sample(files: Sequence[Path]) -> Iterator[str]:

@@ -194,17 +194,16 @@ class Run:
         Kept in the folder by the main process, so that a resumed run is the same run. Raises
         `OutOfMemory` where a pass has one row already.
         """
-        used = min(settings.micro_batch_tokens, settings.batch_tokens // processes)
-        if used < 2 * context:
+        rows = settings.rows_at_once(context, processes)
+        if rows < 2:
             raise OutOfMemory(
                 f"{why}, with one row of {context} tokens at a time: choose a smaller --context, "
                 "--size or --vocab-size"
             )
 
         def passes(rows: int) -> int:
-            return max(1, round(settings.batch_tokens / (rows * context * processes)))
+            return settings.passes(rows * context * processes)
 
-        rows = used // context
         fewer = range(rows // 2, 0, -1)
         alike = (n for n in fewer if n * passes(n) == rows * passes(rows))
         chosen = next(alike, rows // 2)

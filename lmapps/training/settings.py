@@ -192,6 +192,18 @@ class TrainSettings:
                     start=self.start_from,
                 )
 
+    def tokens_at_once(self, processes: int = 1) -> int:
+        """In one forward pass of each process, at most."""
+        return min(self.micro_batch_tokens, self.batch_tokens // processes)
+
+    def rows_at_once(self, context: int, processes: int = 1) -> int:
+        """Rows of `context` tokens in one forward pass of each process."""
+        return max(1, self.tokens_at_once(processes) // context)
+
+    def passes(self, tokens: int) -> int:
+        """Forward passes in a step, where all processes together have so many tokens in one."""
+        return max(1, round(self.batch_tokens / tokens))
+
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> TrainSettings:
         """Settings from names and values; an unknown name is an error."""

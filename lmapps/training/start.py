@@ -91,7 +91,7 @@ def train_or_halve(
             # The others wait for this one in the middle of a step: all must begin anew.
             raise OutOfMemory(
                 f"process {rank} is out of memory: give the same command again, it goes on with "
-                "passes of half as many tokens"
+                "fewer tokens in a pass"
             ) from None
         error.__traceback__ = None  # which holds the tensors of the pass
     accelerator.free_memory()  # it holds the model and the optimizers that it prepared
@@ -113,8 +113,8 @@ def foresee(prepared: Prepared, settings: TrainSettings, accelerator: Accelerato
     """Memory and time of a step, for a run at its start."""
     context = prepared.checkpoint.config.context
     tokens = prepared.batches.tokens_per_batch
-    passes = settings.batch_tokens / (tokens * accelerator.num_processes)
-    rows, accumulation = max(1, tokens // context), max(1, round(passes))
+    accumulation = settings.passes(tokens * accelerator.num_processes)
+    rows = max(1, tokens // context)
     model = add_adapters(settings) if settings.lora else prepared.checkpoint.model
     return forecast(model, settings, accelerator, rows, context, accumulation)
 

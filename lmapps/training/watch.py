@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,7 +90,7 @@ class Watch:
         ]
         # The worst first: one whose own loss is no number, or the highest.
         order = sorted(range(len(means)), key=lambda n: (math.isfinite(means[n]), -means[n]))
-        texts = [list(self._texts(micro_batches[number])) for number in order]
+        texts = [self._texts(micro_batches[number]) for number in order]
         shown = "such as " + ", ".join(map(_shortened, texts[0][:TEXTS_SHOWN]))
         if not math.isfinite(step.reading.loss) and all(map(math.isfinite, means)):
             shown = "of another process than this"
@@ -121,8 +121,8 @@ class Watch:
         is_there = (folder / "config.json").exists()
         return f"the best weights so far are in {folder}" if is_there else ""
 
-    def _texts(self, batch: Batch) -> Iterator[str]:
-        return (self.tokenizer.decode(ids.tolist()) for ids in batch.ids_BT)
+    def _texts(self, batch: Batch) -> list[str]:
+        return [self.tokenizer.decode(ids.tolist()) for ids in batch.ids_BT]
 
 
 def _shortened(text: str) -> str:

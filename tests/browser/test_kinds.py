@@ -19,7 +19,7 @@ from tests.browser.hands import (
     wait_for,
     wait_until_pressable,
 )
-from tests.engine.test_transformers import SMOLLM2, make
+from tests.engine.test_transformers import make
 
 pytestmark = pytest.mark.browser
 KINDS = {
@@ -44,7 +44,7 @@ def served(
     """Our model, Llama folders for our own step and for transformers, another server of ours."""
     checkpoint = tiny_checkpoint("transformer")
     smollm2, theirs = (
-        str(make(kind, tmp_path_factory.mktemp(kind), checkpoint)) for kind in (SMOLLM2, "llama")
+        str(make(kind, tmp_path_factory.mktemp(kind), checkpoint)) for kind in ("smollm2", "llama")
     )
     with serve(discover(), 0.0) as other:
         more = {"smollm2": smollm2, "theirs": theirs, "far": f"{other.url}/v1"}

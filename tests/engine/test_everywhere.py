@@ -18,7 +18,7 @@ from lmapps.engine.backends.source import Opening, Source, open_backend
 from lmapps.engine.engine import Engine
 from lmapps.errors import PromptTooLong
 from lmapps.model.checkpoint import Checkpoint
-from tests.engine.test_transformers import SMOLLM2, make
+from tests.engine.test_transformers import make
 
 FOUND = discover()
 FIELDS: dict[str, dict[str, Any]] = {
@@ -45,22 +45,20 @@ def far(served: Any) -> Any:
 def theirs(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Checkpoint]
 ) -> Iterator[Any]:
-    folder: Path = make("llama", tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
-    backend = open_backend(Source("theirs", str(folder)))
-    assert backend.step_name.startswith("transformers")
-    yield backend
-    backend.close()
+    folder = make("llama", tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
+    with closing(open_backend(Source("theirs", str(folder)))) as backend:
+        assert backend.step_name.startswith("transformers")
+        yield backend
 
 
 @pytest.fixture(scope="module")
 def smollm2(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Checkpoint]
 ) -> Iterator[Any]:
-    folder: Path = make(SMOLLM2, tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
-    backend = open_backend(Source("smollm2", str(folder)))
-    assert not backend.step_name.startswith("transformers")
-    yield backend
-    backend.close()
+    folder = make("smollm2", tmp_path_factory.mktemp("llama"), tiny_checkpoint("transformer"))
+    with closing(open_backend(Source("smollm2", str(folder)))) as backend:
+        assert not backend.step_name.startswith("transformers")
+        yield backend
 
 
 def events(name: str, backend: Any, fields: dict[str, Any] | None = None) -> list[Event]:

@@ -60,8 +60,10 @@ KINDS: dict[str, Callable[..., Any]] = {
     "mistral": lambda **ids: MistralConfig(**SIZES, sliding_window=16, **ids),
     "mamba": lambda **ids: MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, **ids),
 }
-SMOLLM2 = "smollm2"
-"""As SmolLM2 is published: a Llama that our own step takes."""
+OURS: dict[str, Callable[..., Any]] = {
+    # As SmolLM2 is published: our own step takes it.
+    "smollm2": lambda **ids: LlamaConfig(**SIZES, tie_word_embeddings=True, **ids),
+}
 GREEDY = Decoding(temperature=0, max_new_tokens=24)
 PROMPTS = ["The cat sat on the mat.", "今天", "The dog ran after the cat, and the cat ran up " * 3]
 
@@ -71,8 +73,7 @@ def make(kind: str, folder: Path, checkpoint: Checkpoint) -> Path:
     tokenizer = checkpoint.tokenizer
     ids = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id}
     torch.manual_seed(0)
-    plain = {SMOLLM2: lambda **ids: LlamaConfig(**SIZES, tie_word_embeddings=True, **ids)}
-    config = (KINDS | plain)[kind](**ids, eos_token_id=sorted(tokenizer.end_ids)[0])
+    config = (KINDS | OURS)[kind](**ids, eos_token_id=sorted(tokenizer.end_ids)[0])
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:

@@ -92,10 +92,10 @@ def test_a_gguf_file_that_counts_what_it_does_not_have_takes_no_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
 
 
-def test_a_thousand_tries_guided_by_coverage_find_nothing(
+def test_a_few_thousand_tries_guided_by_coverage_find_nothing(
     harness: ModuleType, seeds: dict[str, list[bytes]], tmp_path: Path
 ) -> None:
-    told = guided(harness, seeds, "all", tmp_path, "-runs=1000", "-max_total_time=1")
+    told = guided(harness, seeds, "all", tmp_path, "-runs=2000", "-max_total_time=3")
     assert len(re.findall(r"^Done \d+ runs", told, re.M)) == len(NAMES)
 
 

@@ -22,7 +22,6 @@ from lmapps.text.batches import Batch
 from lmapps.training import forecast as forecasting
 from lmapps.training.adapters import add_adapters
 from lmapps.training.forecast import forecast
-from lmapps.training.prepare import micro_batch_rows
 from lmapps.training.reading import Reading
 from lmapps.training.run import OutOfMemory, Run
 from lmapps.training.settings import TrainSettings
@@ -85,11 +84,11 @@ def test_half_as_many_rows_fill_a_step_as_before_where_some_do(
     fewer: int,
 ) -> None:  # fmt: skip
     given = settings("m", context=context, batch_tokens=8192, micro_batch_tokens=micro)
-    assert micro_batch_rows(given, context, processes) == rows
+    assert given.rows_at_once(context, processes) == rows
     run = Run(given.out)
     run.state.mkdir(parents=True)
     run.halve_micro_batch(given, context, "out of memory", processes)
-    assert micro_batch_rows(run.fitted(given), context, processes) == fewer
+    assert run.fitted(given).rows_at_once(context, processes) == fewer
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(

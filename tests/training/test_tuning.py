@@ -82,6 +82,8 @@ def test_conversations_do_not_see_each_other_and_little_is_padding() -> None:
         positions += batch.ids_BT.numel()
         used += int((batch.targets_BT != IGNORED).sum())
     assert used / positions > 0.9, used / positions
+    shapes = {batches.batch(number).ids_BT.shape for number in range(batches.batches_per_epoch)}
+    assert len(shapes) < 40, "the CPU's library keeps code for each"
 
 
 def some_examples(count: int, longest: int) -> list[tuple[list[int], list[bool]]]:
