@@ -50,7 +50,7 @@ def test_freed_memory_is_not_asked_for_again_and_goes_back_at_the_end() -> None:
     assert within < before / 5  # at most one piece more
     assert after > 0.9 * before  # large pieces come untouched again, and go back at once
     assert given_back > 2**25
-    assert kept < 2**26  # the heap's end is cut off again
+    assert kept < 3 * 2**25  # of 2**27: the heap's end is cut off again
 
 
 @pytest.mark.parametrize(
