@@ -42,6 +42,12 @@ RECURRENT = {  # width, layers, vocabulary
     "10M rnn": (448, 7, 8192),
     "10M gru": (384, 3, 8192),
     "10M lstm": (384, 2, 8192),
+    "30M rnn": (576, 12, 16384),
+    "30M gru": (512, 6, 16384),
+    "30M lstm": (512, 4, 16384),
+    "125M rnn": (1024, 16, 32768),
+    "125M gru": (1024, 6, 32768),
+    "125M lstm": (1024, 4, 32768),
 }
 CONTEXT = 1536
 TASKS = {  # streams, tokens of each prompt, new tokens of each

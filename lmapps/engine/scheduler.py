@@ -156,7 +156,7 @@ class Scheduler:
         began  since when those that run wait for their next tokens
         """
         read = 0
-        while self.slots.free:
+        while self.slots.free and (self.reading or self.waiting):
             rows, spent = len(self.slots.running), self.clock() - began
             most = self.pace.tokens(rows, read, spent, PREFILL_TOKENS - read)
             if most < 1 or not (self.reading or self._admit()):
