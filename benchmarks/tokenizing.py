@@ -35,7 +35,12 @@ LEARNED_FROM = 3000
 def run_tokenizers(data: Path, folder: Path) -> Callable[[], object]:
     raw = Tokenizer.load(folder).raw
     batches = list(batches_of(read_documents([data])))
-    return lambda: [raw.encode_batch_fast(batch, add_special_tokens=False) for batch in batches]
+
+    def encode() -> None:
+        for batch in batches:
+            raw.encode_batch_fast(batch, add_special_tokens=False)
+
+    return encode
 
 
 def run_lmapps(data: Path, folder: Path) -> Callable[[], object]:

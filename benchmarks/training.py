@@ -35,7 +35,7 @@ SHAPES = {  # width, layers, heads, vocabulary, context
     "30M": (384, 12, 6, 16384, 256),
     "125M": (768, 12, 12, 32768, 1024),
 }
-CONTESTANTS = ("lmapps", "lmapps-adamw", "trainer", "gpt")
+CONTESTANTS = ("lmapps", "lmapps-adamw", "trainer", "gpt", "gpt-kept")
 COMPILE = "BENCHMARK_COMPILE"
 WARM = 2
 """Steps before the clock starts."""
@@ -179,10 +179,15 @@ def run_gpt(shape: str, steps: int, tokens: int, micro: int) -> list[float]:
 
 def run_one(name: str, shape: str, steps: int, tokens: int, micro: int) -> dict[str, float]:
     """One contestant in this process: tokens a second, peak memory in MB."""
+    from lmapps.memory import kept_memory
+
     if name == "trainer":
         ends = run_trainer(shape, steps, tokens, micro)
     elif name == "gpt":
         ends = run_gpt(shape, steps, tokens, micro)
+    elif name == "gpt-kept":
+        with kept_memory(torch.device("cpu")):
+            ends = run_gpt(shape, steps, tokens, micro)
     else:
         ends = run_lmapps(shape, steps, tokens, micro, "adamw" if "adamw" in name else "muon")
     seconds = ends[-1] - ends[WARM - 1]

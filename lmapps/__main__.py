@@ -13,6 +13,7 @@ from types import ModuleType
 
 from lmapps import __version__
 from lmapps.errors import LmappsError
+from lmapps.machine import limit_threads
 
 COMMANDS = {
     "serve": "start the page and the API",
@@ -37,6 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0, 2 for input that can be corrected, 1 for other failures."""
     is_program = words is None  # else called by one, which may have threads
     words = list(sys.argv[1:] if words is None else words)
+    limit_threads()
     try:
         args = build_parser(words).parse_args(words)
         args.is_program = is_program

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+_NAMES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
+"""Of the files of a cgroup that limit memory, by its version."""
 
 
 def total_memory() -> int | None:
@@ -37,7 +42,8 @@ def free_memory() -> int | None:
 
 def _limits() -> Iterator[tuple[int, int]]:
     """Each limit and what is used of it; pages of files can be given back and do not count."""
-    for folder, limit, usage in _cgroups():
+    for version, folder in _cgroups("memory"):
+        limit, usage = _NAMES[version]
         try:
             highest = int((folder / limit).read_text())
             used = int((folder / usage).read_text())
@@ -53,31 +59,58 @@ def _of_all(stat: dict[str, str], name: str) -> int:
     return int(stat.get(f"total_{name}", stat.get(name, 0)))
 
 
-def _cgroups() -> list[tuple[Path, str, str]]:
-    """This process's cgroups that may limit memory, versions 1 and 2, with the names of files."""
+def _cgroups(controller: str) -> Iterator[tuple[int, Path]]:
+    """Version and folder of each cgroup around this process that may limit that."""
+    for line in _own_cgroups():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        version, top = (1, CGROUPS / controller) if controllers else (2, CGROUPS)
+        folder = top / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(top):
+                yield version, place
+
+
+def _own_cgroups() -> list[str]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        return Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            top = CGROUPS / "memory"
-        elif not controllers:
-            names, top = ("memory.max", "memory.current"), CGROUPS
-        else:
-            continue
-        folder = top / path.lstrip("/")
-        found += [
-            (place, *names) for place in (folder, *folder.parents) if place.is_relative_to(top)
-        ]
-    return found
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may keep busy: those that it is bound to, and no more than its
+    container may use at a time."""
+    return max(1, min([_bound_cores(), *map(int, _shares_of_cores())]))
+
+
+def limit_threads() -> None:
+    """Before torch is there: it would take a thread for each core that the process is bound to,
+    and where the container may keep fewer busy they would wait for each other most of the time."""
+    cores = usable_cores()
+    if cores < _bound_cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def _bound_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _shares_of_cores() -> Iterator[float]:
+    """Of each cgroup that has one, the limit of the time of its processes, in cores."""
+    for version, folder in _cgroups("cpu"):
+        try:
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = (
+                    (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+                )
+            share = int(quota) / int(period)
+        except (OSError, ValueError):  # "max": there is no limit
+            continue
+        if share > 0:  # -1: there is no limit
+            yield share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -72,7 +73,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def install(environment: Path, what: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install"]
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    options = ["--no-deps", "--force-reinstall", "--no-index", "--no-build-isolation", "--quiet"]
     subprocess.run([*pip, *options, str(what)], check=True, capture_output=True, text=True)
 
 
@@ -89,6 +90,26 @@ def run(environment: Path, folder: Path, *words: str) -> str:
         check=False,
     )
     return done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_wheel_from_a_machine_with_a_compiler_has_the_native_step_of_its_platform(
+    environment: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("c++"):
+        pytest.skip("needs a C++ compiler")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.whl")
+    assert re.search(r"-py3-none-(manylinux|linux|macosx)\w+\.whl$", built.name), built.name
+    assert "lmapps/native/libstep.so" in zipfile.ZipFile(built).namelist()
+    asked = "from lmapps.native import library; print(library.__file__, library.levels())"
+    assert "Unavailable" in run(environment, tmp_path, "python", "-c", asked), "the other wheel"
+    own = tmp_path / "environment"
+    shutil.copytree(environment, own, symlinks=True)
+    install(own, built)
+    told = run(own, tmp_path, "python", "-c", asked)
+    assert str(own) in told and "baseline" in told, told
 
 
 def test_the_wheel_carries_plugins_examples_and_the_marker_of_types(wheel: Path) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lmapps.errors import PluginError
 from lmapps.evaluation.language import unknown_rate
 from lmapps.plugin import Example, Plugin
-from lmapps.text.corpus import Corpus, Split
+from lmapps.text.corpus import Corpus, Split, spread
 from lmapps.text.tokenizer import Tokenizer
 
 LEAD = 3
@@ -106,7 +106,7 @@ def trigram_scores(
 ) -> dict[str, float | None]:
     """A trigram model of the training text, on other ids of the same vocabulary: the scores of
     `LanguageScores` but for the accuracy."""
-    train = _spread(corpus.ids("train"), TRAINING_TOKENS)
+    train = spread(corpus.ids("train"), TRAINING_TOKENS)
     loss, rate = Trigram(train, tokenizer.vocab_size).loss(ids), unknown_rate(ids, tokenizer)
     return {
         "loss": loss,
@@ -117,19 +117,13 @@ def trigram_scores(
     }
 
 
-def trigram_on(corpus: Corpus, tokenizer: Tokenizer, split: Split) -> dict[str, float | None]:
-    """`trigram_scores` on a split of the corpus itself."""
+def trigram_on(
+    corpus: Corpus, tokenizer: Tokenizer, split: Split, most_tokens: int | None = None
+) -> dict[str, float | None]:
+    """`trigram_scores` on a split of the corpus itself, the whole or so many tokens all over it."""
     counts = corpus.splits[split]
-    return trigram_scores(
-        corpus, tokenizer, corpus.ids(split), counts.bytes / max(1, counts.tokens)
-    )
-
-
-def _spread(ids: npt.NDArray[Any], most: int, pieces: int = 64) -> npt.NDArray[Any]:
-    if len(ids) <= most:
-        return ids
-    starts = np.linspace(0, len(ids) - most // pieces, pieces).astype(np.int64)
-    return np.concatenate([ids[start : start + most // pieces] for start in starts])
+    ids = spread(corpus.ids(split), most_tokens)
+    return trigram_scores(corpus, tokenizer, ids, counts.bytes / max(1, counts.tokens))
 
 
 def _places(ids: Ids, order: int, vocab_size: int) -> Ids:

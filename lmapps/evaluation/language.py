@@ -15,7 +15,7 @@ from lmapps.errors import DataError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.model.language_model import LanguageModel
 from lmapps.text.batches import IGNORED, Batch
-from lmapps.text.corpus import Corpus, Split
+from lmapps.text.corpus import Corpus, Split, spread
 from lmapps.text.sources import Document
 from lmapps.text.tokenizer import Tokenizer
 
@@ -85,7 +85,7 @@ def evaluate_corpus(
     counts, ids = corpus.splits[split], corpus.ids(split)
     batches = window_batches(ids, model.config.context, most_tokens=most_tokens)
     scores = score_batches(model, batches, counts.bytes / max(1, counts.tokens))
-    return _without_lost_bytes(scores, ids, tokenizer)
+    return _without_lost_bytes(scores, spread(ids, most_tokens), tokenizer)
 
 
 def evaluate_documents(checkpoint: Checkpoint, documents: Iterable[Document]) -> LanguageScores:

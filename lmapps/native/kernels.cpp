@@ -3,6 +3,7 @@
 // without AVX-512 a copy that was compiled with it.
 #include "kernels.h"
 
+#include <cfloat>
 #include <cstring>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -273,7 +274,12 @@ void round_block(Kind kind, const float *x, uint32_t *units, float &scale, int32
     high = greater(high, greater(v, -v)), nothing += v - v;
   }
   scale = most(high) / 127 + sum(nothing);
-  const float inverse = scale > 0 ? 1 / scale : 0;
+  if (!(scale >= FLT_MIN)) {   // all are (nearly) zero; or the scale says that there is no number
+    memset(units, 0, BLOCK * 4);
+    sum_of_x = 0;
+    return;
+  }
+  const float inverse = 1 / scale;
   I total{};
   for (int i = 0; i < count; i += L) {
     I whole = __builtin_convertvector(nearest(load<F>(x + i) * splat(inverse)), I);

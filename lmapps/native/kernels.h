@@ -16,7 +16,7 @@ enum class Kind : int { float32 = 0, bfloat16 = 1, int8 = 2 };
 //
 // Rows are filled up to whole tiles and inputs to a multiple of eight units with zeros. int8
 // activations have a scale for each BLOCK of units: one outlier coarsens 64 numbers, not all.
-inline int per_unit(Kind kind) { return kind == Kind::float32 ? 1 : kind == Kind::bfloat16 ? 2 : 4; }
+static inline int per_unit(Kind kind) { return kind == Kind::float32 ? 1 : kind == Kind::bfloat16 ? 2 : 4; }
 constexpr int UNIT_GROUP = 8, BLOCK = 16;
 constexpr int MOST_COLUMNS = 64;
 

@@ -178,7 +178,7 @@ void lmapps_sample(void *threads, int level, const float *logits, int stride, in
     }
   };
   if (alone) part(0);
-  else ((Pool *)threads)->run(part);
+  else ((Pool *)threads)->run(std::ref(part));   // a copy of it could ask for memory
 }
 
 }  // extern "C"

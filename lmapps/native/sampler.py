@@ -46,7 +46,8 @@ class Sampler:
     """
 
     def __init__(self, vocab_size: int, threads: Threads | None = None, *, level: int = 0) -> None:
-        assert level < len(levels())
+        if not 0 <= level < len(levels()):
+            raise IndexError(f"level {level} is none of {', '.join(levels())}")
         self._vocab_size, self._threads, self._level = vocab_size, threads, level
         self._library = library()
         room = self._library.lmapps_room(vocab_size) * (threads.count if threads else 1)

@@ -4,6 +4,7 @@
 // a matrix's rows; a barrier stands where one needs what the others made. Cheap work (norms,
 // rounding to bf16 or int8) every thread does for itself: a barrier would cost more.
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -223,7 +224,7 @@ void Model::set_matrix(int layer, int name, const float *data, int rows, int inp
     const float *from = data + size_t(row) * inputs;
     float high = 0;
     for (int i = 0; i < inputs; i++) high = std::max(high, std::fabs(from[i]));
-    const float scale = high > 0 ? high / 127 : 1;
+    const float scale = high / 127 >= FLT_MIN ? high / 127 : 1;
     for (int i = 0; i < inputs; i++) {
       uint32_t *unit = m.packed + (size_t(row / lanes) * m.units + i / per) * lanes + row % lanes;
       if (m.kind == Kind::float32) memcpy(unit, from + i, 4);

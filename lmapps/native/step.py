@@ -111,6 +111,8 @@ class NativeStep:
         if model.device.type != "cpu":
             raise Unavailable(f"the model is on {model.device}, the native step is for the CPU")
         _refuse_changed_layers(model)
+        if not 0 <= level < len(levels()):
+            raise IndexError(f"level {level} is none of {', '.join(levels())}")
         name = levels()[level]
         self.model, self.config, self.weights = model, model.config, weights
         self._library = library()

@@ -25,7 +25,7 @@ from lmapps.small_file import small_object
 from lmapps.text.cleaning import Signature, bands
 from lmapps.text.parts import Marked, make_parts, read_part, sharing
 from lmapps.text.recipe import DataRecipe
-from lmapps.text.sources import hash_of_files
+from lmapps.text.sources import sha256_of
 from lmapps.text.storage import write_whole
 
 SPLITS = ("train", "validation", "test")
@@ -165,7 +165,7 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
         found = sharing(own, np.array(asked, bool), wanted)
         report[source.name]["overlapping validation or test"] = found
     written = {
-        split: {"documents": counts[split], "sha256": hash_of_files([folder / f"{split}.jsonl"])}
+        split: {"documents": counts[split], "sha256": sha256_of(folder / f"{split}.jsonl")}
         for split in SPLITS
     }
     return {
@@ -175,7 +175,7 @@ def _write_splits(recipe: DataRecipe, parts: list[list[Path]], folder: Path) -> 
         "duplicates": asdict(recipe.duplicates),
         "split": asdict(recipe.split),
         "files": dict(_inputs(recipe, parts)),
-        "held_out": {str(file): hash_of_files([file]) for file in recipe.held_out.files},
+        "held_out": {str(file): sha256_of(file) for file in recipe.held_out.files},
     }
 
 
@@ -192,7 +192,7 @@ def _inputs(recipe: DataRecipe, parts: list[list[Path]]) -> Iterator[tuple[str, 
     """What was read, with a hash of it: of a data set, of its texts under the recipe's rules."""
     for source, own in zip(recipe.sources, parts, strict=True):
         for file in source.files:
-            yield str(file), hash_of_files([file])
+            yield str(file), sha256_of(file)
         if source.dataset is not None:
             names = "".join(part.stem for part in own)
             yield str(source.dataset), hashlib.sha256(names.encode()).hexdigest()

@@ -43,6 +43,14 @@ HELD_OUT_MOST = 1_000_000
 Ids = npt.NDArray[Any]
 
 
+def spread(ids: Ids, most: int | None, pieces: int = 64) -> Ids:
+    """At most so many ids, in pieces from all over; None = all of them."""
+    if most is None or len(ids) <= most:
+        return ids
+    starts = np.linspace(0, len(ids) - most // pieces, pieces).astype(np.int64)
+    return np.concatenate([ids[start : start + most // pieces] for start in starts])
+
+
 @dataclass(frozen=True)
 class SplitCounts:
     """How large one split is."""

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmapps.errors import DataError
+from lmapps.machine import usable_cores
 from lmapps.text.cleaning import OVERLAP, cleaned, exact_key, pieces, signature
 from lmapps.text.hub import read_dataset
 from lmapps.text.recipe import Clean, DataRecipe, Source, Splits
@@ -94,7 +95,7 @@ def make_parts(recipe: DataRecipe, folder: Path, processes: int = 0) -> list[lis
                         begun.add(part)
                         yield Job(texts, part, recipe.clean, marks)
 
-        _make_all(jobs(), processes or os.cpu_count() or 1)
+        _make_all(jobs(), processes or usable_cores())
     return found
 
 

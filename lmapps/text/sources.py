@@ -118,10 +118,15 @@ def hash_of_files(files: Sequence[Path]) -> str:
     """SHA-256 over the names and contents of files, in order."""
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(file.name.encode())
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file.name.encode())
+        digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """Of what is in it, as `sha256sum` gives it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _kind(file: Path) -> str:

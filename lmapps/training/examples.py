@@ -28,7 +28,7 @@ from lmapps.text.batches import (
     PackedBatches,
     PackedExamples,
 )
-from lmapps.text.corpus import build_corpus
+from lmapps.text.corpus import SPLITS, Split, build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.compiled import is_compiled
@@ -40,31 +40,34 @@ from lmapps.training.settings import TrainSettings
 Rendered = tuple[list[int], list[bool]]
 
 HELD_OUT_EVERY = 50
-"""One record of so many is held out for validation, chosen by its hash."""
+"""Of so many records one is held out for validation and one for the scores at the end, chosen by
+their hashes."""
 
 
 def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     """Fine-tuning: plugins and their records -> batches of examples."""
     checkpoint = checkpoint_before(settings)
-    train: list[Rendered] = []
-    held_out: dict[Plugin, list[Example]] = {}
-    validation: list[Rendered] = []
+    plugins = find_plugins(settings.apps)
+    rendered: dict[Split, list[Rendered]] = {split: [] for split in SPLITS}
+    examples: dict[Split, dict[Plugin, list[Example]]] = {
+        split: {plugin: [] for plugin in plugins} for split in ("validation", "test")
+    }
     own: list[bytes] = []
     files = files_of_apps(settings.apps, settings.data)
-    for plugin in find_plugins(settings.apps):
-        held_out[plugin] = []
+    for plugin in plugins:
         for example in examples_of(plugin, files.get(plugin.name, ())):
             if example.record is None:
                 own.append(_digest(plugin, example))
-            rendered = render(plugin, example, checkpoint.template, checkpoint.config.context)
-            if rendered is None:
+            found = render(plugin, example, checkpoint.template, checkpoint.config.context)
+            if found is None:
                 continue
-            if is_held_out(plugin, example):
-                held_out[plugin].append(example)
-                validation.append(rendered)
-            else:
-                train.append(rendered)
-    problems = problems_of(settings, list(held_out))
+            split = split_of(plugin, example)
+            rendered[split].append(found)
+            if split != "train":
+                examples[split][plugin].append(example)
+    train, validation, test = (rendered[split] for split in SPLITS)
+    held_out = examples["validation"]
+    problems = problems_of(settings, plugins)
     _check_best(settings, held_out, problems)
     if not train:
         raise DataError(
@@ -83,9 +86,10 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     text = mixed_in(settings, checkpoint, run, processes)
     if text is not None:
         batches = MixedBatches(batches, text, settings.mix)
-    validation_batches = _validation_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
+    validation_batches = _some_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
+    test_batches = _some_batches(test, tokens, pad_id) if test else []
     none = "" if validation else ": validation is on examples that are trained on"
-    print(f"{len(train):,} examples, {len(validation):,} held out{none}")
+    print(f"{len(train):,} examples, {len(validation) + len(test):,} held out{none}")
     return Prepared(
         checkpoint,
         batches,
@@ -95,6 +99,8 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
         hash_of_data([*chain.from_iterable(files.values()), *settings.mix_data], own),
         held_out,
         problems,
+        examples["test"],
+        (lambda model: score_batches(model, test_batches)) if test else None,
     )
 
 
@@ -177,9 +183,10 @@ def render(plugin: Plugin, example: Example, template: Template, context: int) -
     return None
 
 
-def is_held_out(plugin: Plugin, example: Example) -> bool:
-    """All examples of a record are on the same side, in every run."""
-    return int.from_bytes(_digest(plugin, example)[:4]) % HELD_OUT_EVERY == 0
+def split_of(plugin: Plugin, example: Example) -> Split:
+    """All examples of a record are in the same one, in every run."""
+    number = int.from_bytes(_digest(plugin, example)[:4]) % HELD_OUT_EVERY
+    return {0: "validation", 1: "test"}.get(number, "train")  # type: ignore[return-value]
 
 
 def _digest(plugin: Plugin, example: Example) -> bytes:
@@ -196,13 +203,17 @@ def hash_of_data(files: Sequence[str], own: Sequence[bytes]) -> str:
 
 
 def examples_to_score(plugin: Plugin, files: Sequence[str], held_out: bool) -> list[Example]:
-    """Every example of the files, or the plugin's own; or only those that training leaves out.
+    """Every example of the files, or the plugin's own; or only those that training leaves out: for
+    a test, or, where there is none, for validation, which chose the best weights.
 
     Raises `DataError` where training leaves none out.
     """
     if not held_out:
         return list(plugin.examples_from(_records(files)) if files else plugin.own_examples())
-    chosen = [example for example in examples_of(plugin, files) if is_held_out(plugin, example)]
+    found: dict[Split, list[Example]] = {split: [] for split in SPLITS}
+    for example in examples_of(plugin, files):
+        found[split_of(plugin, example)].append(example)
+    chosen = found["test"] or found["validation"]
     if not chosen:
         raise DataError(
             f"training plugin {plugin.name!r} on these files holds no example out: there are too "
@@ -244,7 +255,7 @@ def _check_best(
         )
 
 
-def _validation_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:
+def _some_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:
     batches = ExampleBatches(examples, tokens, 0, pad_id)
     most = max(1, VALIDATION_TOKENS // tokens)
     return [batches.batch(number) for number in range(min(most, batches.batches_per_epoch))]

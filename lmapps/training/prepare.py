@@ -52,9 +52,13 @@ class Prepared:
     data_sha256: str
     """Of all that was read: the same hash, the same data."""
     held_out: Mapping[Plugin, Sequence[Example]] = field(default_factory=dict)
-    """Examples of plugins that are not trained on."""
+    """Examples of plugins that are not trained on; they choose the best weights."""
     problems: Mapping[Plugin, Sequence[Problem]] = field(default_factory=dict)
     """What plugins are to program, with tests."""
+    test: Mapping[Plugin, Sequence[Example]] = field(default_factory=dict)
+    """Examples that are looked at once, at the end."""
+    validate_on_test: Validate | None = None
+    """As `validate`, on these; None where there are none."""
 
 
 def prepare_text(settings: TrainSettings, run: Run, processes: int) -> Prepared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,26 +14,21 @@ import transformers
 from accelerate import Accelerator
 
 from lmapps import __version__
-from lmapps.engine.engine import Engine
-from lmapps.evaluation.baselines import trigram_on
-from lmapps.evaluation.language import evaluate_corpus
-from lmapps.evaluation.tasks import score
+from lmapps.machine import usable_cores
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.small_file import small_object
-from lmapps.text.corpus import Split
 from lmapps.training.chart import line_chart
 from lmapps.training.course import curves_of, gap_of, samples_of
 from lmapps.training.curves import logged_points, metric_names
-from lmapps.training.observe import pass_at_ks
 from lmapps.training.prepare import Prepared
 from lmapps.training.provenance import plugin_hashes
 from lmapps.training.run import Progress, Run
+from lmapps.training.scores import final_scores, scored_on_validation
 from lmapps.training.settings import TrainSettings
 
 HELD_OUT, TRAINED_ON = "held-out data", "examples that were trained on, since none were held out"
 LEFT_OUT = ("curves", "samples")
 """Left out of the history of runs before, which would grow with each."""
-SPLITS_SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def make_report(
@@ -48,19 +42,7 @@ def make_report(
     is what trained it, which may have changed since on the disk."""
     log = Run(settings.out).entries()
     best = Checkpoint.load(settings.out, device=accelerator.device)
-    scores: dict[str, Any] = {}
-    baselines: dict[str, dict[str, Any]] = {}
-    if prepared.corpus:
-        for split in SPLITS_SCORED:
-            own = evaluate_corpus(best.model, prepared.corpus, best.tokenizer, split)
-            scores[split] = own.as_dict()
-            trigram = trigram_on(prepared.corpus, best.tokenizer, split)
-            baselines[split] = {"trigram model": trigram}
-    else:
-        scores["validation"] = prepared.validate(best.model).as_dict()
-        apps = score_apps(best, prepared, settings)
-        scores |= {name: own for name, (own, _) in apps.items()}
-        baselines |= {name: trivial for name, (_, trivial) in apps.items()}
+    scores, baselines = final_scores(best, prepared, settings)
     is_held_out = prepared.corpus is not None or any(prepared.held_out.values())
     return {
         "lmapps": __version__,
@@ -80,6 +62,7 @@ def make_report(
         "scores": scores,
         "baselines": baselines,
         "validated_on": HELD_OUT if is_held_out else TRAINED_ON,
+        "scored_on_validation": list(scored_on_validation(prepared, settings)),
         "gap": gap_of(log) if is_held_out else None,
         "machine": {
             "python": platform.python_version(),
@@ -88,35 +71,13 @@ def make_report(
             "accelerate": accelerate.__version__,
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "mixed_precision": accelerator.mixed_precision,
         },
         "samples": samples_of(log),
         "curves": curves_of(log),
         "before": report_of(settings.start_from),
     }
-
-
-def score_apps(
-    checkpoint: Checkpoint, prepared: Prepared, settings: TrainSettings
-) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Each plugin's metrics on `judged` held-out examples and pass@k on its problems, and the
-    metrics of trivial replies."""
-    judged = settings.judged
-    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    with Engine(checkpoint) as engine:
-        for plugin, examples in prepared.held_out.items():
-            own: dict[str, Any] = {}
-            trivial: dict[str, Any] = {}
-            if judged and plugin.metrics and examples:
-                own = score(plugin, engine, examples, judged, overlap=True)
-                trivial = own.pop("baselines")
-            if plugin in prepared.problems:
-                problems = prepared.problems[plugin]
-                own |= pass_at_ks(plugin, engine, problems, settings.samples)
-            if own:
-                found[plugin.name] = own, trivial
-    return found
 
 
 def with_baselines(
@@ -192,8 +153,16 @@ def charts(log: Sequence[Progress]) -> dict[str, str]:
 
 
 def _validated(report: Mapping[str, Any]) -> str:
-    trained_on = report.get("validated_on") == TRAINED_ON
-    return f"Validation is on {TRAINED_ON}: it says nothing about others." if trained_on else ""
+    """What the scores are not, as a sentence; '' where they are what they seem."""
+    if report.get("validated_on") == TRAINED_ON:
+        return f"Validation is on {TRAINED_ON}: it says nothing about others."
+    scored = report.get("scored_on_validation")
+    if not scored:
+        return ""
+    return (
+        f"The scores of {', '.join(scored)} are on examples or problems that chose the best "
+        "weights: those on others would be lower."
+    )
 
 
 def _gap(report: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from lmapps import Decoding, plugin
@@ -63,6 +64,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 OURS: dict[str, Callable[..., Any]] = {
     # As SmolLM2 is published: our own step takes it.
     "smollm2": lambda **ids: LlamaConfig(**SIZES, tie_word_embeddings=True, **ids),
+    "qwen3": lambda **ids: Qwen3Config(**SIZES, head_dim=16, **ids),
 }
 GREEDY = Decoding(temperature=0, max_new_tokens=24)
 PROMPTS = ["The cat sat on the mat.", "今天", "The dog ran after the cat, and the cat ran up " * 3]

@@ -31,11 +31,12 @@ static std::vector<float> numbers(int count, float size) {   // a small random g
 
 // body, vocab, width, hidden, layers, heads, kv_heads, head_size, inner
 static const int SHAPES[][9] = {{0, 37, 24, 24, 2, 3, 1, 10, 18}, {0, 50, 33, 33, 1, 1, 1, 6, 7},
+                                {0, 45, 40, 40, 1, 7, 1, 64, 30},
                                 {0, 64, 64, 64, 2, 4, 2, 64, 96}, {1, 41, 19, 23, 2, 0, 0, 0, 0},
                                 {2, 41, 19, 23, 2, 0, 0, 0, 0},  {3, 41, 32, 40, 1, 0, 0, 0, 0}};
 static const int GATES[] = {0, 1, 3, 4};
 
-static void run(const int *shape, int kind, int level, int threads, int rows) {
+static void run(const int *shape, int kind, int level, int threads, int rows, bool is_bfloat16) {
   const int body = shape[0], vocab = shape[1], width = shape[2], hidden = shape[3], layers = shape[4];
   const int heads = shape[5], kv = shape[6], head = shape[7], inner = shape[8], places = 32;
   seed = 7;
@@ -70,7 +71,7 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
 
   const int parts = body == 0 || body == 3 ? 2 : 1;
   const int size = body == 0 ? rows * kv * places * head : rows * hidden;
-  std::vector<std::vector<float>> state(layers * parts, std::vector<float>(size));
+  std::vector<std::vector<uint8_t>> state(layers * parts, std::vector<uint8_t>(size * (is_bfloat16 ? 2 : 4)));
   std::vector<void *> pointers;
   for (auto &part : state) pointers.push_back(part.data());
   std::vector<int64_t> lengths(rows);
@@ -78,14 +79,18 @@ static void run(const int *shape, int kind, int level, int threads, int rows) {
   std::vector<float> logits(rows * vocab);
   for (int tokens : {1, 3, 1, 17, 1}) {
     std::vector<float> x = numbers(rows * tokens * width, 1);
-    lmapps_step(model, x.data(), rows, tokens, pointers.data(), 0, places, lengths.data(), logits.data());
+    lmapps_step(model, x.data(), rows, tokens, pointers.data(), is_bfloat16, places, lengths.data(), logits.data());
     for (int64_t &length : lengths) length += tokens;
   }
-  lmapps_free(model);
-  lmapps_threads_free(pool);
-  printf("%d %d %s %d %d:", int((shape - SHAPES[0]) / 9), kind, lmapps_level(level), threads, rows);
+  printf("%d%s %d %s %d %d:", int((shape - SHAPES[0]) / 9), is_bfloat16 ? "b" : "", kind, lmapps_level(level), threads, rows);
   for (float y : logits) printf(" %.6g", y);
   printf("\n");
+  for (int64_t &length : lengths) length = 0;   // what is no number, or too small for a scale
+  std::vector<float> bad = numbers(rows * width, 1);
+  for (int i = 0; i < width; i++) bad[i] = i % 3 ? 1e-42f : i % 2 ? NAN : INFINITY;
+  lmapps_step(model, bad.data(), rows, 1, pointers.data(), is_bfloat16, places, lengths.data(), logits.data());
+  lmapps_free(model);
+  lmapps_threads_free(pool);
 }
 
 struct Row {   // as in sample.cpp
@@ -135,5 +140,7 @@ int main() {
     for (int kind = 0; kind < 3; kind++)
       for (int level = 0; lmapps_level(level); level++)
         for (int threads : {1, 3})
-          for (int rows : {1, 7, 70}) run(shape, kind, level, threads, rows);
+          for (int rows : {1, 7, 70})
+            for (int narrow = 0; narrow <= (shape[0] == 0); narrow++)
+              run(shape, kind, level, threads, rows, narrow);
 }

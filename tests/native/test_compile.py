@@ -45,15 +45,17 @@ def distance(left: list[float], right: list[float]) -> float:
 
 
 TOLERANCE = {"0": 1e-5, "1": 1e-2, "2": 3e-2}
+"""By the kind of the weights; with a state in bf16 ("b" behind the shape) none is finer than it."""
 
 
 def assert_alike(found: dict[tuple[str, ...], list[float]]) -> None:
     """Every instruction set and number of threads agrees with the plain one on one thread."""
-    assert len(found) >= 6 * 3 * 2 * 3 + 6 * 2
+    assert len(found) >= 11 * 3 * 2 * 3 + 6 * 2
     for (shape, kind, level, threads, rows), numbers in found.items():
         plain = found[shape, kind, "baseline", "1", rows]
         away = distance(numbers, plain)
-        assert away < TOLERANCE[kind], f"{shape} {kind} {level} {threads} {rows}: {away}"
+        limit = max(TOLERANCE[kind], TOLERANCE["1"]) if "b" in shape else TOLERANCE[kind]
+        assert away < limit, f"{shape} {kind} {level} {threads} {rows}: {away}"
         assert shape != "sample" or numbers == plain
 
 
@@ -117,4 +119,4 @@ def test_arm_gives_the_numbers_of_this_machine(processor: str, tmp_path: Path) -
     here = subprocess.run([build(tmp_path, "g++")], capture_output=True, text=True, check=True)
     for key, numbers in logits(here.stdout).items():
         if key[2] == "baseline":
-            assert distance(emulated[key], numbers) < TOLERANCE[key[1]], key
+            assert distance(emulated[key], numbers) < max(TOLERANCE[key[1]], 1e-2 * ("b" in key[0]))

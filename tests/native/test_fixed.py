@@ -28,6 +28,7 @@ from lmapps.native.torch_step import TorchStep
 
 Tiny = Callable[[str], Checkpoint]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 GREEDY = Decoding(temperature=0, max_new_tokens=40)
 
 
@@ -89,7 +90,9 @@ class Replayed:
         return Replayed.logits[: logits_BV.numel()].view_as(logits_BV).copy_(logits_BV)
 
 
-def replies(step: TorchStep, checkpoint: Checkpoint, texts: list[str]) -> list[list[int]]:
+def replies(
+    step: TorchStep, checkpoint: Checkpoint, texts: list[str], slots: int = 5
+) -> list[list[int]]:
     """Greedy ids of all texts at once."""
     ended: queue.SimpleQueue[Delta] = queue.SimpleQueue()
 
@@ -97,7 +100,7 @@ def replies(step: TorchStep, checkpoint: Checkpoint, texts: list[str]) -> list[l
         if delta.finish:
             ended.put(delta)
 
-    with Engine(checkpoint, slots=5, step=step) as engine:
+    with Engine(checkpoint, slots=slots, step=step) as engine:
         prompts = [checkpoint.tokenizer.prompt_ids(text) for text in texts]
         requests = [engine.submit(prompt, GREEDY, deliver) for prompt in prompts]
         for _ in requests:
@@ -125,6 +128,20 @@ def test_fixed_shapes_give_the_tokens_of_any_shape_and_all_were_prepared(
     assert replies(captured, checkpoint, TEXTS) == plain
     shapes = {(len(rows.lengths), tokens, span) for rows, tokens, span in captured._graphs}
     assert shapes == step.prepared
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["default", "default-gru"])
+def test_what_is_shipped_is_served_in_the_shapes_that_a_gpu_has(name: str) -> None:
+    checkpoint = Checkpoint.load(CHECKPOINTS / name)
+    checkpoint.tokenizer.end_ids = frozenset()
+    texts = ["Water runs down from the hills. " * n + "It" for n in (0, 45, *range(0, 42, 2))]
+    plain = replies(TorchStep(checkpoint.model), checkpoint, texts, 16)
+    step = Noted(checkpoint.model)
+    assert replies(step, checkpoint, texts, 16) == plain
+    rows, tokens, spans = map(set, zip(*step.came, strict=True))
+    assert step.came <= step.prepared and rows >= {1, 4, 8} and tokens >= {1, 2, 256}
+    assert spans == ({256, 1024} if name == "default" else {0})
 
 
 @pytest.mark.parametrize("body", BODIES)

@@ -65,7 +65,7 @@ def recurrent(**shape: int | str) -> ModelConfig:
 sizes = st.integers
 transformers = st.builds(
     transformer, vocab_size=sizes(2, 70), width=sizes(1, 50), kv_heads=sizes(1, 3),
-    group=sizes(1, 3), head_size=sizes(1, 20).map(lambda half: 2 * half),
+    group=sizes(1, 9), head_size=sizes(1, 20).map(lambda half: 2 * half),
     intermediate_size=sizes(1, 70), num_layers=sizes(1, 3), qk_norm=st.booleans(),
     tie_embeddings=st.booleans(),
 )  # fmt: skip
@@ -171,9 +171,13 @@ def test_more_rows_than_one_pass_takes_are_done_in_several(rows: int) -> None:
 
 
 @needs_native
-def test_a_state_in_bf16_is_read_and_written() -> None:
-    model = random_model(transformer(vocab_size=31, width=40, head_size=10, kv_heads=2, group=2))
-    step = NativeStep(model)
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+@pytest.mark.parametrize(("head_size", "group"), [(10, 2), (64, 4), (128, 7)])
+def test_a_state_in_bf16_is_read_and_written(head_size: int, group: int, level: int) -> None:
+    model = calm_model(
+        transformer(vocab_size=31, width=40, head_size=head_size, kv_heads=2, group=group)
+    )
+    step = NativeStep(model, level=level)
     layers = [tuple(part.bfloat16() for part in layer) for layer in step.new_state(3, 16).layers]
     narrow = KeyValueCache(layers, torch.zeros(3, dtype=torch.int64), 16)
     wide = step.new_state(3, 16)
@@ -338,6 +342,9 @@ def test_threads_sleep_when_there_is_nothing_to_do() -> None:
     while not (states := sleeping()) or not all(states):
         assert time.monotonic() < deadline, "a thread still runs after 20 seconds"
     assert len(states) == 2
+    used = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - used < 0.2, "nobody looks out for work that does not come"
 
 
 @needs_native

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -95,6 +96,11 @@ def test_a_recipe_is_built_and_every_document_is_accounted_for(
     assert len(set(from_b)) == b["train"]
     assert 2.2 < len(from_b) / b["train"] < 2.8, "written two or three times, 2.5 on average"
     assert len(train) == manifest["splits"]["train"]["documents"]
+    for split, told in manifest["splits"].items():
+        written = (tmp_path / "out" / f"{split}.jsonl").read_bytes()
+        assert told["sha256"] == hashlib.sha256(written).hexdigest()
+    for file, told in (manifest["files"] | manifest["held_out"]).items():
+        assert told == hashlib.sha256(Path(file).read_bytes()).hexdigest()
     left = {"train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == left
     monkeypatch.setattr(parts, "PART_CHARACTERS", 20_000)  # one file keeps both busy

@@ -13,7 +13,7 @@ from lmapps import Passage, plugin
 from lmapps.errors import DataError
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
-from lmapps.training.examples import examples_of, examples_to_score, is_held_out, render
+from lmapps.training.examples import examples_of, examples_to_score, render, split_of
 
 RECORDS = 2000
 
@@ -46,24 +46,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def test_what_a_record_gives_is_held_out_together_and_about_one_in_fifty(
+def test_what_a_record_gives_stays_together_and_one_in_fifty_is_for_validation_and_for_a_test(
     answer: Plugin, file: str
 ) -> None:
-    sides: dict[int, set[bool]] = {}
+    splits: dict[int, set[str]] = {}
     for example in examples_of(answer, [file]):
         if example.record is not None:
-            sides.setdefault(example.record["number"], set()).add(is_held_out(answer, example))
-    assert len(sides) == RECORDS and all(len(side) == 1 for side in sides.values())
-    assert 20 <= sum(side == {True} for side in sides.values()) <= 60
+            splits.setdefault(example.record["number"], set()).add(split_of(answer, example))
+    assert len(splits) == RECORDS and all(len(split) == 1 for split in splits.values())
+    for split in ("validation", "test"):
+        assert 20 <= sum(found == {split} for found in splits.values()) <= 60
 
 
 def test_all_of_the_files_is_scored_or_what_training_leaves_out(answer: Plugin, file: str) -> None:
     every = examples_to_score(answer, [file], held_out=False)
     assert len(every) == 2 * RECORDS and all(example.record for example in every)
     held_out = examples_to_score(answer, [file], held_out=True)
-    trained = [e for e in examples_of(answer, [file]) if not is_held_out(answer, e)]
-    assert len(held_out) + len(trained) == 2 * RECORDS + 1
-    assert not {repr(e.record) for e in held_out} & {repr(e.record) for e in trained}
+    assert {split_of(answer, example) for example in held_out} == {"test"}
+    every = list(examples_of(answer, [file]))
+    assert len(held_out) == sum(split_of(answer, example) == "test" for example in every)
     assert [e.reply for e in examples_to_score(answer, [], held_out=False)] == ["A model."]
     with pytest.raises(DataError, match=r"no example out: .* without --held-out"):
         examples_to_score(answer, [], held_out=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from lmapps.commands.train import summary
 from lmapps.errors import PluginError, SettingsError
 from lmapps.evaluation.sandbox import NoSandbox, why_not
+from lmapps.evaluation.tasks import score
 from lmapps.model.checkpoint import Checkpoint
+from lmapps.training.examples import split_of
 from lmapps.training.observe import Observation, observe_text
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
@@ -131,6 +133,34 @@ def test_a_run_without_held_out_examples_says_what_validation_is_on(
         assert (report["gap"] is None) == told
 
 
+@pytest.mark.parametrize("numbers", [range(400), [37]])
+def test_scores_at_the_end_are_on_examples_that_chose_nothing_or_it_is_said(
+    settings: Callable[..., TrainSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    numbers: Sequence[int],
+) -> None:  # fmt: skip
+    """Of these numbers 37 is for validation."""
+    records = "\n".join(json.dumps({"number": number}) for number in (*numbers, 500, 501))
+    (tmp_path / "records.jsonl").write_text(records)
+    seen: dict[str, set[str]] = {}
+
+    def noting(part: str) -> None:
+        def noted(plugin: Any, engine: Any, examples: Any, *rest: Any, **named: Any) -> Any:
+            seen[part] = {split_of(plugin, example) for example in examples}
+            return score(plugin, engine, examples, *rest, **named)
+
+        monkeypatch.setattr(f"lmapps.training.{part}.score", noted)
+
+    noting("observe")
+    noting("scores")
+    report = run_training(settings("tested", steps=1, evaluations=1))
+    is_tested = len(numbers) > 1
+    assert seen == {"observe": {"validation"}, "scores": {"test" if is_tested else "validation"}}
+    assert ("test" in report["scores"]) == is_tested
+    assert report["scored_on_validation"] == ([] if is_tested else ["agree"])
+    page = (tmp_path / "tested" / "report.html").read_text()
+    assert ("The scores of agree are on examples or problems that chose" in page) != is_tested
+
+
 PROBLEMS = [
     {"task_id": 1, "text": "Is it so?", "test_list": ["assert yes == 1"]},
     {"task_id": 2, "text": "Is it 4?", "test_list": ["assert yes == 2"]},
@@ -156,6 +186,7 @@ def test_programs_that_pass_choose_the_best_weights(coder: Callable[..., TrainSe
     is_best = [entry["is_best"] for entry in evaluations(chosen)]
     assert is_best.index(True, 1) == passed.index(0.5) and is_best.count(True) == 2
     assert report["scores"]["agree"] == {"pass@1": 0.5}
+    assert report["scored_on_validation"] == ["agree"], "these problems chose the weights"
 
 
 def test_where_programs_cannot_be_confined_pass_at_k_is_left_out_and_said(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from lmapps.__main__ import build_parser
 from lmapps.errors import SettingsError
+from lmapps.training.loop import Meter
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 
@@ -40,6 +41,7 @@ from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 
 variants, resumed = json.loads(sys.argv[1])
+loop.Meter.EVERY = 2
 for values in variants:
     report = run_training(TrainSettings.from_values(values))
     assert not report or report["machine"]["processes"] == 2, report
@@ -80,9 +82,11 @@ def train_by_two_then_one(folder: Path, variants: dict[str, dict[str, Any]]) -> 
     ]
     done = launched(command)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, changes in variants.items():
-        changes = {key: value for key, value in changes.items() if key != "shard"}
-        run_training(TrainSettings.from_values(settings(folder, f"one: {name}", **changes)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Meter, "EVERY", 2)
+        for name, changes in variants.items():
+            changes = {key: value for key, value in changes.items() if key != "shard"}
+            run_training(TrainSettings.from_values(settings(folder, f"one: {name}", **changes)))
     return folder
 
 
@@ -101,16 +105,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_by_two_then_one(tmp_path_factory.mktemp("runs"), VARIANTS)
 
 
+def log(run: Path) -> list[dict[str, Any]]:
+    return [*map(json.loads, (run / "run" / "log.jsonl").read_text().splitlines())]
+
+
 def losses(run: Path) -> list[float]:
     """Training and validation losses, in the order of the log."""
-    entries = map(json.loads, (run / "run" / "log.jsonl").read_text().splitlines())
-    return [e["loss"] if "loss" in e else e["validation"]["loss"] for e in entries]
+    return [e["loss"] if "loss" in e else e["validation"]["loss"] for e in log(run)]
+
+
+def norms(run: Path) -> list[float]:
+    """Of the gradients, which say what the losses do not: neither Muon nor AdamW would notice
+    gradients that are twice as large."""
+    return [entry["gradient_norm"] for entry in log(run) if "gradient_norm" in entry]
 
 
 def assert_alike(folder: Path, name: str) -> None:
     one, two = folder / f"one: {name}", folder / f"two: {name}"
-    assert len(losses(one)) == 4
+    assert (len(losses(one)), len(norms(one))) == (9, 7)
     assert losses(one) == pytest.approx(losses(two), abs=2e-3)
+    assert norms(one)[0] == pytest.approx(norms(two)[0], rel=1e-3)
+    assert norms(one) == pytest.approx(norms(two), rel=0.1)
     weights, weights_too = (load_file(run / "model.safetensors") for run in (one, two))
     assert weights.keys() == weights_too.keys()
     for key, tensor in weights.items():

@@ -8,8 +8,9 @@ import os
 import random
 import re
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,43 +159,58 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     return chosen
 
 
-def killed_at_changes(settings: TrainSettings, moments: list[int]) -> None:
-    """Each start gets further by so many changes to the folder, and is killed there."""
+def killed_at_changes(settings: TrainSettings, moments: Iterable[int]) -> int:
+    """Each start gets further by so many changes to the folder, and is killed there; how many
+    were, until the run was at its end."""
+    kills = 0
     for changes in moments:
-        process = start(settings, KILLED_BEFORE_CHANGE, changes=changes)
-        assert finish(process) in (-signal.SIGKILL, 0)
+        code = finish(start(settings, KILLED_BEFORE_CHANGE, changes=changes))
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL
+        kills += 1
     assert finish(start(settings)) == 0
+    return kills
 
 
 def test_a_run_killed_while_it_writes_ends_with_the_same_weights_and_log(
     whole: TrainSettings, settings: Callable[..., TrainSettings]
 ) -> None:
     chosen = settings("killed")
-    killed_at_changes(chosen, [45, 83, 60])
+    assert killed_at_changes(chosen, [45, 83, 60]) == 3
     assert_same_outcome(whole, chosen)
 
 
-def killed_at_times(settings: TrainSettings, times: list[float]) -> None:
-    """Killed so many seconds after it started, or at once when a step folder is being written."""
+def killed_at_times(settings: TrainSettings, times: Iterable[float]) -> list[bool]:
+    """Killed so many seconds after it started, or at once when a step folder is being written; of
+    each kill until the run was at its end, whether that left such a folder."""
+    kills: list[bool] = []
+    parts = Path(settings.out) / "run"
     for number, seconds in enumerate(times):
         process = start(settings)
         deadline = time.monotonic() + seconds
         while process.is_alive() and time.monotonic() < deadline + 60:
-            half_written = number % 2 and any(Path(settings.out).glob("run/step-*.part/*"))
+            half_written = number % 2 and any(parts.glob("step-*.part/*"))
             if half_written or (not number % 2 and time.monotonic() > deadline):
                 break
             time.sleep(0.0005)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
-        assert finish(process) in (-signal.SIGKILL, 0)
+        code = finish(process)
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL
+        kills.append(any(parts.glob("step-*.part")))
     assert finish(start(settings)) == 0
+    return kills
 
 
 def test_a_run_killed_at_any_time_ends_with_the_same_weights_and_log(
     whole: TrainSettings, settings: Callable[..., TrainSettings]
 ) -> None:
     chosen = settings("killed")
-    killed_at_times(chosen, [random.uniform(0.1, 1.0), 0.0, random.uniform(0.1, 1.0)])
+    kills = killed_at_times(chosen, [random.uniform(0.1, 0.5), 0.0, random.uniform(0.1, 1.0)])
+    assert len(kills) >= 2
     assert_same_outcome(whole, chosen)
 
 
@@ -217,12 +233,31 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_ends_with_the_same_weight
 def test_a_run_killed_twenty_times_ends_with_the_same_weights_and_log(
     whole: TrainSettings, settings: Callable[..., TrainSettings], seed: int
 ) -> None:
+    """Twenty that hit a run under way: where it came to its end, the next one is killed too."""
     draw = random.Random(seed)
-    by_change, by_time = settings("by_change"), settings("by_time")
-    killed_at_changes(by_change, [draw.randrange(120) for _ in range(20)])
-    assert_same_outcome(whole, by_change)
-    killed_at_times(by_time, [draw.uniform(0, 1.2) for _ in range(20)])
-    assert_same_outcome(whole, by_time)
+    kills, number = 0, 0
+    while kills < 20:
+        number += 1
+        chosen = settings(f"by_change {number}")
+        kills += killed_at_changes(chosen, [draw.randrange(120) for _ in range(20 - kills)])
+        assert_same_outcome(whole, chosen)
+    timed: list[bool] = []
+    while len(timed) < 20:
+        number += 1
+        chosen = settings(f"by_time {number}")
+        timed += killed_at_times(chosen, [draw.uniform(0, 1.2) for _ in range(20 - len(timed))])
+        assert_same_outcome(whole, chosen)
+    assert sum(timed) >= 3, "so many checkpoints were being written"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("body", ["transformer", "gru"])
+def test_so_does_one_in_bf16(settings: Callable[..., TrainSettings], body: str) -> None:
+    changes = {"mixed_precision": "bf16", "model": body}
+    whole, killed = settings("whole", **changes), settings("killed", **changes)
+    assert finish(start(whole)) == 0
+    assert killed_at_changes(killed, [45, 83, 60]) == 3
+    assert_same_outcome(whole, killed)
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "optimizer.safetensors"])
@@ -261,3 +296,36 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     assert code == 1
     words = said(chosen).read_text()
     assert "cannot write to" in words and "Permission denied" in words
+
+
+CLOSED_AFTER = """
+import ctypes, os
+from lmapps.training.run import Run
+nothing = (ctypes.c_uint32 * 6)()
+ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), nothing)  # root writes everywhere
+log = Run.log
+def log_and_close(run, entry):
+    log(run, entry)
+    if entry["step"] == 20:
+        for place in (folder, os.path.join(folder, "run")):
+            os.chmod(place, 0o500)
+Run.log = log_and_close
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities")
+def test_a_folder_that_is_closed_on_the_way_keeps_its_last_checkpoint(
+    whole: TrainSettings, settings: Callable[..., TrainSettings]
+) -> None:
+    chosen, folder = settings("closed"), Path(settings("closed").out)
+    code = finish(start(chosen, CLOSED_AFTER))
+    kept = [step.name for step in (folder / "run").glob("step-????????")]
+    for place in (folder, folder / "run"):
+        place.chmod(0o700)
+    assert code == 1 and len(kept) == 1
+    words = said(chosen).read_text()
+    assert "cannot write" in words and f"{kept[0]} is whole and kept" in words, words
+    Checkpoint.load(folder / "run" / kept[0])
+    Checkpoint.load(folder)
+    assert finish(start(chosen)) == 0
+    assert_same_outcome(whole, chosen)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from lmapps.errors import SettingsError
 from lmapps.model.checkpoint import Checkpoint
@@ -23,9 +24,11 @@ from lmapps.text.batches import (
     PackedExamples,
 )
 from lmapps.training import compiled, loop
+from lmapps.training.adapters import add_adapters, merge_adapters
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 from tests.conftest import brought
+from tests.engine.test_transformers import make
 
 PLUGIN = '''"""Answer."""
 from lmapps import plugin
@@ -234,6 +237,45 @@ def test_adapters_learn_and_are_merged_into_a_plain_checkpoint(
     losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
     assert losses[-1] < losses[0] - 0.5
     assert report["scores"]["validation"]["loss"] < losses[0]
+
+
+@torch.inference_mode()
+def test_merged_weights_are_the_model_with_its_adapters(
+    settings: Callable[..., TrainSettings],
+) -> None:
+    brought("peft")
+    chosen = settings("lora", lora=4)
+    adapted, plain = add_adapters(chosen).eval(), Checkpoint.load(chosen.start_from).model.eval()
+    ids = torch.arange(5, 25)[None]
+    assert torch.allclose(adapted(ids), before := plain(ids))
+    for name, weight in adapted.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    merge_adapters(adapted, plain.state_dict())
+    assert torch.allclose(adapted(ids), plain(ids), atol=1e-4)
+    assert not torch.allclose(before, plain(ids), atol=0.1)
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("smollm2", 0), ("qwen3", 4)])
+def test_a_folder_that_others_wrote_is_tuned_and_stays_one_that_they_load(
+    settings: Callable[..., TrainSettings], tmp_path: Path, kind: str, lora: int,
+    tiny_checkpoint: Callable[[str], Checkpoint],
+) -> None:  # fmt: skip
+    if lora:
+        brought("peft")
+    folder = make(kind, tmp_path / kind, tiny_checkpoint("transformer"))
+    changes = {"start_from": str(folder), "steps": 40, "learning_rate": 0.02 if lora else 0.003}
+    run_training(settings("tuned", lora=lora, **changes))
+    lines = (tmp_path / "tuned" / "run" / "log.jsonl").read_text().splitlines()
+    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.5
+    theirs, before = (AutoModelForCausalLM.from_pretrained(f) for f in (tmp_path / "tuned", folder))
+    assert type(theirs) is type(before)
+    with torch.inference_mode():
+        ids = torch.arange(5, 25)[None]
+        ours = Checkpoint.load(tmp_path / "tuned").model.eval()(ids)
+        assert torch.allclose(theirs.eval()(ids).logits, ours, atol=1e-4)
+        assert not torch.allclose(before.eval()(ids).logits, ours, atol=0.1)
 
 
 def test_a_run_with_adapters_resumes_exactly(
