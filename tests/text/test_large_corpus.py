@@ -20,7 +20,7 @@ from lmapps.training.start import run_training
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["lmapps.training.start"])
 TRAIN = """
-import json, os, re, sys, torch
+import json, os, re, sys, threading, time, torch
 from pathlib import Path
 sys.stdout = sys.stderr = open(os.devnull, "w")
 torch.set_num_threads(1)
@@ -29,11 +29,16 @@ from lmapps.training import prepare, scores
 from lmapps.training.settings import TrainSettings
 from lmapps.training.start import run_training
 scores.SCORED_TOKENS = baselines.TRAINING_TOKENS = prepare.VALIDATION_TOKENS = scored
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
-before = peak()
+def own():  # not the files' pages, which the system takes back when it wants to
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
+seen = [own()]
+def look():
+    while True:
+        seen.append(own())
+        time.sleep(0.005)
+threading.Thread(target=look, daemon=True).start()
 run_training(TrainSettings.from_values(settings))
-Path(folder, "grown").write_text(json.dumps(peak() - before))
+Path(folder, "grown").write_text(json.dumps(max(seen) - seen[0]))
 """
 
 
