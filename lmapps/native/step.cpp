@@ -192,7 +192,8 @@ class Model {
   void attention(int thread, int number, const Call &, int first_column, int count);
   void head(int thread, const float *x, int stride, int count, float *logits, bool norm);
   void recurrent(int thread, const Call &);
-  void recurrent_layer(int thread, int number, const Call &, const float *x, int stride, int row, int count);
+  void recurrent_layer(int thread, int number, const Call &, const float *x, int stride, int row, int count,
+                       int steps);
 
   const Shape s;
   const Kernels &k;
@@ -355,51 +356,59 @@ void Model::head(int thread, const float *x, int stride, int count, float *logit
 
 // ---- RNN, GRU, LSTM ------------------------------------------------------------------------
 
+// Of many rows each has one token; of a longer prompt a layer reads up to MOST_COLUMNS tokens before
+// the next one does: so its matrices stay in the caches, and what its input adds is one product.
 void Model::recurrent(int thread, const Call &call) {
-  for (int row = 0; row < call.rows; row += MOST_COLUMNS) {
-    const int count = std::min(MOST_COLUMNS, call.rows - row);
-    for (int token = 0; token < call.tokens; token++) {
+  const bool one = call.tokens == 1;
+  const int rows = one ? MOST_COLUMNS : 1, tokens = one ? 1 : MOST_COLUMNS;
+  for (int row = 0; row < call.rows; row += rows)
+    for (int token = 0; token < call.tokens; token += tokens) {
+      const int count = std::min(rows, call.rows - row), steps = std::min(tokens, call.tokens - token);
       const float *x = call.x + (size_t(row) * call.tokens + token) * s.width;
-      int stride = call.tokens * s.width;
+      int stride = s.width;
       for (int number = 0; number < s.layers; number++) {
-        recurrent_layer(thread, number, call, x, stride, row, count);
+        recurrent_layer(thread, number, call, x, stride, row, count, steps);
         x = shared[number % 2], stride = s.hidden;
       }
-      if (token + 1 == call.tokens)
-        head(thread, x, stride, count, call.logits + size_t(row) * s.vocab, false);
+      if (token + steps == call.tokens)
+        head(thread, x + size_t(steps - 1) * s.hidden, stride, count, call.logits + size_t(row) * s.vocab, false);
       pool.barrier();
     }
-  }
 }
 
+// `steps` tokens, one behind the other, in each of `count` rows; one of both is 1.
 void Model::recurrent_layer(int thread, int number, const Call &call, const float *x, int stride,
-                            int row, int count) {
+                            int row, int count, int steps) {
   Own &mine = own[thread];
   const int H = s.hidden, parts = s.body == LSTM ? 2 : 1;
   float *hidden = (float *)call.state[number * parts] + size_t(row) * H;
   float *cell = parts == 2 ? (float *)call.state[number * 2 + 1] + size_t(row) * H : nullptr;
-  k.prepare(matrix(number, 0), x, stride, count, mine.columns);
-  k.prepare(matrix(number, 4), hidden, H, count, mine.hidden_columns);
-  for (int gate = 0; gate < GATES[s.body]; gate++) {
+  k.prepare(matrix(number, 0), x, stride, count * steps, mine.columns);
+  for (int gate = 0; gate < GATES[s.body]; gate++)
     multiply(thread, matrix(number, gate), mine.columns, gates[gate], H);
-    multiply(thread, matrix(number, 4 + gate), mine.hidden_columns, gates[4 + gate], H);
-  }
   auto [begin, end] = tiles(thread, matrix(number, 0));
   const int from = begin * k.lanes, width = std::min(end * k.lanes, H) - from;
-  float *fresh = shared[number % 2];   // the others may still read the old hidden vector
-  for (int c = 0; c < count && width > 0; c++) {
-    const size_t at = size_t(c) * H + from;
-    float *in[4], *rec[4];
-    for (int gate = 0; gate < 4; gate++)
-      in[gate] = gates[gate] + at, rec[gate] = gates[4 + gate] + at;
-    memcpy(fresh + at, hidden + at, width * sizeof(float));
-    if (s.body == RNN) k.rnn(in, rec, fresh + at, width);
-    else if (s.body == GRU) k.gru(in, rec, fresh + at, width);
-    else k.lstm(in, rec, fresh + at, cell + at, width);
+  const float *before = hidden;
+  for (int step = 0; step < steps; step++) {
+    float *fresh = shared[number % 2] + size_t(step) * H;   // the others may still read the one before
+    k.prepare(matrix(number, 4), before, H, count, mine.hidden_columns);
+    for (int gate = 0; gate < GATES[s.body]; gate++)
+      multiply(thread, matrix(number, 4 + gate), mine.hidden_columns, gates[4 + gate], H);
+    for (int c = 0; c < count && width > 0; c++) {
+      const size_t at = size_t(c) * H + from;
+      float *in[4], *rec[4];
+      for (int gate = 0; gate < 4; gate++)
+        in[gate] = gates[gate] + size_t(step) * H + at, rec[gate] = gates[4 + gate] + at;
+      memcpy(fresh + at, before + at, width * sizeof(float));
+      if (s.body == RNN) k.rnn(in, rec, fresh + at, width);
+      else if (s.body == GRU) k.gru(in, rec, fresh + at, width);
+      else k.lstm(in, rec, fresh + at, cell + at, width);
+    }
+    pool.barrier();
+    before = fresh;
   }
-  pool.barrier();
   for (int c = 0; c < count && width > 0; c++)
-    memcpy(hidden + size_t(c) * H + from, fresh + size_t(c) * H + from, width * sizeof(float));
+    memcpy(hidden + size_t(c) * H + from, before + size_t(c) * H + from, width * sizeof(float));
 }
 
 }  // namespace lmapps
