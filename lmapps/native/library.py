@@ -74,3 +74,11 @@ def left_out() -> str:
     """Instruction sets that the library lacks since its compiler did not know them, with commas.
     Raises `Unavailable`."""
     return str(library().lmapps_left_out().decode()).replace(",", ", ")
+
+
+def level_name(level: int) -> str:
+    """That of `levels()`. Raises `IndexError` for another number."""
+    known = levels()
+    if not 0 <= level < len(known):
+        raise IndexError(f"level {level} is none of 0 to {len(known) - 1} ({', '.join(known)})")
+    return known[level]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lmapps.native.library import levels, library
+from lmapps.native.library import level_name, library
 from lmapps.native.threads import Threads
 
 
@@ -46,8 +46,7 @@ class Sampler:
     """
 
     def __init__(self, vocab_size: int, threads: Threads | None = None, *, level: int = 0) -> None:
-        if not 0 <= level < len(levels()):
-            raise IndexError(f"level {level} is none of {', '.join(levels())}")
+        level_name(level)  # an error where there is none
         self._vocab_size, self._threads, self._level = vocab_size, threads, level
         self._library = library()
         room = self._library.lmapps_room(vocab_size) * (threads.count if threads else 1)

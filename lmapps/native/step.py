@@ -22,7 +22,7 @@ from lmapps.model.language_model import LanguageModel
 from lmapps.model.quantize import release_matrices
 from lmapps.model.state import KeyValueCache, State
 from lmapps.native import WEIGHTS
-from lmapps.native.library import Unavailable, levels, library
+from lmapps.native.library import Unavailable, level_name, library
 from lmapps.native.pages import untouched_zeros
 from lmapps.native.shapes import Shapes
 from lmapps.native.threads import Threads
@@ -111,9 +111,7 @@ class NativeStep:
         if model.device.type != "cpu":
             raise Unavailable(f"the model is on {model.device}, the native step is for the CPU")
         _refuse_changed_layers(model)
-        if not 0 <= level < len(levels()):
-            raise IndexError(f"level {level} is none of {', '.join(levels())}")
-        name = levels()[level]
+        name = level_name(level)
         self.model, self.config, self.weights = model, model.config, weights
         self._library = library()
         self._pointers: weakref.WeakKeyDictionary[State, _Pointers] = weakref.WeakKeyDictionary()

@@ -21,7 +21,6 @@ from lmapps.evaluation.sandbox import NoSandbox, why_not
 from lmapps.model.checkpoint import Checkpoint
 from lmapps.plugin import Example, Plugin
 from lmapps.text.batches import (
-    Batch,
     BatchSource,
     ExampleBatches,
     MixedBatches,
@@ -32,6 +31,7 @@ from lmapps.text.corpus import SPLITS, Split, build_corpus
 from lmapps.text.sources import data_files, hash_of_files, read_records
 from lmapps.text.template import Template
 from lmapps.training.compiled import is_compiled
+from lmapps.training.loop import Validate
 from lmapps.training.observe import observe_apps
 from lmapps.training.prepare import VALIDATION_TOKENS, Prepared, checkpoint_before
 from lmapps.training.run import Run
@@ -86,21 +86,19 @@ def prepare_apps(settings: TrainSettings, run: Run, processes: int) -> Prepared:
     text = mixed_in(settings, checkpoint, run, processes)
     if text is not None:
         batches = MixedBatches(batches, text, settings.mix)
-    validation_batches = _some_batches(validation or train[:HELD_OUT_EVERY], tokens, pad_id)
-    test_batches = _some_batches(test, tokens, pad_id) if test else []
     none = "" if validation else ": validation is on examples that are trained on"
     print(f"{len(train):,} examples, {len(validation) + len(test):,} held out{none}")
     return Prepared(
         checkpoint,
         batches,
-        lambda model: score_batches(model, validation_batches),
+        _scoring(validation or train[:HELD_OUT_EVERY], tokens, pad_id),
         lambda: observe_apps(checkpoint, held_out, settings.judged, problems, settings.samples),
         None,
         hash_of_data([*chain.from_iterable(files.values()), *settings.mix_data], own),
         held_out,
         problems,
         examples["test"],
-        (lambda model: score_batches(model, test_batches)) if test else None,
+        _scoring(test, tokens, pad_id) if test else None,
     )
 
 
@@ -186,7 +184,7 @@ def render(plugin: Plugin, example: Example, template: Template, context: int) -
 def split_of(plugin: Plugin, example: Example) -> Split:
     """All examples of a record are in the same one, in every run."""
     number = int.from_bytes(_digest(plugin, example)[:4]) % HELD_OUT_EVERY
-    return {0: "validation", 1: "test"}.get(number, "train")  # type: ignore[return-value]
+    return "validation" if number == 0 else "test" if number == 1 else "train"
 
 
 def _digest(plugin: Plugin, example: Example) -> bytes:
@@ -255,7 +253,9 @@ def _check_best(
         )
 
 
-def _some_batches(examples: list[Rendered], tokens: int, pad_id: int) -> list[Batch]:
-    batches = ExampleBatches(examples, tokens, 0, pad_id)
+def _scoring(examples: list[Rendered], tokens: int, pad_id: int) -> Validate:
+    """The scores of a model on examples, always the same ones."""
+    source = ExampleBatches(examples, tokens, 0, pad_id)
     most = max(1, VALIDATION_TOKENS // tokens)
-    return [batches.batch(number) for number in range(min(most, batches.batches_per_epoch))]
+    batches = [source.batch(number) for number in range(min(most, source.batches_per_epoch))]
+    return lambda model: score_batches(model, batches)

@@ -62,7 +62,7 @@ def make_report(
         "scores": scores,
         "baselines": baselines,
         "validated_on": HELD_OUT if is_held_out else TRAINED_ON,
-        "scored_on_validation": list(scored_on_validation(prepared, settings)),
+        "scored_on_validation": list(scored_on_validation(prepared, settings, scores)),
         "gap": gap_of(log) if is_held_out else None,
         "machine": {
             "python": platform.python_version(),
@@ -161,7 +161,7 @@ def _validated(report: Mapping[str, Any]) -> str:
         return ""
     return (
         f"The scores of {', '.join(scored)} are on examples or problems that chose the best "
-        "weights: those on others would be lower."
+        "weights: those on others may be lower."
     )
 
 

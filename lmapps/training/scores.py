@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lmapps.engine.engine import Engine
@@ -65,11 +65,11 @@ def _score_apps(
     return found
 
 
-def scored_on_validation(prepared: Prepared, settings: TrainSettings) -> Iterator[str]:
-    """The plugins whose scores are on what chose the best weights."""
-    for plugin, validation in prepared.held_out.items():
-        is_scored = bool(settings.judged and plugin.metrics and validation)
-        if settings.best.startswith(f"{plugin.name}.pass@") or (
-            is_scored and not prepared.test.get(plugin)
-        ):
+def scored_on_validation(
+    prepared: Prepared, settings: TrainSettings, scores: Mapping[str, Any]
+) -> Iterator[str]:
+    """The plugins whose final scores are on what chose the best weights."""
+    for plugin in prepared.held_out:
+        by_examples = "examples" in scores.get(plugin.name, {}) and not prepared.test.get(plugin)
+        if by_examples or settings.best.startswith(f"{plugin.name}.pass@"):
             yield plugin.name

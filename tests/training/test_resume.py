@@ -45,11 +45,25 @@ import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 """
 
-READ_ONLY = """
+NOT_ROOT = """
 import ctypes, os
 nothing = (ctypes.c_uint32 * 6)()
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), nothing)  # root writes everywhere
+"""
+
+READ_ONLY = f"""{NOT_ROOT}
 os.chmod(folder, 0o500)
+"""
+
+CLOSED_AFTER_STEP_20 = f"""{NOT_ROOT}
+from lmapps.training.run import Run
+log = Run.log
+def log_and_close(run, entry):
+    log(run, entry)
+    if entry["step"] == 20:
+        for place in (folder, os.path.join(folder, "run")):
+            os.chmod(place, 0o500)
+Run.log = log_and_close
 """
 
 ASKED_AT_STEP_20 = """
@@ -298,27 +312,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     assert "cannot write to" in words and "Permission denied" in words
 
 
-CLOSED_AFTER = """
-import ctypes, os
-from lmapps.training.run import Run
-nothing = (ctypes.c_uint32 * 6)()
-ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), nothing)  # root writes everywhere
-log = Run.log
-def log_and_close(run, entry):
-    log(run, entry)
-    if entry["step"] == 20:
-        for place in (folder, os.path.join(folder, "run")):
-            os.chmod(place, 0o500)
-Run.log = log_and_close
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities")
 def test_a_folder_that_is_closed_on_the_way_keeps_its_last_checkpoint(
     whole: TrainSettings, settings: Callable[..., TrainSettings]
 ) -> None:
     chosen, folder = settings("closed"), Path(settings("closed").out)
-    code = finish(start(chosen, CLOSED_AFTER))
+    code = finish(start(chosen, CLOSED_AFTER_STEP_20))
     kept = [step.name for step in (folder / "run").glob("step-????????")]
     for place in (folder, folder / "run"):
         place.chmod(0o700)

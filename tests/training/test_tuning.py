@@ -71,6 +71,11 @@ def settings(
     return settings
 
 
+def losses_of(run: Path) -> list[float]:
+    lines = (run / "run" / "log.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
 def test_conversations_do_not_see_each_other_and_little_is_padding() -> None:
     """A row is one conversation, beside others of about its length."""
     random = np.random.default_rng(0)
@@ -199,8 +204,7 @@ def test_a_recurrent_model_is_tuned_on_conversations_in_rows_of_their_own(
     settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
     report = run_training(settings("tuned", start_from=str(tmp_path / "gru"), steps=30))
-    lines = (tmp_path / "tuned" / "run" / "log.jsonl").read_text().splitlines()
-    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    losses = losses_of(tmp_path / "tuned")
     assert report["model"]["body"] == "gru" and losses[-1] < losses[0] - 0.5
 
 
@@ -233,8 +237,7 @@ def test_adapters_learn_and_are_merged_into_a_plain_checkpoint(
     name = next(name for name in changed if "q_proj" in name)
     difference = after[name] - before[name]
     assert torch.linalg.matrix_rank(difference, rtol=1e-4) == 4
-    lines = (tmp_path / "lora" / "run" / "log.jsonl").read_text().splitlines()
-    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    losses = losses_of(tmp_path / "lora")
     assert losses[-1] < losses[0] - 0.5
     assert report["scores"]["validation"]["loss"] < losses[0]
 
@@ -266,8 +269,7 @@ def test_a_folder_that_others_wrote_is_tuned_and_stays_one_that_they_load(
     folder = make(kind, tmp_path / kind, tiny_checkpoint("transformer"))
     changes = {"start_from": str(folder), "steps": 40, "learning_rate": 0.02 if lora else 0.003}
     run_training(settings("tuned", lora=lora, **changes))
-    lines = (tmp_path / "tuned" / "run" / "log.jsonl").read_text().splitlines()
-    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    losses = losses_of(tmp_path / "tuned")
     assert losses[-1] < losses[0] - 0.5
     theirs, before = (AutoModelForCausalLM.from_pretrained(f) for f in (tmp_path / "tuned", folder))
     assert type(theirs) is type(before)
