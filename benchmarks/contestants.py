@@ -54,7 +54,7 @@ def start(contestant: str, folder: Path, threads: int) -> Run:
     torch.set_num_threads(threads)
     engine, kind = contestant.split()
     body = json.loads((folder / "config.json").read_text())["model_type"]
-    if body != "llama" and engine not in RECURRENT:
+    if body not in ("llama", "qwen3") and engine not in RECURRENT:
         raise CannotServe("it knows no recurrent bodies")
     starters = {
         "lmapps": _lmapps,

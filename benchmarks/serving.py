@@ -30,26 +30,48 @@ import machine
 import torch
 from contestants import BYTES, CONTESTANTS, CannotServe, start
 
-from lmapps.model.config import ModelConfig
+from lmapps.model.config import Body, ModelConfig
 
-SHAPES = {  # width, layers, heads, key-value heads, vocabulary
-    "10M": (256, 10, 4, 2, 8192),
-    "30M": (384, 12, 6, 2, 16384),
-    "125M": (768, 12, 12, 4, 32768),
-    "SmolLM2": (576, 30, 9, 3, 49152),
-}
-RECURRENT = {  # width, layers, vocabulary
-    "10M rnn": (448, 7, 8192),
-    "10M gru": (384, 3, 8192),
-    "10M lstm": (384, 2, 8192),
-    "30M rnn": (576, 12, 16384),
-    "30M gru": (512, 6, 16384),
-    "30M lstm": (512, 4, 16384),
-    "125M rnn": (1024, 16, 32768),
-    "125M gru": (1024, 6, 32768),
-    "125M lstm": (1024, 4, 32768),
-}
 CONTEXT = 1536
+
+
+def transformer(
+    width: int, layers: int, heads: int, kv_heads: int, vocab: int, **others: Any
+) -> ModelConfig:
+    return ModelConfig(
+        body="transformer", vocab_size=vocab, embed_size=width, hidden_size=width,
+        num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, context=CONTEXT,
+        tie_embeddings=True, **others,
+    )  # fmt: skip
+
+
+def recurrent(body: Body, width: int, layers: int, vocab: int) -> ModelConfig:
+    return ModelConfig(
+        body=body, vocab_size=vocab, embed_size=width, hidden_size=width, num_layers=layers,
+        context=CONTEXT,
+    )  # fmt: skip
+
+
+SHAPES = {
+    "10M": transformer(256, 10, 4, 2, 8192),
+    "30M": transformer(384, 12, 6, 2, 16384),
+    "125M": transformer(768, 12, 12, 4, 32768),
+    "SmolLM2": transformer(576, 30, 9, 3, 49152),
+    "Qwen3-0.6B": transformer(
+        1024, 28, 16, 8, 151936, head_size=128, intermediate_size=3072, qk_norm=True
+    ),
+}
+RECURRENT = {
+    "10M rnn": recurrent("rnn", 448, 7, 8192),
+    "10M gru": recurrent("gru", 384, 3, 8192),
+    "10M lstm": recurrent("lstm", 384, 2, 8192),
+    "30M rnn": recurrent("rnn", 576, 12, 16384),
+    "30M gru": recurrent("gru", 512, 6, 16384),
+    "30M lstm": recurrent("lstm", 512, 4, 16384),
+    "125M rnn": recurrent("rnn", 1024, 16, 32768),
+    "125M gru": recurrent("gru", 1024, 6, 32768),
+    "125M lstm": recurrent("lstm", 1024, 4, 32768),
+}
 TASKS = {  # streams, tokens of each prompt, new tokens of each
     "1 stream": (1, 32, 128),
     "8 streams": (8, 32, 128),
@@ -60,18 +82,7 @@ TASKS = {  # streams, tokens of each prompt, new tokens of each
 
 
 def config_of(shape: str) -> ModelConfig:
-    if shape in RECURRENT:
-        width, layers, vocab = RECURRENT[shape]
-        return ModelConfig(
-            body=shape.split()[1], vocab_size=vocab, embed_size=width, hidden_size=width,
-            num_layers=layers, context=CONTEXT,
-        )  # fmt: skip
-    width, layers, heads, kv_heads, vocab = SHAPES[shape]
-    return ModelConfig(
-        body="transformer", vocab_size=vocab, embed_size=width, hidden_size=width,
-        num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, context=CONTEXT,
-        tie_embeddings=True,
-    )  # fmt: skip
+    return SHAPES[shape] if shape in SHAPES else RECURRENT[shape]
 
 
 def read_weights(config: ModelConfig) -> int:
@@ -234,15 +245,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.work:
         return work(args.work[0], Path(args.work[1]), args.threads)
-    bandwidth = machine.bandwidth(args.threads)
     result: dict[str, Any] = {
         "machine": machine.describe(args.threads), "command": " ".join(sys.argv), "shapes": {},
-        "load_before": os.getloadavg(), "bandwidth": bandwidth,
+        "load_before": os.getloadavg(),
     }  # fmt: skip
-    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s by {args.threads} threads")
     for shape in args.shapes:
+        bandwidth = machine.bandwidth(args.threads)
+        print(f"memory is read at {bandwidth / 1e9:.1f} GB/s by {args.threads} threads")
         found = measure_shape(shape, args.contestants, args.rounds, args.threads, args.new)
-        result["shapes"][shape] = found
+        result["shapes"][shape] = found | {"bandwidth": bandwidth}
         print(f"\n{shape} ({found['parameters'] / 1e6:.1f}M parameters), tokens/s\n")
         rows = [
             [

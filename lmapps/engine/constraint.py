@@ -16,7 +16,6 @@ import numpy.typing as npt
 from lmapps.decoding import Decoding, grammar_reason
 from lmapps.errors import DecodingError
 from lmapps.sentence import Sentence
-from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
 KEPT_GRAMMARS = 16
@@ -128,11 +127,7 @@ class _Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         end = tokenizer.vocab_size
-        special = {
-            number for number, token in tokenizer.raw.get_added_tokens_decoder().items()
-            if token.special
-        } | tokenizer.end_ids  # fmt: skip
-        pieces = token_bytes(tokenizer)
+        special, pieces = tokenizer.control_ids, tokenizer.token_bytes
         self.tokens = [b"" if n in special else piece for n, piece in enumerate(pieces)] + [b""]
         self.special_token_ids = [*sorted(special), end]
         self.eos_token_id = end

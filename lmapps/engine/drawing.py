@@ -51,15 +51,19 @@ class Drawing:
         for number, request in enumerate(requests):
             if request.is_constrained:
                 continue
-            decoding, banned = request.decoding, request.completing
-            changed, others = changes(logits_BV[number], decoding, request.seen, request.generated)
-            if len(changed) or banned:
-                ids += [changed, np.array([*banned], np.int64)]
+            decoding, changed, banned = request.decoding, 0, 0
+            if not request.is_plain:
+                where, others = changes(
+                    logits_BV[number], decoding, request.seen, request.generated
+                )
+                ruled_out = request.completing
+                ids += [where, np.array([*ruled_out], np.int64)]
                 values.append(others)
+                changed, banned = len(where), len(ruled_out)
             rows.append(
                 Row(
                     number, decoding.top_k, decoding.temperature, decoding.top_p, decoding.min_p,
-                    request.random.random(), len(changed), len(banned),
+                    request.random.random(), changed, banned,
                 )
             )  # fmt: skip
         changes_of_all = (np.concatenate(ids), np.concatenate(values)) if ids else ()

@@ -79,5 +79,5 @@ def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:
             texts.append(str(tokenizer.raw.id_to_token(number)))
             stream = tokenizer.decode_stream()
         else:
-            texts.append(stream.step(number) or "")
+            texts.append(stream.step(number))
     return texts

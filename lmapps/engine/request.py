@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lmapps.decoding import Decoding
 from lmapps.engine.constraint import Constraint
-from lmapps.engine.sampling import Logprob, Runs, distinct, with_id
+from lmapps.engine.sampling import Logprob, Runs, distinct, is_plain, with_id
 from lmapps.engine.stops import StopStrings
 from lmapps.engine.turns import User
 from lmapps.text.tokenizer import Tokenizer
@@ -91,6 +91,8 @@ class Request:
         self.decoding = decoding
         self.max_new_tokens = max_new_tokens
         self.generated: list[int] = []
+        self.is_plain = constraint is None and is_plain(decoding)
+        """Whether the model's logits are drawn from as they are."""
         self._penalises = decoding.repetition_penalty != 1
         self.seen = distinct(prompt_ids if self._penalises else ())
         """What a repetition penalty lowers; kept, since a prompt may be long."""
@@ -157,13 +159,12 @@ class Request:
     def take(self, token_id: int, logprob: Logprob | None = None) -> bool:
         """Take the next sampled id and stream its text; True when the reply is at its end."""
         self.generated.append(token_id)
-        self._runs.add(self.generated)
-        if self._penalises:
-            self.seen = with_id(self.seen, token_id)
+        if not self.is_plain:
+            self._remember(token_id)
         ended = token_id in self._end_ids
-        text, stopped = self._stops.feed("" if ended else self._text.step(token_id) or "")
+        text, stopped = self._stops.feed("" if ended else self._text.step(token_id))
         finish: Finish | None = None
-        if ended or stopped or self._is_complete(token_id):
+        if ended or stopped or (self._constraint and _completes(self._constraint, token_id)):
             finish = "stop"
         elif len(self.generated) >= self.max_new_tokens:
             finish = "length"
@@ -175,12 +176,11 @@ class Request:
         self.deliver(Delta(text, (token_id,), finish, logprobs=logprobs, reused=reused))
         return finish is not None
 
-    def _is_complete(self, token_id: int) -> bool:
-        """Whether the id makes the reply all that its regex or schema takes."""
-        if self._constraint is None:
-            return False
-        self._constraint.take(token_id)
-        return self._constraint.complete
+    def _remember(self, token_id: int) -> None:
+        """What changes the logits of the next step."""
+        self._runs.add(self.generated)
+        if self._penalises:
+            self.seen = with_id(self.seen, token_id)
 
     def end(self, finish: Finish, error: Exception | None = None) -> None:
         """End it from outside: cancelled, out of time, or failed."""
@@ -192,3 +192,9 @@ class Request:
             self._deliver(delta)
         except RuntimeError:  # the reader's event loop is closed: nobody is there any more
             self.cancelled = True
+
+
+def _completes(constraint: Constraint, token_id: int) -> bool:
+    """Whether the id makes a reply all that its regex or schema takes."""
+    constraint.take(token_id)
+    return constraint.complete

@@ -168,6 +168,13 @@ def _reached(weights: Floats, target: float) -> tuple[int, float]:
     return place, target - (float(sums[place - 1]) if place else 0.0)
 
 
+def is_plain(decoding: Decoding) -> bool:
+    """Whether the ids that were there before, and a bias, have no part in what comes next."""
+    penalises = decoding.presence_penalty or decoding.frequency_penalty
+    penalises = penalises or decoding.repetition_penalty != 1
+    return not (penalises or decoding.logit_bias or decoding.no_repeat_ngram)
+
+
 def distinct(ids: Sequence[int]) -> Ids:
     """Each id once, in their order."""
     return np.unique(np.array(ids, np.int64))

@@ -70,8 +70,7 @@ class Scheduler:
     def step(self) -> None:
         """One round: at most one decoding pass, and as much reading as the pace allows."""
         began = self.clock() - self._leaving
-        self._drop_cancelled()
-        self._drop_late()
+        self._drop_those_at_an_end()
         if self._read_prompts(began):  # a first token does not wait for what follows
             self.send()
         started, self._leaving = self.clock(), 0.0
@@ -122,32 +121,26 @@ class Scheduler:
         if reading := self.reading:  # asked for once: other threads look too
             yield reading
 
-    def _drop_cancelled(self) -> None:
-        self._drop(lambda request: request.cancelled, "cancelled")
-
-    def _drop_late(self) -> None:
-        """Whoever waited for too long is told so; a reply that takes too long is cut."""
+    def _drop_those_at_an_end(self) -> None:
+        """Whoever has cancelled, or whose time is over: a reply that takes too long is cut, and
+        who has waited for too long is told so."""
         before = self.clock() - LONGEST_SECONDS
-        late = [r for r in self.waiting if r.user is not None and r.arrived < before]
-        for request in late:
+        for row in reversed(range(len(self.slots.running))):
+            if finish := _due(self.slots.running[row], before):
+                self._end(self._leave(row), finish)
+        if self.reading and (finish := _due(self.reading, before)):
+            self._end(self.reading, finish)
+            self.reading = None
+        for request in [request for request in self.waiting if _due(request, before)]:
             self.waiting.remove(request)
+            if request.cancelled:
+                self._end(request, "cancelled")
+                continue
             why = Busy(
                 "no slot became free in {seconds:g} seconds: try again later",
                 seconds=LONGEST_SECONDS,
             )
             self._end(request, "error", why)
-        self._drop(lambda r: r.user is not None and r.arrived < before, "length")
-
-    def _drop(self, is_due: Callable[[Request], bool], finish: Finish) -> None:
-        for row in reversed(range(len(self.slots.running))):
-            if is_due(self.slots.running[row]):
-                self._end(self._leave(row), finish)
-        if self.reading and is_due(self.reading):
-            self._end(self.reading, finish)
-            self.reading = None
-        for request in [request for request in self.waiting if is_due(request)]:
-            self.waiting.remove(request)
-            self._end(request, finish)
 
     def _read_prompts(self, began: float) -> int:
         """Read in turn, as long as the pace allows; how many tokens were read. A prompt at its end
@@ -274,6 +267,13 @@ class Scheduler:
     def _end(self, request: Request, finish: Finish, error: Exception | None = None) -> None:
         request.end(finish, error)
         self.counts.end(finish, self.clock())
+
+
+def _due(request: Request, before: float) -> Finish | None:
+    """How a request ends now: a person's has its time, others as long as they take."""
+    if request.cancelled:
+        return "cancelled"
+    return "length" if request.user is not None and request.arrived < before else None
 
 
 def _failed(error: Exception) -> LmappsError:

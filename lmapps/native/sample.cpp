@@ -67,6 +67,14 @@ struct Room {               // the caller's memory, for one row at a time
     for (int i = 0; i < count; i++) weights[i] = x[ids[i]];
   }
 
+  // The largest, until they reach the target or there are no more above `least`. Usually few do: to
+  // look for them within wider and wider bounds takes less time than to look at all.
+  void from_top(double target, double least) {
+    double bound = 1;
+    do from_bound(bound = std::max(bound / 16, least));
+    while (bound > least && sum() < target);
+  }
+
   template <class May> void keep(May may) {
     int kept = 0;
     for (int i = 0; i < count; i++) {
@@ -104,9 +112,9 @@ int pick(const Row &row, Room &room) {   // by the weights of all ids, the large
     const double least = largest(room.sorted, room.count, row.top_k);
     room.keep([&](double weight) { return weight >= least; });
     whole = room.sum();
-  } else if (row.top_p < 1 || row.min_p > 0) {   // what is rarer than (1 - top_p) / vocab does not
-    const double rare = (1 - row.top_p) / room.vocab * whole;   // make up 1 - top_p
-    room.from_bound(std::min(1.0, std::max(rare, row.min_p)));
+  } else if (row.top_p < 1 || row.min_p > 0) {
+    const double rare = (1 - row.top_p) / room.vocab * whole;   // what is rarer does not make up
+    room.from_top(row.top_p * whole, std::min(1.0, std::max(rare, row.min_p)));   // 1 - top_p
   } else {
     double target = row.point * whole;
     const int first = reached(room.sums, room.spans, target) * SPAN;

@@ -57,8 +57,8 @@ class Sampler:
         self,
         logits_BV: npt.NDArray[Any],
         rows: Sequence[Row],
-        ids: npt.ArrayLike = (),
-        values: npt.ArrayLike = (),
+        ids: Sequence[int] | npt.NDArray[Any] = (),
+        values: Sequence[float] | npt.NDArray[Any] = (),
     ) -> list[int]:
         """The next id of each of these rows, or -1 where the logits allow none or are no numbers.
 
@@ -66,26 +66,34 @@ class Sampler:
         values  the logits of the changed ones
         """
         # Little NumPy: each call of it takes about as long as sampling a row of a small vocabulary.
-        own_ids, own_values = np.array(ids, np.int32), np.array(values, np.float64)
         # The library trusts what it is given, so nothing here may be an assert, which -O takes out.
         if logits_BV.dtype != np.float32 or logits_BV.strides[1] != 4:
             raise ValueError(f"logits in {logits_BV.dtype}, {logits_BV.strides} bytes apart")
         if logits_BV.shape[1] != self._vocab_size:
             raise ValueError(f"{logits_BV.shape[1]} logits for {self._vocab_size} ids")
-        changed, banned = sum(row.changed for row in rows), sum(row.banned for row in rows)
-        if (len(own_values), len(own_ids)) != (changed, changed + banned):
-            raise ValueError(f"{len(own_ids)} ids for {changed} changes and {banned} bans")
         _require_places([row.number for row in rows], len(logits_BV))
-        if len(own_ids):
-            _require_places((own_ids.min(), own_ids.max()), self._vocab_size)
+        changes: tuple[npt.NDArray[Any], ...] = ()
+        if len(ids) or len(values) or any(row.changed or row.banned for row in rows):
+            changes = self._changes(rows, ids, values)
+        ids_at, values_at = [one.ctypes.data for one in changes] or (None, None)
         packed = b"".join(_PACKED.pack(*row) for row in rows)
         next_ids = (ctypes.c_int32 * len(rows))()
         self._library.lmapps_sample(
             self._threads.handle if self._threads else None, self._level, logits_BV.ctypes.data,
-            logits_BV.strides[0] // 4, self._vocab_size, packed, len(rows), own_ids.ctypes.data,
-            own_values.ctypes.data, self._room_address, next_ids,
+            logits_BV.strides[0] // 4, self._vocab_size, packed, len(rows), ids_at, values_at,
+            self._room_address, next_ids,
         )  # fmt: skip
         return list(next_ids)
+
+    def _changes(self, rows: Sequence[Row], ids: Any, values: Any) -> tuple[npt.NDArray[Any], ...]:
+        """The ids and values as the library takes them, as many as the rows say."""
+        own_ids, own_values = np.array(ids, np.int32), np.array(values, np.float64)
+        changed, banned = sum(row.changed for row in rows), sum(row.banned for row in rows)
+        if (len(own_values), len(own_ids)) != (changed, changed + banned):
+            raise ValueError(f"{len(own_ids)} ids for {changed} changes and {banned} bans")
+        if len(own_ids):
+            _require_places((own_ids.min(), own_ids.max()), self._vocab_size)
+        return own_ids, own_values
 
 
 def _require_places(numbers: Sequence[int], count: int) -> None:

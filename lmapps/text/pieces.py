@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 
+from tokenizers import Tokenizer as RawTokenizer
+
 from lmapps.errors import DecodingError
-from lmapps.text.tokenizer import Tokenizer
 
 
-def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
+def writes_the_same_everywhere(raw: RawTokenizer) -> bool:
+    """Whether a text is just what its ids write, one after the other: others write the first one
+    in another way, or mark each byte that is no UTF-8."""
+    return _decoders(raw) <= {"ByteLevel", "Fuse"}
+
+
+def token_bytes(raw: RawTokenizer, vocab_size: int) -> list[bytes]:
     """The bytes that each id adds to a text, (V,). Raises `DecodingError` where a tokenizer's
     decoder is of a kind that joins tokens in another way than one after the other."""
-    raw = tokenizer.raw
-    decoder = json.loads(raw.to_str())["decoder"] or {"type": "none"}
-    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    kinds = {part["type"] for part in parts}
+    kinds = _decoders(raw)
     known = {"ByteLevel", "Fuse", "Metaspace", "ByteFallback", "Replace", "Strip"}
     if not kinds or kinds - known:
         raise DecodingError(
             f"it is not known what the tokens of this checkpoint write: its tokenizer's decoder "
             f"is {', '.join(sorted(kinds - known)) or 'empty'}; known: {', '.join(sorted(known))}"
         )
-    names = [raw.id_to_token(number) or "" for number in range(tokenizer.vocab_size)]
+    names = [raw.id_to_token(number) or "" for number in range(vocab_size)]
     if "ByteLevel" in kinds:
         return [_byte_level(name) for name in names]
     has_spaces = bool(kinds & {"Metaspace", "Replace"})
     return [_with_spaces(name, has_spaces, "ByteFallback" in kinds) for name in names]
+
+
+def _decoders(raw: RawTokenizer) -> set[str]:
+    """The kinds of what a tokenizer's decoder is made of."""
+    decoder = json.loads(raw.to_str())["decoder"] or {"type": "none"}
+    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    return {part["type"] for part in parts}
 
 
 def _byte_level(name: str) -> bytes:

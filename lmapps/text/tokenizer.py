@@ -16,7 +16,9 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tokenizers import Tokenizer as RawTokenizer
 
 from lmapps.errors import CheckpointError, DataError, SettingsError
+from lmapps.text.pieces import token_bytes, writes_the_same_everywhere
 from lmapps.text.storage import write_whole
+from lmapps.text.streams import ByteStream, RereadStream, TextStream
 
 TokenizerKind = Literal["bpe", "word", "character"]
 
@@ -62,7 +64,6 @@ class Tokenizer:
     def __init__(self, raw: RawTokenizer) -> None:
         self.raw = raw
         raw.encode_special_tokens = True
-        self._characters: dict[int, int] = {}
         self.vocab_size: int = 1 + max(raw.get_vocab().values(), default=-1)
         """One more than the highest id: there may be ids below it that stand for nothing."""
         missing = [token for token in CONTROL_TOKENS[:2] if raw.token_to_id(token) is None]
@@ -159,17 +160,23 @@ class Tokenizer:
         """The text of ids; control tokens are left out."""
         return str(self.raw.decode(list(ids), skip_special_tokens=True))
 
-    def characters(self, ids: Sequence[int]) -> int:
-        """How many characters ids have by themselves; that of a single one is remembered."""
-        if len(ids) != 1:
-            return len(self.decode(ids))
-        if ids[0] not in self._characters:
-            self._characters[ids[0]] = len(self.decode(ids))
-        return self._characters[ids[0]]
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id adds to a text, (V,). Raises `DecodingError` where that is not
+        known."""
+        return token_bytes(self.raw, self.vocab_size)
 
-    def decode_stream(self) -> DecodeStream:
+    @cached_property
+    def _written(self) -> list[bytes] | None:
+        """The bytes that each id adds to a reply, control tokens none; None where that depends on
+        what stands before it."""
+        if not writes_the_same_everywhere(self.raw):
+            return None
+        return [b"" if n in self.control_ids else piece for n, piece in enumerate(self.token_bytes)]
+
+    def decode_stream(self) -> TextStream:
         """A decoder that is fed one id at a time."""
-        return DecodeStream(self)
+        return ByteStream(self._written) if self._written else RereadStream(self.decode)
 
     def report(self, texts: Iterable[str]) -> VocabularyReport:
         """Bytes per token and the unknown rate on some texts."""
@@ -231,33 +238,6 @@ def bounded(file: Path) -> bytes:
     if data.count(b",") > MAX_VALUES:
         raise CheckpointError(f"{file} has more than {MAX_VALUES:,} values: it is no tokenizer's")
     return data
-
-
-class DecodeStream:
-    """Ids in, one at a time; text out as soon as it is whole.
-
-    An id is decoded behind the ids of the text before it, since a tokenizer may write the first
-    one of a text in another way. (The library's own stream fails on bytes that are no UTF-8.)
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._shown: list[int] = []
-        """The ids of the piece of text that was given out last."""
-        self._length = 0
-        """How many characters these have by themselves."""
-        self._new: list[int] = []
-
-    def step(self, token_id: int) -> str | None:
-        """The text that this id completes, or None in the middle of a character."""
-        self._new.append(token_id)
-        now = self._tokenizer.decode([*self._shown, *self._new])
-        if now.endswith("\ufffd") or len(now) <= self._length:
-            return None
-        text = now[self._length :]
-        self._shown, self._new = self._new, []
-        self._length = self._tokenizer.characters(self._shown)
-        return text
 
 
 def _untrained(kind: TokenizerKind, vocab_size: int) -> tuple[RawTokenizer, Any]:

@@ -17,7 +17,7 @@ import torch
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
 from lmapps.engine.engine import Engine
-from lmapps.engine.sampling import completing, distinct, logprob_of
+from lmapps.engine.sampling import completing, distinct, is_plain, logprob_of
 from lmapps.errors import DecodingError
 from lmapps.model.checkpoint import Checkpoint
 
@@ -112,6 +112,7 @@ def test_sampled_ids_follow_the_definition(
         seen=distinct([*PROMPT, *GENERATED]),
         completing=completing(GENERATED, decoding.no_repeat_ngram),
         is_constrained=not mask.all(), allowed=lambda: mask,
+        is_plain=mask.all() and is_plain(decoding),
     )  # fmt: skip
     logits_BV = np.tile(np.array(LOGITS, dtype=np.float32), (DRAWS // 4, 1))
     counts: Counter[Any] = Counter(Drawing(8)(logits_BV, [asked] * len(logits_BV)))

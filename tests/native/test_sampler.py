@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lmapps.decoding import Decoding
 from lmapps.engine.drawing import Drawing
-from lmapps.engine.sampling import adjusted, completing, distinct, probabilities, sample
+from lmapps.engine.sampling import adjusted, completing, distinct, is_plain, probabilities, sample
 from lmapps.errors import CheckpointError
 from lmapps.native.library import Unavailable, levels
 from lmapps.native.sampler import Row, Sampler
@@ -59,6 +59,10 @@ class Asked:
     prompt_ids: list[int] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
     is_constrained: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.is_constrained and is_plain(self.decoding)
 
     @property
     def seen(self) -> Any:

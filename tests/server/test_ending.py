@@ -74,5 +74,10 @@ def test_a_second_signal_ends_at_once(
     asyncio.run(ask())
 
 
+def test_a_connection_is_kept_longer_than_those_keep_it_who_ask_again() -> None:
+    """Else their next request may meet its end: a 502 behind nginx, which keeps one for 60 s."""
+    assert Server(None).config.timeout_keep_alive > 60
+
+
 def test_the_loop_is_the_one_that_is_tried_whatever_else_is_installed() -> None:
     assert Server(None).config.loop == "asyncio"

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from lmapps.engine.turns import subdivided
 from lmapps.errors import DecodingError
+from lmapps.text.tokenizer import Tokenizer
 
 ASK: list[Any] = [{"role": "user", "content": "Where is the cat?"}]
 SCHEMA = {
@@ -199,7 +200,7 @@ def test_logprobs_of_tokens_of_an_unknown_kind_are_refused_before_the_reply(
     def unknown(_: Any) -> Any:
         raise DecodingError("it is not known what the tokens write")
 
-    monkeypatch.setattr("lmapps.server.api.shapes.token_bytes", unknown)
+    monkeypatch.setattr(Tokenizer, "token_bytes", property(unknown))
     monkeypatch.setattr(served.engine, "submit", None)  # it is not even asked
     body = {"messages": ASK, "max_tokens": 3, "logprobs": True, "stream": stream}
     response = httpx.post(f"{served.url}/v1/chat/completions", json=body)

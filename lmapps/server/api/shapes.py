@@ -8,7 +8,6 @@ from typing import Any, Self
 from lmapps.engine.backends.backend import Backend
 from lmapps.engine.sampling import Logprob
 from lmapps.errors import InputError
-from lmapps.text.pieces import token_bytes
 from lmapps.text.tokenizer import Tokenizer
 
 
@@ -16,7 +15,7 @@ class Tokens:
     """What each id of a tokenizer writes. Raises `DecodingError` where that is not known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._bytes = tokenizer, token_bytes(tokenizer)
+        self._tokenizer, self._bytes = tokenizer, tokenizer.token_bytes
 
     @classmethod
     def of(cls, backend: Backend) -> Self:

@@ -18,6 +18,9 @@ LOG = logging.getLogger("lmapps.server")
 LAST_SECONDS = 2
 """How long connections have after that to take the last words: an error that says why it ended."""
 LOOK_SECONDS = 0.05
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection waits for the next request: longer than those who ask keep it (the openai
+package 5 s, nginx 60), for who closes it must know that no request is on its way."""
 LOOP = "asyncio"
 """Where uvloop is installed uvicorn would take it: measured, it is no faster here, and `Connection`
 is tried with this one."""
@@ -64,7 +67,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, http=Connection, ws="none", loop=LOOP, log_config=None, access_log=False,
-                server_header=False, timeout_graceful_shutdown=LAST_SECONDS, **options,
+                server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=LAST_SECONDS, **options,
             )
         )  # fmt: skip
         Connection.most = most_connections()
