@@ -62,6 +62,7 @@ class Engine:
         self._mail = Mail()
         self._scheduler = Scheduler(rows, checkpoint.tokenizer.vocab_size, self._mail.send)
         self._grammars = Grammars(checkpoint.tokenizer)
+        checkpoint.tokenizer.decode_stream()  # its table is made before anybody waits for it
         self._loop = Loop(self._scheduler, model.device)
         atexit.register(self.close)  # the interpreter must not end in the middle of a step
 
