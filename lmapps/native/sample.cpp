@@ -71,7 +71,7 @@ struct Room {               // the caller's memory, for one row at a time
   // look for them within wider and wider bounds takes less time than to look at all.
   void from_top(double target, double least) {
     double bound = 1;
-    do from_bound(bound = std::max(bound / 16, least));
+    do from_bound(bound = std::max(bound / 32, least));
     while (bound > least && sum() < target);
   }
 

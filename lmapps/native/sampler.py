@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +36,10 @@ class Row(NamedTuple):
     """So many ids cannot come, unless there would be none."""
 
 
-_PACKED = struct.Struct("iiddddii")
-"""A `Row` as sample.cpp has it."""
+@cache
+def _packing(count: int) -> struct.Struct:
+    """So many rows as sample.cpp has them."""
+    return struct.Struct("iiddddii" * count)
 
 
 class Sampler:
@@ -71,12 +75,13 @@ class Sampler:
             raise ValueError(f"logits in {logits_BV.dtype}, {logits_BV.strides} bytes apart")
         if logits_BV.shape[1] != self._vocab_size:
             raise ValueError(f"{logits_BV.shape[1]} logits for {self._vocab_size} ids")
-        _require_places([row.number for row in rows], len(logits_BV))
+        numbers, *_, changed, banned = zip(*rows, strict=True) if rows else ((), (), ())
+        _require_places(numbers, len(logits_BV))
         changes: tuple[npt.NDArray[Any], ...] = ()
-        if len(ids) or len(values) or any(row.changed or row.banned for row in rows):
-            changes = self._changes(rows, ids, values)
+        if len(ids) or len(values) or any(changed) or any(banned):
+            changes = self._changes(ids, values, sum(changed), sum(banned))
         ids_at, values_at = [one.ctypes.data for one in changes] or (None, None)
-        packed = b"".join(_PACKED.pack(*row) for row in rows)
+        packed = _packing(len(rows)).pack(*chain.from_iterable(rows))
         next_ids = (ctypes.c_int32 * len(rows))()
         self._library.lmapps_sample(
             self._threads.handle if self._threads else None, self._level, logits_BV.ctypes.data,
@@ -85,10 +90,11 @@ class Sampler:
         )  # fmt: skip
         return list(next_ids)
 
-    def _changes(self, rows: Sequence[Row], ids: Any, values: Any) -> tuple[npt.NDArray[Any], ...]:
+    def _changes(
+        self, ids: Any, values: Any, changed: int, banned: int
+    ) -> tuple[npt.NDArray[Any], ...]:
         """The ids and values as the library takes them, as many as the rows say."""
         own_ids, own_values = np.array(ids, np.int32), np.array(values, np.float64)
-        changed, banned = sum(row.changed for row in rows), sum(row.banned for row in rows)
         if (len(own_values), len(own_ids)) != (changed, changed + banned):
             raise ValueError(f"{len(own_ids)} ids for {changed} changes and {banned} bans")
         if len(own_ids):
