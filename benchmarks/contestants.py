@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -213,17 +212,12 @@ def _llama_cpp(folder: Path, kind: str, threads: int) -> Run:
     return run
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def _lmapps_http(folder: Path, kind: str, threads: int) -> Run:
     """`lmapps serve` in a process of its own, as people start it."""
     from lmapps.model.checkpoint import Checkpoint
 
     end_ids = Checkpoint.load(folder).tokenizer.end_ids
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{machine.free_port()}"
     words = [
         sys.executable, "-m", "lmapps", "serve", "--checkpoint", str(folder), "--weights", kind,
         "--slots", str(SERVED_SLOTS), "--port", url.rpartition(":")[2], "--log", "error",
@@ -236,7 +230,7 @@ def _lmapps_http(folder: Path, kind: str, threads: int) -> Run:
 
 
 def _llama_cpp_http(folder: Path, kind: str, threads: int) -> Run:
-    server = llama_server(folder, kind, threads, _free_port())
+    server = llama_server(folder, kind, threads, machine.free_port())
     extra = {"ignore_eos": True, "cache_prompt": False}
     return _asking(server.listening_address, extra, server)
 

@@ -166,18 +166,17 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=2, help="mean seconds of thinking")
     parser.add_argument("--tokens", type=int, default=32, help="of a reply; four times for the one")
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--port", type=int, default=8155)
     args = parser.parse_args()
     kinds = ("without", "with")
     waited: dict[str, list[float]] = {kind: [] for kind in kinds}
     refused: dict[str, int] = dict.fromkeys(kinds, 0)
-    sent = 0
+    sent, port = 0, machine.free_port()
     with tempfile.TemporaryDirectory() as folder:
-        server = serve(args.checkpoint, args.port, args.slots, folder)
+        server = serve(args.checkpoint, port, args.slots, folder)
         try:
             for number in range(args.rounds + 1):  # the first is not counted
                 for kind in kinds:
-                    url = f"http://127.0.0.1:{args.port}"
+                    url = f"http://127.0.0.1:{port}"
                     one = flooded(url, 4 * args.tokens) if kind == "with" else nullcontext()
                     with one as counted:
                         turn = Turn(url, args.seconds, args.pause, args.tokens, number)
