@@ -26,8 +26,7 @@ def results(name: str) -> dict[str, Any]:
 
 def speed(shape: str, what: str) -> float:
     """Tokens a second, as they stand in the table too."""
-    name = "serving-10M" if shape == "10M" else "serving"
-    found = median(results(name)["shapes"][shape]["tokens/s"][what][TOLD])
+    found = median(results("serving")["shapes"][shape]["tokens/s"][what][TOLD])
     table = TABLES.partition(f"### {shape} (")[2].partition("###")[0]
     (row,) = re.findall(rf"^\| {TOLD} .*", table, re.M)
     assert f"| {found:.0f} (" in row, f"{what} of {shape} is not what RESULTS.md says"
